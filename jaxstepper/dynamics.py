@@ -1,0 +1,164 @@
+"""Accelerations and potential energies: softened gravity and external fields. Units: G = 1.
+
+Pairs are treated in one of two ways, by their number. A handful of bodies is unrolled into scalar
+arithmetic, which XLA fuses into one loop-free kernel. Larger systems go row by row in small blocks,
+so that memory grows as N, not N^2. Both take differences of positions first and square them
+afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs to cancellation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+# Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
+UNROLLED_UP_TO = 6
+# Rows of the pair matrix that are in memory at once. Small blocks stay in cache (tried: 1 to 64).
+ROWS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class ExternalField:
+    """A field that acts on every body besides the bodies' own gravity.
+
+    Attributes:
+        acceleration: (position `[N, D]`, time `[]`) -> acceleration `[N, D]`.
+        potential: (position `[N, D]`, time `[]`) -> potential `[N]`; its energy is sum m Phi.
+    """
+
+    acceleration: Callable[[Array, Array], Array]
+    potential: Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Gravity:
+    """What moves the bodies: their mutual, softened gravity and perhaps an external field.
+
+    Attributes:
+        softening: Plummer softening length of the mutual gravity, >= 0.
+        external: the external field, or None.
+    """
+
+    softening: float = 0.0
+    external: ExternalField | None = None
+
+    def acceleration(
+        self, position: Float[Array, "N D"], mass: Float[Array, " N"], time: Float[Array, ""]
+    ) -> Float[Array, "N D"]:
+        """Acceleration `[N, D]` of every body."""
+        own = self_acceleration(position, mass, self.softening)
+        return own if self.external is None else own + self.external.acceleration(position, time)
+
+    def potential_energy(
+        self, position: Float[Array, "N D"], mass: Float[Array, " N"], time: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """Potential energy `[]` of the bodies in their own and the external field."""
+        own = self_potential_energy(position, mass, self.softening)
+        if self.external is None:
+            return own
+        return own + jnp.sum(mass * self.external.potential(position, time))
+
+
+def self_acceleration(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float = 0.0
+) -> Float[Array, "N D"]:
+    """a_i = sum_{j != i} m_j (x_j - x_i) / (|x_j - x_i|^2 + softening^2)^(3/2), `[N, D]`.
+
+    Bodies at the same place do not attract each other, and the gradient is finite there.
+    """
+    if position.shape[0] <= UNROLLED_UP_TO:
+        return _acceleration_unrolled(position, mass, softening)
+
+    def row(x_i: Float[Array, " D"]) -> Float[Array, " D"]:
+        dx = position.T - x_i[:, None]
+        inverse = _inverse_distance(_distance_squared(dx, softening))
+        return dx @ (mass * inverse**3)
+
+    return lax.map(row, position, batch_size=ROWS_AT_ONCE)
+
+
+def self_potential_energy(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float = 0.0
+) -> Float[Array, ""]:
+    """U = -sum_{i<j} m_i m_j / sqrt(|x_i - x_j|^2 + softening^2), `[]`."""
+    count = position.shape[0]
+    if count <= UNROLLED_UP_TO:
+        pairs = ((i, j) for i in range(count) for j in range(i + 1, count))
+        terms = (
+            mass[i] * mass[j] * _inverse_distance(_distance_squared(x_ij, softening))
+            for i, j in pairs
+            for x_ij in [position[j] - position[i]]
+        )
+        return -sum(terms, start=jnp.zeros((), position.dtype))
+
+    def row(i: Array) -> Array:
+        dx = position.T - position[i][:, None]
+        inverse = _inverse_distance(_distance_squared(dx, softening))
+        others = jnp.arange(count) != i
+        return mass[i] * jnp.sum(jnp.where(others, mass * inverse, 0.0))
+
+    return -0.5 * jnp.sum(lax.map(row, jnp.arange(count), batch_size=ROWS_AT_ONCE))
+
+
+@lru_cache
+def tidal_field(mass: float, position: tuple[float, ...]) -> ExternalField:
+    """The tide of a distant point mass M at R, in the frame that falls freely with the origin.
+
+    a(x) = M [ (R-x)/|R-x|^3 - R/|R|^3 ],  Phi(x) = -M [ 1/|R-x| - 1/|R| - x.R/|R|^3 ].
+    Cached, so that equal fields are one object and compile once.
+    """
+
+    def acceleration(x: Float[Array, "N D"], time: Array) -> Float[Array, "N D"]:
+        del time
+        origin = jnp.asarray(position, x.dtype)
+        to_mass = origin - x
+        distance = jnp.linalg.norm(to_mass, axis=-1, keepdims=True)
+        return mass * (to_mass / distance**3 - origin / jnp.linalg.norm(origin) ** 3)
+
+    def potential(x: Float[Array, "N D"], time: Array) -> Float[Array, " N"]:
+        del time
+        origin = jnp.asarray(position, x.dtype)
+        distance, far = jnp.linalg.norm(origin - x, axis=-1), jnp.linalg.norm(origin)
+        return -mass * (1 / distance - 1 / far - x @ origin / far**3)
+
+    return ExternalField(acceleration, potential)
+
+
+def _acceleration_unrolled(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, "N D"]:
+    count, dim = position.shape
+    x = [[position[i, k] for k in range(dim)] for i in range(count)]
+    a = [[jnp.zeros((), position.dtype)] * dim for _ in range(count)]
+    for i in range(count):
+        for j in range(i + 1, count):
+            dx = [x[j][k] - x[i][k] for k in range(dim)]
+            inverse = _inverse_distance(sum(d * d for d in dx) + softening**2)
+            inverse_cubed = inverse * inverse * inverse
+            for k in range(dim):
+                pull = dx[k] * inverse_cubed
+                a[i][k] = a[i][k] + mass[j] * pull
+                a[j][k] = a[j][k] - mass[i] * pull
+    return jnp.stack([jnp.stack(a_i) for a_i in a])
+
+
+def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Array, "..."]:
+    return jnp.sum(dx * dx, axis=0) + softening**2
+
+
+def _inverse_distance(r_squared: Array) -> Array:
+    """1/r, and 0 where r = 0; the inner `where` keeps infinities out of the gradient."""
+    apart = r_squared > 0
+    return jnp.where(apart, 1 / jnp.sqrt(jnp.where(apart, r_squared, 1.0)), 0.0)
+
+
+def safe_norm(x: Float[Array, "... D"]) -> Float[Array, "..."]:
+    """|x| over the last axis, with gradient 0 (not NaN) at x = 0."""
+    squared = jnp.sum(x * x, axis=-1)
+    nonzero = squared > 0
+    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
+

@@ -1,0 +1,96 @@
+"""The network that maps features to a step size; it knows nothing of physics."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+}
+OUTPUTS = 2
+
+Variables = dict
+"""{"params": trained, "constants": not trained (Fourier frequencies)}, nested dicts of arrays."""
+
+
+def _uniform_bias(fan_in: int) -> Callable[..., Array]:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)); a bias does not show its fan-in by its shape."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class StepNetwork(nn.Module):
+    """Fully connected layers with a softplus on the two outputs; output 0 is the step size.
+
+    Attributes:
+        hidden_dims: widths of the hidden layers.
+        activation: a key of `ACTIVATIONS`, after each hidden layer.
+        dropout: probability that a hidden unit is dropped in training.
+        fourier_scale: if > 0, inputs become sin and cos of 2 pi x B^T, with B ~ Normal(0, scale).
+        fourier_dim: size of those Fourier features, even.
+        dtype: of parameters and arithmetic.
+    """
+
+    hidden_dims: tuple[int, ...] = (200, 1000, 1000, 200)
+    activation: str = "tanh"
+    dropout: float = 0.2
+    fourier_scale: float = -1.0
+    fourier_dim: int = 256
+    dtype: DTypeLike = jnp.float64
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B F"], train: bool = False) -> Float[Array, "*B 2"]:
+        """Outputs `[..., 2]` >= 0; `train` drops units and needs an rng named "dropout"."""
+        if self.fourier_scale > 0:
+            x = self._fourier_features(x)
+        for width in self.hidden_dims:
+            x = ACTIVATIONS[self.activation](self._linear(width, x))
+            if train and self.dropout > 0:
+                x = _drop(self.make_rng("dropout"), x, self.dropout)
+        return nn.softplus(self._linear(OUTPUTS, x))
+
+    def _linear(self, width: int, x: Array) -> Array:
+        """A layer that starts as torch's: weights and biases ~ U(+-1/sqrt(fan_in))."""
+        layer = nn.Dense(
+            width,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            bias_init=_uniform_bias(x.shape[-1]),
+            param_dtype=self.dtype,
+            dtype=self.dtype,
+        )
+        return layer(x)
+
+    def _fourier_features(self, x: Array) -> Array:
+        shape = (self.fourier_dim // 2, x.shape[-1])
+
+        def draw() -> Array:
+            normal = jax.random.normal(self.make_rng("params"), shape, self.dtype)
+            return self.fourier_scale * normal
+
+        frequencies = self.variable("constants", "B", draw)
+        phase = 2 * jnp.pi * (x @ frequencies.value.T)
+        return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
+
+
+def _drop(key: Array, x: Array, rate: float) -> Array:
+    """Inverted dropout; a float32 probability halves the random bits that float64 would draw."""
+    keep = jax.random.bernoulli(key, np.float32(1 - rate), x.shape)
+    return jnp.where(keep, x / (1 - rate), 0.0)
+
+
+def init_variables(network: StepNetwork, key: Array, input_size: int) -> Variables:
+    """Fresh parameters (and Fourier frequencies) for inputs of length `input_size`."""
+    variables = network.init(key, jnp.zeros((input_size,), network.dtype))
+    return {"params": variables["params"], "constants": variables.get("constants", {})}

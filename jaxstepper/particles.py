@@ -1,0 +1,61 @@
+"""The state of a gravitational N-body system. Units: G = 1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
+
+AccelerationFn = Callable[[Array, Array, Array], Array]
+"""(position `[N, D]`, mass `[N]`, time `[]`) -> acceleration `[N, D]`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Particles:
+    """N particles in D dimensions; a batch of B systems has a leading axis B on every field.
+
+    Attributes:
+        mass: `[N]`.
+        position: `[N, D]`.
+        velocity: `[N, D]`.
+        acceleration: `[N, D]`, at `position` and `time`; carrying it makes a leapfrog step cost one
+            evaluation instead of two.
+        time: `[]`.
+        dt: `[]`, the step that produced this state (0 for an initial state).
+    """
+
+    mass: Float[Array, "*B N"]
+    position: Float[Array, "*B N D"]
+    velocity: Float[Array, "*B N D"]
+    acceleration: Float[Array, "*B N D"]
+    time: Float[Array, "*B"]
+    dt: Float[Array, "*B"]
+
+    def replace(self, **changes: Array) -> "Particles":
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def from_table(table: ArrayLike, acceleration: AccelerationFn, dtype: DTypeLike) -> Particles:
+    """The state at time 0 of a table of bodies `[N, 1 + 2 D]` (mass, position, velocity)."""
+    table = jnp.asarray(table, dtype)
+    dim = (table.shape[-1] - 1) // 2
+    mass, position, velocity = table[:, 0], table[:, 1 : 1 + dim], table[:, 1 + dim :]
+    zero = jnp.zeros((), dtype)
+    return Particles(
+        mass=mass,
+        position=position,
+        velocity=velocity,
+        acceleration=acceleration(position, mass, zero),
+        time=zero,
+        dt=zero,
+    )
+
+
+def to_table(particles: Particles) -> Float[Array, "N C"]:
+    """The table `[N, 1 + 2 D]` of a state; the inverse of `from_table`."""
+    columns = (particles.mass[:, None], particles.position, particles.velocity)
+    return jnp.concatenate(columns, axis=1)
