@@ -78,7 +78,10 @@ def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochPr
         return jnp.maximum(so_far, jnp.max(values, where=failed, initial=0.0))
 
     failures = so_far(progress.failures, 1)
-    loss, error = so_far(progress.failure_loss, trial.loss), so_far(progress.failure_error, trial.error)
+    loss, error = (
+        so_far(progress.failure_loss, trial.loss),
+        so_far(progress.failure_error, trial.error),
+    )
     tries = jnp.maximum(failures, 1)
     return progress.replace(
         reached=jax.tree.map(partial(put, took), trial.particles, progress.reached),

@@ -214,11 +214,11 @@ class Config:
     band: str = _loop(
         "upper", one_of("upper", "both"), "errors that train: above the band, or on both sides"
     )
-    start_dt: str = _loop(
-        "auto",
-        one_of("auto", "torch"),
-        "auto sets the network's output bias once so that the first dt's energy error lies in the "
-        "band; torch keeps the random initial bias, as the torch system does",
+    phase1: str = _loop(
+        "robust",
+        one_of("robust", "torch"),
+        "robust starts from a dt whose energy error lies in the band, and lets errors above it "
+        "always ask for less; torch starts anywhere and follows the slope, as the torch system does",
     )
 
     hidden_dims: tuple[int, ...] = _network((200, 1000, 1000, 200), WIDTHS, "hidden widths")
@@ -252,8 +252,13 @@ class Config:
     mass: float = _initial(1.0, POSITIVE, "mass of every random particle")
     pos_scale: float = _initial(0.1, POSITIVE, "standard deviation of random positions")
     vel_scale: float = _initial(1.0, NOT_NEGATIVE, "standard deviation of random velocities")
-    eccentricity: float = _initial(0.9, FRACTION, "eccentricity of a Kepler pair", also="-e")
-    semi_major: float = _initial(1.0, POSITIVE, "semi-major axis of a Kepler pair", also="-a")
+    eccentricity: float = _initial(
+        0.9,
+        FRACTION,
+        "given with two particles: start from a Kepler pair of this eccentricity",
+        also="-e",
+    )
+    semi_major: float = _initial(1.0, POSITIVE, "likewise, of this semi-major axis", also="-a")
     seed: int | None = _initial(
         None, integer(0, below=2**32), "seed of all random draws; else a fresh one"
     )

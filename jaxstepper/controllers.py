@@ -1,14 +1,18 @@
 """Step-size rules, as pairs of pure functions that compose.
 
 A controller is `init(particles) -> memory` and `step_size(memory, particles) -> (dt, memory)`.
-Rollouts call `step_size` at every state and take a step of that dt. Both functions work under `jit`,
-`vmap` and `grad`.
+Rollouts call `step_size` at every state and take a step of that dt. It works under `jit`, `vmap` and
+`grad`; it is a pytree whose leaves are its numbers (a dt, the weights of a network), so that one
+compiled rollout serves all controllers of a kind, and `vmap` runs many of them at once.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxstepper.dynamics import Gravity
@@ -24,41 +28,72 @@ Memory = Any
 """A pytree that a controller carries from step to step."""
 
 
-class Controller(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Controller:
     """A step-size rule.
 
     Attributes:
-        init: the memory before the first step.
-        step_size: dt `[]` for the step from a state, and the memory after it.
+        init: particles -> the memory before the first step.
+        step_size: (memory, particles) -> dt `[]` for the step from that state, and the memory after
+            it. Plain functions will do; numbers that vary go into a `jax.tree_util.Partial`.
         evaluations: evaluations of accelerations in one call of `step_size`.
     """
 
     init: Callable[[Particles], Memory]
     step_size: Callable[[Memory, Particles], tuple[Float[Array, ""], Memory]]
-    evaluations: int = 0
+    evaluations: Any = 0
+
+    def __post_init__(self) -> None:
+        for name in ("init", "step_size"):
+            function = getattr(self, name)
+            if callable(function) and not isinstance(function, Partial):
+                object.__setattr__(self, name, Partial(function))
 
 
-def fixed(dt: float) -> Controller:
+def _no_memory(particles: Particles) -> Memory:
+    del particles
+    return ()
+
+
+def _fixed_step(dt: Array | float, memory: Memory, particles: Particles) -> tuple[Array, Memory]:
+    return jnp.asarray(dt, particles.time.dtype), memory
+
+
+def fixed(dt: Float[Array, ""] | float) -> Controller:
     """The same dt for every step."""
+    return Controller(_no_memory, Partial(_fixed_step, dt))
 
-    def step_size(memory: Memory, particles: Particles) -> tuple[Array, Memory]:
-        return jnp.asarray(dt, particles.time.dtype), memory
 
-    return Controller(lambda particles: (), step_size)
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _LearnedRule:
+    """What is fixed about a learned controller; equal ones compile once."""
+
+    network: StepNetwork
+    features: FeatureSpec
+    gravity: Gravity
+
+
+def _learned_init(rule: _LearnedRule, particles: Particles) -> Memory:
+    return empty_history(rule.features.history_len, particles)
+
+
+def _learned_step(
+    rule: _LearnedRule, variables: Variables, memory: Memory, particles: Particles
+) -> tuple[Array, Memory]:
+    observed = observe(rule.features, rule.gravity, particles)
+    inputs = network_input(rule.features, memory, observed)
+    dt = rule.network.apply(variables, inputs)[0] + LEARNED_DT_FLOOR
+    return dt, push(memory, observed)
 
 
 def learned(
     network: StepNetwork, variables: Variables, features: FeatureSpec, gravity: Gravity
 ) -> Controller:
     """The network's dt, from the current state and the states this rollout has been through."""
-
-    def init(particles: Particles) -> Memory:
-        return empty_history(features.history_len, particles)
-
-    def step_size(memory: Memory, particles: Particles) -> tuple[Array, Memory]:
-        observed = observe(features, gravity, particles)
-        inputs = network_input(features, memory, observed)
-        dt = network.apply(variables, inputs)[0] + LEARNED_DT_FLOOR
-        return dt, push(memory, observed)
-
-    return Controller(init, step_size, 0 if reuses_acceleration(features, gravity) else 1)
+    rule = _LearnedRule(network, features, gravity)
+    evaluations = 0 if reuses_acceleration(features, gravity) else 1
+    return Controller(
+        Partial(_learned_init, rule), Partial(_learned_step, rule, variables), evaluations
+    )

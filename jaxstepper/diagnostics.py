@@ -37,9 +37,7 @@ def angular_momentum(particles: Particles) -> Float[Array, "..."]:
     if dim == 3:
         return jnp.sum(particles.mass[:, None] * jnp.cross(x, v), axis=0)
     i, j = jnp.triu_indices(dim, k=1)
-    components = jnp.sum(
-        particles.mass[:, None] * (x[:, i] * v[:, j] - x[:, j] * v[:, i]), axis=0
-    )
+    components = jnp.sum(particles.mass[:, None] * (x[:, i] * v[:, j] - x[:, j] * v[:, i]), axis=0)
     return components[0] if dim == 2 else components
 
 

@@ -161,4 +161,3 @@ def safe_norm(x: Float[Array, "... D"]) -> Float[Array, "..."]:
     squared = jnp.sum(x * x, axis=-1)
     nonzero = squared > 0
     return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
-

@@ -28,9 +28,7 @@ class Trial(NamedTuple):
     slope: Float[Array, "*B"]
 
 
-def band_loss(
-    error: Float[Array, "..."], lower: float, upper: float
-) -> Float[Array, "..."]:
+def band_loss(error: Float[Array, "..."], lower: float, upper: float) -> Float[Array, "..."]:
     """Squared distance of log(error) from the band [log lower, log upper].
 
     A non-finite error counts as 1.

@@ -1,7 +1,7 @@
 """Rollouts: a controller proposes dt, the leapfrog takes the step."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,35 @@ from jaxstepper.dynamics import Gravity
 from jaxstepper.integrators import leapfrog
 from jaxstepper.particles import Particles
 
-# States recorded in one device call of `record`; bounds its memory and lets the host look in.
-STEPS_PER_CALL = 4096
+# Steps in one device call of `record`: bounds its memory, and lets the host look in.
+STEPS_PER_CALL = 1024
+# Steps in one device call of `run_until`: some seconds at most for a few bodies.
+MOST_STEPS = 2**31 - 1
 
 
 class Rollout(NamedTuple):
-    """Where a rollout stands: its state, the controller's memory, and the steps taken `[]`."""
+    """Where a rollout stands.
+
+    Attributes:
+        particles: the state.
+        memory: the controller's.
+        steps: `[]`, taken so far.
+    """
 
     particles: Particles
     memory: Memory
     steps: Int[Array, ""]
 
 
+class Limits(NamedTuple):
+    """When a rollout ends: at this time or after so many steps, whichever comes first."""
+
+    time: Float[Array, ""] | float = np.inf
+    steps: Int[Array, ""] | int = MOST_STEPS
+
+
 class Trajectory(NamedTuple):
-    """A recorded rollout of S steps, as numpy arrays.
+    """A recorded rollout of S steps.
 
     Attributes:
         time: `[S + 1]`.
@@ -50,29 +65,120 @@ def start(controller: Controller, particles: Particles) -> Rollout:
     return Rollout(particles, controller.init(particles), jnp.zeros((), jnp.int32))
 
 
-def advance(controller: Controller, gravity: Gravity, end_time: Array, rollout: Rollout) -> Rollout:
-    """One step; the last one is shortened so that it ends at `end_time`."""
+def advance(
+    controller: Controller, gravity: Gravity, rollout: Rollout, end_time: Array | float = np.inf
+) -> Rollout:
+    """One step; the last one before `end_time` is shortened so that it ends there."""
     particles, memory, steps = rollout
     dt, memory = controller.step_size(memory, particles)
     dt = jnp.minimum(dt, end_time - particles.time)
     return Rollout(leapfrog(particles, dt, gravity.acceleration), memory, steps + 1)
 
 
-def is_running(rollout: Rollout, end_time: Array) -> Bool[Array, ""]:
-    """Whether the rollout is before `end_time`, to rounding."""
+def is_running(rollout: Rollout, limits: Limits) -> Bool[Array, ""]:
+    """Whether neither limit is reached; the time, to rounding."""
     time = rollout.particles.time
-    rounding = 8 * jnp.finfo(time.dtype).eps * end_time
-    return time < end_time - jnp.where(jnp.isfinite(rounding), rounding, 0)
+    left = limits.time - time
+    return (left > 8 * jnp.finfo(time.dtype).eps * time) & (rollout.steps < limits.steps)
 
 
-@partial(jax.jit, static_argnames=("controller", "gravity", "num_steps"))
+@partial(jax.jit, static_argnames=("gravity", "num_steps"))
 def run_steps(
     controller: Controller, gravity: Gravity, particles: Particles, num_steps: int
 ) -> Rollout:
-    """A rollout of `num_steps` steps, in a `scan`; differentiable."""
-    forever = jnp.asarray(jnp.inf, particles.time.dtype)
+    """A rollout of `num_steps` steps, in a `scan`; differentiable in both directions."""
 
     def body(rollout: Rollout, _: None) -> tuple[Rollout, None]:
-        return advance(controller, gravity, forever, rollout), None
+        return advance(controller, gravity, rollout), None
 
     return lax.scan(body, start(controller, particles), length=num_steps)[0]
+
+
+@partial(jax.jit, static_argnames="gravity")
+def run_until(
+    controller: Controller, gravity: Gravity, particles: Particles, limits: Limits
+) -> Rollout:
+    """A rollout up to the limits, in a `while_loop`."""
+
+    def body(rollout: Rollout) -> Rollout:
+        return advance(controller, gravity, rollout, limits.time)
+
+    def running(rollout: Rollout) -> Array:
+        return is_running(rollout, limits)
+
+    return lax.while_loop(running, body, start(controller, particles))
+
+
+def record(
+    controller: Controller, gravity: Gravity, particles: Particles, limits: Limits
+) -> tuple[Rollout, Trajectory]:
+    """A rollout up to the limits, with every state on the way."""
+    rollout = start(controller, particles)
+    first = jax.tree.map(lambda x: np.asarray(x)[None], _snapshot(gravity, rollout))
+    pieces = [first]
+    running = bool(is_running(rollout, limits))
+    while running:
+        rollout, states, taken = _record_some(controller, gravity, rollout, limits)
+        count = int(np.sum(taken))
+        pieces.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], states))
+        running = bool(is_running(rollout, limits))
+    states = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+    return rollout, states._replace(dt=states.dt[1:])
+
+
+def _snapshot(gravity: Gravity, rollout: Rollout) -> Trajectory:
+    p = rollout.particles
+    return Trajectory(p.time, p.dt, p.position, p.velocity, total_energy(p, gravity))  # type: ignore[arg-type]
+
+
+@partial(jax.jit, static_argnames="gravity")
+def _record_some(
+    controller: Controller, gravity: Gravity, rollout: Rollout, limits: Limits
+) -> tuple[Rollout, Trajectory, Array]:
+    """Up to `STEPS_PER_CALL` steps, the states after them, and which of those were taken."""
+
+    def body(rollout: Rollout, _: None) -> tuple[Rollout, tuple[Trajectory, Array]]:
+        running = is_running(rollout, limits)
+
+        def step(rollout: Rollout) -> Rollout:
+            return advance(controller, gravity, rollout, limits.time)
+
+        rollout = lax.cond(running, step, lambda same: same, rollout)
+        return rollout, (_snapshot(gravity, rollout), running)
+
+    rollout, (states, taken) = lax.scan(body, rollout, length=STEPS_PER_CALL)
+    return rollout, states, taken
+
+
+def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> dict[str, Any]:
+    """What a rollout conserved, in plain numbers and lists.
+
+    energy_residual is (E - E0) / E0; momentum_residual |P - P0| / (|P0| + 1e-12);
+    angular_momentum_residual (L - L0) / L0 for a scalar (None if L0 = 0), and for a vector
+    |L - L0| / (|L0| + 1e-12).
+    """
+    energy = [float(total_energy(p, gravity)) for p in (first, last)]
+    p0, p1 = (np.asarray(momentum(p)) for p in (first, last))
+    l0, l1 = (np.asarray(angular_momentum(p)) for p in (first, last))
+    return {
+        "steps": steps,
+        "energy_initial": energy[0],
+        "energy_final": energy[1],
+        "energy_residual": _ratio(energy[1] - energy[0], energy[0]),
+        "momentum_initial": p0.tolist(),
+        "momentum_final": p1.tolist(),
+        "momentum_residual": _vector_residual(p0, p1),
+        "angular_momentum_initial": l0.tolist(),
+        "angular_momentum_final": l1.tolist(),
+        "angular_momentum_residual": (
+            _ratio(float(l1 - l0), float(l0)) if l0.ndim == 0 else _vector_residual(l0, l1)
+        ),
+    }
+
+
+def _ratio(change: float, initial: float) -> float | None:
+    return change / initial if initial else None
+
+
+def _vector_residual(initial: np.ndarray, final: np.ndarray) -> float:
+    return float(np.linalg.norm(final - initial) / (np.linalg.norm(initial) + 1e-12))

@@ -41,51 +41,6 @@ class NetworkShape(NamedTuple):
     fourier_dim: int | None
 
 
-@dataclass(frozen=True)
-class TorchCheckpoint:
-    """What a checkpoint file holds; arrays are numpy's, everything else is plain values.
-
-    Attributes:
-        epoch: counted from zero.
-        variables: of the network.
-        optimizer: torch's state_dict of an optimiser (see `adam_state_dict`), or None.
-        has_dropout: whether the stack has dropout layers, which count in the names of the layers.
-        config: the flat config; keys that we do not know are kept.
-        history_len: K, number of past states in the features.
-        feature_type: one of `FEATURE_TYPES`.
-        dtype: one of `DTYPES`.
-        train_ic: table of bodies `[N, 1 + 2 D]` at the start of the training, or None.
-        loss: of the epoch, or None.
-        info: plain values, or None.
-        logs: plain values and arrays, or None.
-        config_summary: one line.
-    """
-
-    epoch: int
-    variables: Variables
-    optimizer: dict[str, Any] | None
-    has_dropout: bool
-    config: dict[str, Any]
-    history_len: int
-    feature_type: str
-    dtype: str
-    train_ic: np.ndarray | None = None
-    loss: float | None = None
-    info: dict[str, Any] | None = None
-    logs: dict[str, Any] | None = None
-    config_summary: str = ""
-
-    @property
-    def adam(self) -> optax.ScaleByAdamState | None:
-        """Our state of Adam, or None if the checkpoint has none."""
-        return adam_from_state_dict(self.optimizer, self.variables)
-
-
-def file_name(epoch: int) -> str:
-    """Name of the checkpoint after `epoch` (counted from zero)."""
-    return f"model_epoch_{epoch:04d}.pt"
-
-
 def to_state_dict(variables: Variables, dropout: float) -> dict[str, np.ndarray]:
     """Weights `[out, in]` and biases `[out]` under torch's names, in torch's order.
 
@@ -137,6 +92,50 @@ def network_shape(state_dict: Mapping[str, np.ndarray]) -> NetworkShape:
     )
 
 
+def _layer_indices(state_dict: Mapping[str, np.ndarray]) -> list[int]:
+    """Places of the Linear layers in the stack, after a check of names, shapes and dtypes."""
+    found = (re.fullmatch(r"model\.([0-9]{1,6})\.weight", str(key)) for key in state_dict)
+    numbers = sorted(int(match[1]) for match in found if match)
+    stride = numbers[1] if len(numbers) > 1 else _stride(False)
+    indices = [layer * stride for layer in range(len(numbers))]
+    parts = {f"model.{i}.{part}" for i in indices for part in ("weight", "bias")}
+    regular = stride in (_stride(False), _stride(True)) and len(numbers) > 0
+    if not regular or set(state_dict) - {FREQUENCIES} != parts:
+        raise UserError(
+            "its names are not the step network's (model.0.weight, ...): export it again"
+        )
+    dtype = getattr(state_dict["model.0.weight"], "dtype", None)
+    for name, value in state_dict.items():
+        dimensions = 1 if name.endswith("bias") else 2
+        if not isinstance(value, np.ndarray) or value.ndim != dimensions or value.size == 0:
+            raise UserError(f"{name} is not an array of {dimensions} dimension(s): export it again")
+        if value.dtype != dtype or value.dtype.name not in DTYPES:
+            raise UserError(f"{name} is {value.dtype}: one dtype, float64 or float32, is expected")
+    width = state_dict["model.0.weight"].shape[1]
+    if FREQUENCIES in state_dict:
+        width = 2 * state_dict[FREQUENCIES].shape[0]
+    for i in indices:
+        weight, bias = state_dict[f"model.{i}.weight"], state_dict[f"model.{i}.bias"]
+        if weight.shape != (bias.shape[0], width):
+            raise UserError(
+                f"model.{i}.weight {weight.shape} does not fit its neighbours: export it again"
+            )
+        width = bias.shape[0]
+    if width != OUTPUTS:
+        raise UserError(f"the network has {width} outputs, not {OUTPUTS}: export it again")
+    return indices
+
+
+def _stride(dropout: bool) -> int:
+    """Linear, activation and perhaps dropout count in the names of the layers."""
+    return 3 if dropout else 2
+
+
+def _array(value: Any) -> np.ndarray:
+    """An own copy, contiguous, as torch needs it."""
+    return np.array(value, order="C")
+
+
 def adam_state_dict(
     adam: optax.ScaleByAdamState,
     variables: Variables,
@@ -168,13 +167,11 @@ def adam_state_dict(
         for p, name in enumerate(moments[0])
         if steps > 0 and name != FREQUENCIES
     }
-    group = {
-        **{"lr": float(lr), "betas": (0.9, 0.999), "eps": 1e-8},
-        **{"weight_decay": float(weight_decay), "decoupled_weight_decay": bool(decoupled)},
-        **dict.fromkeys(("amsgrad", "maximize", "capturable", "differentiable"), False),
-        **dict.fromkeys(("foreach", "fused"), None),
-        "params": list(range(len(moments[0]))),
-    }
+    group: dict[str, Any] = {"lr": float(lr), "betas": (0.9, 0.999), "eps": 1e-8}
+    group |= {"weight_decay": float(weight_decay), "decoupled_weight_decay": bool(decoupled)}
+    group |= dict.fromkeys(("amsgrad", "maximize", "capturable", "differentiable"), False)
+    group |= dict.fromkeys(("foreach", "fused"), None)
+    group["params"] = list(range(len(moments[0])))
     return {"state": state, "param_groups": [group]}
 
 
@@ -188,7 +185,8 @@ def adam_from_state_dict(
     """
     if state_dict is None:
         return None
-    groups, state = state_dict.get("param_groups"), state_dict.get("state")
+    groups: Any = state_dict.get("param_groups")
+    state: Any = state_dict.get("state")
     one_group = type(groups) is list and len(groups) == 1 and type(groups[0]) is dict
     if not one_group or type(state) is not dict:
         raise UserError("the optimizer state is no state_dict of torch: export the file again")
@@ -197,7 +195,9 @@ def adam_from_state_dict(
         return None
     weights = to_state_dict(variables, 0.0)
     # The frequencies have no moments; their own values only keep the names complete.
-    first, second, steps = dict(weights), dict(weights), set()
+    first: dict[str, Any] = dict(weights)
+    second: dict[str, Any] = dict(weights)
+    steps = set()
     for p, (name, weight) in enumerate(weights.items()):
         if name == FREQUENCIES:
             continue
@@ -211,6 +211,64 @@ def adam_from_state_dict(
         raise UserError("the optimizer's step counts differ: export the file again")
     mu, nu = (from_state_dict(moment)["params"] for moment in (first, second))
     return optax.ScaleByAdamState(count=np.asarray(steps.pop(), np.int32), mu=mu, nu=nu)
+
+
+def _step_count(value: Any) -> int:
+    """Steps taken, which torch keeps as a float."""
+    steps = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+    if type(steps) not in (int, float) or not 0 <= steps < 2**31 or steps != int(steps):
+        raise UserError("the optimizer's step is no count: export the file again")
+    return int(steps)
+
+
+def _alike(value: Any, weight: np.ndarray) -> bool:
+    same = isinstance(value, np.ndarray) and value.shape == weight.shape
+    return same and value.dtype == weight.dtype
+
+
+@dataclass(frozen=True)
+class TorchCheckpoint:
+    """What a checkpoint file holds; arrays are numpy's, everything else is plain values.
+
+    Attributes:
+        epoch: counted from zero.
+        variables: of the network.
+        optimizer: torch's state_dict of an optimiser (see `adam_state_dict`), or None.
+        has_dropout: whether the stack has dropout layers, which count in the names of the layers.
+        config: the flat config; keys that we do not know are kept.
+        history_len: K, number of past states in the features.
+        feature_type: one of `FEATURE_TYPES`.
+        dtype: one of `DTYPES`.
+        train_ic: table of bodies `[N, 1 + 2 D]` at the start of the training, or None.
+        loss: of the epoch, or None.
+        info: plain values, or None.
+        logs: plain values and arrays, or None.
+        config_summary: one line.
+    """
+
+    epoch: int
+    variables: Variables
+    optimizer: dict[str, Any] | None
+    has_dropout: bool
+    config: dict[str, Any]
+    history_len: int
+    feature_type: str
+    dtype: str
+    train_ic: np.ndarray | None = None
+    loss: float | None = None
+    info: dict[str, Any] | None = None
+    logs: dict[str, Any] | None = None
+    config_summary: str = ""
+
+    @property
+    def adam(self) -> optax.ScaleByAdamState | None:
+        """Our state of Adam, or None if the checkpoint has none."""
+        return adam_from_state_dict(self.optimizer, self.variables)
+
+
+def file_name(epoch: int) -> str:
+    """Name of the checkpoint after `epoch` (counted from zero)."""
+    return f"model_epoch_{epoch:04d}.pt"
 
 
 def write(path: str | os.PathLike[str], checkpoint: TorchCheckpoint) -> None:
@@ -307,10 +365,8 @@ def _load(torch: Any, path: Path) -> Any:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(
-            f"cannot be read ({error.strerror}): check its path and permissions"
-        ) from None
+    except PermissionError:
+        raise UserError("may not be read: check its permissions") from None
     except Exception as error:  # a damaged or hostile pickle fails in any way it likes
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
@@ -330,6 +386,45 @@ def _load(torch: Any, path: Path) -> Any:
         return value if type(value) in _PLAIN else f"<{type(value).__name__}>"
 
     return _map_leaves(content, leaf, budget)
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            "a checkpoint of the torch simulator needs torch: pip install 'jaxstepper[torch]'"
+        ) from None
+    return torch
+
+
+def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
+    """The numbers of a tensor, sharing its memory."""
+    try:
+        # Called on the class: a tensor from a file may carry attributes of these names.
+        tensor = torch.Tensor.detach(tensor)
+        size = tensor.numel() * tensor.element_size()
+        # Strides of 0 would let a few bytes stand for more than the memory.
+        if tensor.device.type == "cpu" and size <= tensor.untyped_storage().nbytes():
+            return tensor.numpy(force=True)
+    except (TypeError, RuntimeError, NotImplementedError):
+        pass  # sparse, quantised, or of a type that numpy lacks
+    raise UserError("holds a tensor that is no ordinary array: export it again")
+
+
+def _map_leaves(value: Any, leaf: Callable[[Any], Any], budget: Iterator[int]) -> Any:
+    """Rebuilds dicts, lists and tuples with `leaf` applied to what is in them."""
+    if next(budget, None) is None:
+        raise UserError("refers to more values than it can hold; not opened")
+    if isinstance(value, dict):
+        keys = (key if type(key) in _PLAIN else f"<{type(key).__name__}>" for key in value)
+        # Not value.items(): an object's own attribute of that name would be called.
+        values = (_map_leaves(item, leaf, budget) for item in dict.values(value))
+        return dict(zip(keys, values, strict=True))
+    if isinstance(value, list | tuple):
+        items = [_map_leaves(item, leaf, budget) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return leaf(value)
 
 
 def _checkpoint(content: Any) -> TorchCheckpoint:
@@ -363,16 +458,20 @@ def _check_consistency(checkpoint: TorchCheckpoint, state_dict: dict[str, np.nda
     kind, length = checkpoint.feature_type, checkpoint.history_len
     if type(checkpoint.loss) not in (float, int, type(None)):
         raise UserError("'loss' is no number: export the file again")
-    if kind not in FEATURE_TYPES or length < 0 or checkpoint.epoch < 0:
-        raise UserError(f"unknown features ({kind!r}, history {length}) or a negative epoch")
+    if kind not in FEATURE_TYPES or length < 0:
+        raise UserError(f"features {kind!r} with K={length} are unknown: export the file again")
+    if checkpoint.epoch < 0:
+        raise UserError(f"'epoch' is {checkpoint.epoch}, below 0: export the file again")
     if not all(type(key) is str for key in checkpoint.config):
         raise UserError("'config' has a key that is no name: export the file again")
     weights = state_dict["model.0.weight"].dtype.name
     if weights != checkpoint.dtype:
-        raise UserError(f"the weights are {weights}, but its dtype says {checkpoint.dtype!r}")
+        raise UserError(
+            f"the weights are {weights}, but its dtype says {checkpoint.dtype!r}: export it again"
+        )
     size, needed = network_shape(state_dict).input_size, FeatureSpec(kind, length).size
     if size != needed:
-        raise UserError(f"the network takes {size} inputs, but {kind} with K={length} has {needed}")
+        raise UserError(f"the network takes {size} inputs, not {kind}'s {needed}: export it again")
     adam_from_state_dict(checkpoint.optimizer, checkpoint.variables)
 
 
@@ -396,95 +495,3 @@ def _table(extra: dict[str, Any] | None) -> np.ndarray | None:
     if table.ndim != 2 or table.shape[1] < 3 or table.shape[1] % 2 == 0:
         raise UserError("extra.train_ic is no table [N, 1 + 2 D]: export the file again")
     return table
-
-
-def _layer_indices(state_dict: Mapping[str, np.ndarray]) -> list[int]:
-    """Places of the Linear layers in the stack, after a check of names, shapes and dtypes."""
-    found = (re.fullmatch(r"model\.([0-9]{1,6})\.weight", str(key)) for key in state_dict)
-    numbers = sorted(int(match[1]) for match in found if match)
-    stride = numbers[1] if len(numbers) > 1 else _stride(False)
-    indices = [layer * stride for layer in range(len(numbers))]
-    parts = {f"model.{i}.{part}" for i in indices for part in ("weight", "bias")}
-    regular = stride in (_stride(False), _stride(True)) and len(numbers) > 0
-    if not regular or set(state_dict) - {FREQUENCIES} != parts:
-        raise UserError("its layers are not those of the step network: model.0, model.2 or 3, ...")
-    dtype = getattr(state_dict["model.0.weight"], "dtype", None)
-    for name, value in state_dict.items():
-        dimensions = 1 if name.endswith("bias") else 2
-        if not isinstance(value, np.ndarray) or value.ndim != dimensions or value.size == 0:
-            raise UserError(f"{name} is not an array of {dimensions} dimensions: export it again")
-        if value.dtype != dtype or value.dtype.name not in DTYPES:
-            raise UserError(f"{name} is {value.dtype}: float64 or float32 throughout is supported")
-    width = state_dict["model.0.weight"].shape[1]
-    if FREQUENCIES in state_dict:
-        width = 2 * state_dict[FREQUENCIES].shape[0]
-    for i in indices:
-        weight, bias = state_dict[f"model.{i}.weight"], state_dict[f"model.{i}.bias"]
-        if weight.shape != (bias.shape[0], width):
-            raise UserError(f"model.{i} does not fit the layer before it: {weight.shape}")
-        width = bias.shape[0]
-    if width != OUTPUTS:
-        raise UserError(f"the network has {width} outputs instead of {OUTPUTS}")
-    return indices
-
-
-def _stride(dropout: bool) -> int:
-    """Linear, activation and perhaps dropout count in the names of the layers."""
-    return 3 if dropout else 2
-
-
-def _step_count(value: Any) -> int:
-    """Steps taken, which torch keeps as a float."""
-    steps = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-    if type(steps) not in (int, float) or not 0 <= steps < 2**31 or steps != int(steps):
-        raise UserError("the optimizer's step is no count: export the file again")
-    return int(steps)
-
-
-def _alike(value: Any, weight: np.ndarray) -> bool:
-    same = isinstance(value, np.ndarray) and value.shape == weight.shape
-    return same and value.dtype == weight.dtype
-
-
-def _array(value: Any) -> np.ndarray:
-    """An own copy, contiguous, as torch needs it."""
-    return np.array(value, order="C")
-
-
-def _map_leaves(value: Any, leaf: Callable[[Any], Any], budget: Iterator[int]) -> Any:
-    """Rebuilds dicts, lists and tuples with `leaf` applied to what is in them."""
-    if next(budget, None) is None:
-        raise UserError("refers to more values than it can hold; not opened")
-    if isinstance(value, dict):
-        keys = (key if type(key) in _PLAIN else f"<{type(key).__name__}>" for key in value)
-        # Not value.items(): an object's own attribute of that name would be called.
-        values = (_map_leaves(item, leaf, budget) for item in dict.values(value))
-        return dict(zip(keys, values, strict=True))
-    if isinstance(value, list | tuple):
-        items = [_map_leaves(item, leaf, budget) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return leaf(value)
-
-
-def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
-    """The numbers of a tensor, sharing its memory."""
-    try:
-        # Called on the class: a tensor from a file may carry attributes of these names.
-        tensor = torch.Tensor.detach(tensor)
-        size = tensor.numel() * tensor.element_size()
-        # Strides of 0 would let a few bytes stand for more than the memory.
-        if tensor.device.type == "cpu" and size <= tensor.untyped_storage().nbytes():
-            return tensor.numpy(force=True)
-    except (TypeError, RuntimeError, NotImplementedError):
-        pass  # sparse, quantised, or of a type that numpy lacks
-    raise UserError("holds a tensor that is no ordinary array: export it again")
-
-
-def _import_torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            "a checkpoint of the torch simulator needs torch: pip install 'jaxstepper[torch]'"
-        ) from None
-    return torch

@@ -1,9 +1,10 @@
 """Two-phase training: an epoch, a device call of several epochs, and the run."""
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,16 @@ from jaxtyping import Array
 
 from jaxstepper.collect import collect
 from jaxstepper.generalize import generalize
-from jaxstepper.train_state import RUNNING, Plan, TrainState, new_progress
+from jaxstepper.train_state import NOT_FINITE, RETIRED, STUCK, Plan, TrainState, new_progress
 
 # Epochs in one device call. The program holds the epoch once, whatever this is.
 EPOCHS_PER_CALL = 10
 # A device call aims to take this long, so that it can be interrupted, watched and saved.
 SECONDS_PER_CALL = 2.0
 FIRST_BUDGET = 50
+LARGEST_BUDGET = 1_000_000
+# Retrain iterations on one step between warnings.
+PATIENCE = 1000
 
 
 class EpochMetrics(NamedTuple):
@@ -55,7 +59,12 @@ class EpochMetrics(NamedTuple):
 def epoch_metrics(state: TrainState) -> EpochMetrics:
     """The metrics of the epoch that has just ended."""
     p = state.progress
-    retrain, error, dt, replay = p.retrain_iterations, p.accepted_error, p.accepted_dt, p.replay_error
+    retrain, error, dt, replay = (
+        p.retrain_iterations,
+        p.accepted_error,
+        p.accepted_dt,
+        p.replay_error,
+    )
     return EpochMetrics(
         epoch=state.epoch,
         total_steps=error.count,
@@ -84,16 +93,16 @@ def epoch_metrics(state: TrainState) -> EpochMetrics:
 @partial(jax.jit, static_argnames="plan", donate_argnames="state")
 def train_chunk(
     plan: Plan, state: TrainState, last_epoch: Array, budget: Array
-) -> tuple[TrainState, EpochMetrics, Array]:
+) -> tuple[TrainState, Array, EpochMetrics, Array]:
     """Up to `EPOCHS_PER_CALL` epochs on the device, in one call of bounded length.
 
     The call ends early, perhaps in the middle of an epoch, when `last_epoch` epochs are complete,
-    when `budget` network updates are used up, or when the status is a failure. What training comes
+    when `budget` attempts are used up, or when the status is a failure. What training comes
     to does not depend on where calls end. The state given is donated.
 
     Returns:
-        The state; metrics `[E]` of E = `EPOCHS_PER_CALL` rows; and which rows `[E]` are epochs that
-        ended in this call.
+        The state; what is left of the budget; metrics `[E]` of E = `EPOCHS_PER_CALL` rows; and
+        which rows `[E]` are epochs that ended in this call.
     """
 
     def epoch(carry: tuple[TrainState, Array], _: None) -> tuple:
@@ -108,10 +117,120 @@ def train_chunk(
         return (state, budget), (metrics, ended)
 
     carry, (metrics, ended) = lax.scan(epoch, (state, budget), length=EPOCHS_PER_CALL)
-    return carry[0], metrics, ended
+    return *carry, metrics, ended
 
 
 def _next_epoch(plan: Plan, state: TrainState) -> TrainState:
     progress = new_progress(plan, state.systems)
     retired = ~(state.systems.particles.time < state.end_time)
     return state.replace(epoch=state.epoch + 1, progress=progress.replace(waiting=retired))
+
+
+class TrainingResult(NamedTuple):
+    """What a training run came to.
+
+    Attributes:
+        epochs: completed in all, those before a restart included.
+        total_time: seconds of this call of `run_two_phase_training`.
+        convergence_rate: share of this call's epochs whose phase 2 converged; 0 of none.
+        metrics: of the last epoch, as plain numbers; empty if none ended.
+        state: after it.
+        stopped: why it ended before the last epoch: "", "interrupted", "retired", "stuck", or
+            "not finite".
+    """
+
+    epochs: int
+    total_time: float
+    convergence_rate: float
+    metrics: dict[str, Any]
+    state: TrainState
+    stopped: str
+
+
+STOPPED = {STUCK: "stuck", NOT_FINITE: "not finite", RETIRED: "retired"}
+
+
+def run_two_phase_training(
+    plan: Plan,
+    state: TrainState,
+    epochs: int,
+    *,
+    pause_after: Callable[[int], bool] = lambda epoch: False,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    on_pause: Callable[[TrainState, dict[str, Any]], TrainState] = lambda state, metrics: state,
+    on_call: Callable[[TrainState], None] = lambda state: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> TrainingResult:
+    """Trains until `epochs` epochs are complete, in device calls of bounded length.
+
+    Args:
+        plan: what is trained.
+        state: where it stands; donated.
+        epochs: in all, counted from the start of the run.
+        pause_after: whether training halts after an epoch (counted from 0) for `on_pause`. It does
+            so after the last one in any case.
+        on_epoch: told the metrics of every epoch, in order.
+        on_pause: given the state between epochs and the last metrics, to save it or to change its
+            systems; returns the state to go on with.
+        on_call: told the state after every device call.
+        interrupted: asked after every device call whether to leave.
+
+    Returns:
+        The result. A run that leaves early returns the state it got to, in the middle of an epoch.
+    """
+    began = last_end = time.perf_counter()
+    budget, converged, trained, stopped = FIRST_BUDGET, 0, 0, ""
+    metrics: dict[str, Any] = {}
+    done = int(state.epoch)
+    warned = 0
+    while done < epochs and not stopped:
+        last = done + 1
+        while last < epochs and not pause_after(last - 1):
+            last += 1
+        call_began = time.perf_counter()
+        state, left, rows, ended = train_chunk(plan, state, np.int32(last), np.int32(budget))
+        rows, ended, left = jax.device_get((rows, ended, left))
+        done, status = int(state.epoch), int(state.status)
+        now = time.perf_counter()
+        count = int(np.sum(ended))
+        for row in range(EPOCHS_PER_CALL):
+            if ended[row]:
+                metrics = {name: values[row].item() for name, values in rows._asdict().items()}
+                metrics["epoch_time"] = (now - last_end) / count
+                metrics["acceptance_rate"] = 1 / (1 + metrics["mean_retrain_iterations"])
+                converged += metrics["converged"]
+                trained += 1
+                on_epoch(metrics)
+        last_end, warned = (now, 0) if count else (last_end, warned)
+        budget = _next_budget(budget, budget - int(left), now - call_began)
+        on_call(state)
+        warned = _warn_of_retraining(state, warned)
+        stopped = STOPPED.get(status, "interrupted" if interrupted() else "")
+        if count and done == last:
+            state = on_pause(state, metrics)
+    rate = converged / trained if trained else 0.0
+    return TrainingResult(done, time.perf_counter() - began, rate, metrics, state, stopped)
+
+
+def _next_budget(budget: int, used: int, seconds: float) -> int:
+    """Attempts that will take about `SECONDS_PER_CALL`; the first call's compilation counts too."""
+    if used < budget:
+        return budget
+    fitting = int(used * SECONDS_PER_CALL / max(seconds, 1e-3))
+    return min(max(fitting, FIRST_BUDGET), 4 * budget, LARGEST_BUDGET)
+
+
+def _warn_of_retraining(state: TrainState, warned: int) -> int:
+    """Warns once per `PATIENCE` retrain iterations on one step; returns how many it has told of."""
+    worst = int(jnp.max(state.progress.failures))
+    if worst // PATIENCE <= warned // PATIENCE:
+        return warned if worst else 0
+    error = float(state.progress.last_error[jnp.argmax(state.progress.failures)])
+    warnings.warn(
+        f"epoch {int(state.epoch)}, step {int(state.progress.step)}: {worst} retrain iterations "
+        f"on one step; its relative energy error is {error:.2e}, accepted are errors below the "
+        "energy threshold",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return worst

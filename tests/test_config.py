@@ -49,7 +49,7 @@ TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("E_upper", "--E_upper 1e-3", 1e-3, 1e-4),
     ("L_lower", "--L_lower 1e-5", 1e-5, 1e-4),
     ("L_upper", "--L_upper 1e-1", 1e-1, 1e-2),
-    ("start_dt", "--start-dt torch", "torch", "auto"),
+    ("phase1", "--start-dt torch", "torch", "auto"),
     ("band", "--band both", "both", "upper"),
     ("multi_orbit", "--multi-orbit", True, False),
     ("fresh_every", "--fresh-every 5", 5, 0),

@@ -1,0 +1,91 @@
+"""The command line: `jaxstepper COMMAND ...`; the scripts are its thin faces.
+
+Nothing heavy is imported before the arguments are known to be good, so that `--help` and errors
+answer at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jaxstepper.errors import UserError
+
+COMMANDS = {
+    "train": "train a network to choose time steps",
+    "simulate": "simulate, with a constant or a learned time step",
+    "both": "train, then simulate the result",
+    "export": "write checkpoints as files for the torch simulator",
+    "import": "make a run of a torch checkpoint file",
+}
+
+
+def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and leaves the process.
+
+    Exit codes: 0 for success, 1 when training or a simulation ends badly, 2 for what the user can
+    mend (one line on standard error).
+
+    Args:
+        command: the command; the first argument otherwise.
+        argv: its arguments; those of the process otherwise.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if command is None:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage())
+            sys.exit(0)
+        command = arguments.pop(0)
+    try:
+        sys.exit(_run(command, arguments))
+    except UserError as error:
+        print(f"jaxstepper {command}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of standard output has left; nothing is wrong.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def console() -> NoReturn:
+    """The console command `jaxstepper`."""
+    main()
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        raise UserError(f"there is no such command; there are {', '.join(COMMANDS)}")
+    if command in ("export", "import"):
+        from jaxstepper.convert import run_export, run_import
+
+        return run_export(arguments) if command == "export" else run_import(arguments)
+
+    from jaxstepper.config import parse, parse_both
+
+    if command == "both":
+        train, simulate = parse_both(arguments)
+        from jaxstepper.commands import run_both
+
+        return run_both(train, simulate)
+    if command == "train":
+        parsed = parse("train", arguments)
+        from jaxstepper.commands import run_train
+
+        return run_train(*parsed)
+    parsed = parse("simulate", arguments)
+    from jaxstepper.commands import run_simulate
+
+    return run_simulate(*parsed)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxstepper COMMAND [FLAGS]",
+            "",
+            *lines,
+            "",
+            "jaxstepper COMMAND --help: its flags",
+        ]
+    )

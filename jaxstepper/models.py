@@ -1,0 +1,66 @@
+"""A trained network from wherever it is kept: a run, one of its epochs, or a `.pt` file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxstepper import checkpoints, torch_bridge
+from jaxstepper.networks import Variables
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network and what it was trained with.
+
+    Attributes:
+        name: of where it came from, for messages.
+        epoch: zero-based.
+        variables: of the network.
+        config: the flat config of its training.
+        initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
+    """
+
+    name: str
+    epoch: int
+    variables: Variables
+    config: dict[str, Any]
+    initial_conditions: np.ndarray | None
+
+
+def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
+    """The model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    if Path(model_path).suffix == ".pt":
+        return _from_torch(torch_bridge.read(model_path), model_path)
+    checkpoint = checkpoints.load(*checkpoints.locate(model_path, checkpoint_dir))
+    return TrainedModel(
+        str(checkpoint.path),
+        checkpoint.epoch,
+        checkpoint.variables,
+        checkpoint.config,
+        checkpoint.initial_conditions,
+    )
+
+
+def _from_torch(file: torch_bridge.TorchCheckpoint, name: str) -> TrainedModel:
+    table = file.train_ic
+    tables = table if table is None or table.ndim == 3 else table[None]
+    return TrainedModel(name, file.epoch, file.variables, torch_config(file), tables)
+
+
+def torch_config(file: torch_bridge.TorchCheckpoint) -> dict[str, Any]:
+    """The config of a `.pt` file; where its weights say otherwise, they are right."""
+    state_dict = torch_bridge.to_state_dict(file.variables, float(file.has_dropout))
+    shape = torch_bridge.network_shape(state_dict)
+    return {
+        **file.config,
+        "hidden_dims": list(shape.hidden_dims),
+        "history_len": file.history_len,
+        "feature_type": file.feature_type,
+        "dtype": file.dtype,
+    }

@@ -1,0 +1,267 @@
+"""From a `Config` to what training and simulation take: device, tables, network, `Plan`."""
+
+import os
+import secrets
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxstepper import initial_conditions as ics
+from jaxstepper.config import Config, check_history, check_together, from_dict
+from jaxstepper.dynamics import Gravity, tidal_field
+from jaxstepper.errors import UserError
+from jaxstepper.features import FeatureSpec, Scales, automatic_scales
+from jaxstepper.networks import StepNetwork
+from jaxstepper.particles import from_table
+from jaxstepper.train_state import Plan
+
+Given = Mapping[str, str]
+"""Names that were given explicitly, with where: {"lr": "--lr"}."""
+
+# What a network was trained with, and simulation must repeat.
+NETWORK_FIELDS = ("hidden_dims", "activation", "dropout", "fourier_scale", "fourier_dim")
+INPUT_FIELDS = (
+    "feature_type",
+    "history_len",
+    "softening",
+    "normalize_inputs",
+    "norm_mode",
+    "norm_L0",
+    "norm_V0",
+    "norm_A0",
+    "norm_T0",
+)
+
+
+def configure_jax(config: Config) -> Config:
+    """Chooses device and precision for this process; must run before the first array.
+
+    Returns:
+        The config with the dtype in use: a TPU has no float64.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    jax.config.update("jax_debug_nans", config.detect_anomaly)
+    precision = "tensorfloat32" if config.tf32 else "highest"
+    jax.config.update("jax_default_matmul_precision", precision)
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
+        # Small programs too: a run has dozens, and compiling them is most of its start.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    kind = {"cuda": "gpu"}.get(config.device, config.device)
+    if kind == "cpu":
+        # Other devices are not even initialised then.
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        device = jax.devices(None if kind == "auto" else kind)[0]
+    except RuntimeError as error:
+        present = ", ".join(sorted({each.platform for each in jax.devices()}))
+        raise UserError(
+            f"--device {config.device}: JAX sees no such device here, only {present}; install "
+            "JAX for it (for NVIDIA: pip install 'jax[cuda13]') or use --device auto"
+        ) from error
+    jax.config.update("jax_default_device", device)
+    if device.platform == "tpu" and config.dtype == "float64":
+        warnings.warn("a TPU has no float64; this run uses float32", stacklevel=2)
+        jax.config.update("jax_enable_x64", False)
+        return replace(config, dtype="float32")
+    return config
+
+
+def cache_dir() -> Path:
+    """Where this user's compiled programs are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "jaxstepper" / "compiled"
+
+
+def choose_seed(config: Config) -> Config:
+    """The config with a seed: a run without one draws it, and keeps it."""
+    return config if config.seed is not None else replace(config, seed=secrets.randbits(32))
+
+
+def initial_tables(config: Config, given: Given, systems: int | None = None) -> np.ndarray:
+    """Initial conditions `[B, N, 1 + 2 D]`.
+
+    A file if there is one; else `systems` draws (Kepler pairs or random); with `systems` None one
+    system: a Kepler pair if -e or -a was given with two particles, random bodies otherwise.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    if config.ic_path is not None:
+        return _tables_from_file(config, given)
+    if systems is not None and config.draw == "kepler":
+        if config.dim < 2:
+            raise UserError("--dim 1: Kepler pairs need 2 dimensions or more; or use --draw random")
+        return ics.kepler_batch(
+            config.seed,
+            systems,
+            config.e_min,
+            config.e_max,
+            config.a_min,
+            config.a_max,
+            config.mass,
+            config.dim,
+        )
+    kepler = {"eccentricity", "semi_major"} & given.keys()
+    if systems is None and kepler and config.num_particles == 2 and config.dim >= 2:
+        masses = (config.mass, config.mass)
+        return ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)[None]
+    return ics.random_batch(
+        config.seed,
+        systems or 1,
+        config.num_particles,
+        config.dim,
+        config.mass,
+        config.pos_scale,
+        config.vel_scale,
+    )
+
+
+def _tables_from_file(config: Config, given: Given) -> np.ndarray:
+    assert config.ic_path is not None
+    tables = ics.load_table(config.ic_path)
+    ics.validate_table(
+        tables,
+        config.ic_path,
+        softening=config.softening,
+        dim=config.dim if "dim" in given else None,
+        num_particles=config.num_particles if "num_particles" in given else None,
+    )
+    return tables if tables.ndim == 3 else tables[None]
+
+
+def with_shape_of(config: Config, tables: np.ndarray) -> Config:
+    """The config with the number of particles and dimensions of the tables in use."""
+    _, num_particles, columns = tables.shape
+    return replace(config, num_particles=num_particles, dim=(columns - 1) // 2)
+
+
+def make_gravity(config: Config) -> Gravity:
+    """The force of a run."""
+    if config.external_field_mass is None or config.external_field_position is None:
+        return Gravity(config.softening)
+    field = tidal_field(config.external_field_mass, config.external_field_position)
+    return Gravity(config.softening, field)
+
+
+def with_scales(config: Config, tables: np.ndarray) -> Config:
+    """The config with the normalisation scales that are used, so that they travel with it."""
+    if not config.normalize_inputs:
+        return config
+    if config.norm_mode == "manual":
+        assert config.norm_L0 is not None and config.norm_V0 is not None
+        acceleration = config.norm_A0 or config.norm_V0**2 / config.norm_L0
+        time = config.norm_T0 or config.norm_L0 / config.norm_V0
+        return replace(config, norm_A0=acceleration, norm_T0=time)
+    if None not in (config.norm_L0, config.norm_V0, config.norm_A0, config.norm_T0):
+        return config
+    dtype = jnp.dtype(config.dtype)
+    gravity = Gravity(config.softening)
+    particles = jax.vmap(lambda table: from_table(table, gravity.acceleration, dtype))(
+        jnp.asarray(tables, dtype)
+    )
+    scales = automatic_scales(particles, config.softening)
+    return replace(
+        config,
+        norm_L0=scales.length,
+        norm_V0=scales.speed,
+        norm_A0=scales.acceleration,
+        norm_T0=scales.time,
+    )
+
+
+def make_features(config: Config) -> FeatureSpec:
+    """The network's inputs; `with_scales` must have filled in the scales."""
+    scales = Scales()
+    if config.normalize_inputs:
+        values = (config.norm_L0, config.norm_V0, config.norm_A0, config.norm_T0)
+        assert None not in values
+        scales = Scales(*values)  # type: ignore[arg-type]
+    return FeatureSpec(config.feature_type, config.history_len, config.softening, scales)
+
+
+def make_network(config: Config) -> StepNetwork:
+    """The network."""
+    return StepNetwork(
+        hidden_dims=config.hidden_dims,
+        activation=config.activation,
+        dropout=config.dropout,
+        fourier_scale=config.fourier_scale,
+        fourier_dim=config.fourier_dim,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+@lru_cache
+def make_optimizer(
+    name: str, lr: float, weight_decay: float, momentum: float
+) -> optax.GradientTransformation:
+    """The optimiser, with torch's L2 penalty: weight_decay * w joins the gradient.
+
+    adamw is the one whose decay does not go through the gradient. Cached, so that equal plans are
+    equal and compile once.
+    """
+    if name == "adamw":
+        return optax.adamw(lr, weight_decay=weight_decay)
+    step = optax.sgd(lr, momentum=momentum) if name == "sgd" else optax.adam(lr)
+    return optax.chain(optax.add_decayed_weights(weight_decay), step)
+
+
+def make_plan(config: Config) -> Plan:
+    """Everything about a training run that does not change while it runs."""
+    return Plan(
+        network=make_network(config),
+        features=make_features(config),
+        gravity=make_gravity(config),
+        optimizer=make_optimizer(config.optimizer, config.lr, config.weight_decay, config.momentum),
+        n_steps=config.n_steps,
+        steps_per_epoch=config.steps_per_epoch,
+        energy_threshold=config.energy_threshold,
+        band=(config.E_lower, config.E_upper),
+        two_sided=config.band == "both",
+        monotone=config.phase1 == "robust",
+        max_retrain_steps=config.max_retrain_steps,
+        replay_steps=config.replay_steps,
+        replay_batch_size=config.replay_batch_size,
+        min_replay_size=config.min_replay_size,
+    )
+
+
+def adopt(config: Config, given: Given, checkpoint: Mapping[str, Any], name: str) -> Config:
+    """The config with what the network of a checkpoint was trained with.
+
+    The checkpoint decides on network, inputs and dtype. What was given explicitly wins for the
+    dtype; a network or input that was given explicitly must be the checkpoint's.
+
+    Raises:
+        UserError: it is not.
+    """
+    trained, _ = from_dict(checkpoint)
+    for field in (*NETWORK_FIELDS, *INPUT_FIELDS):
+        mine, theirs = getattr(config, field), getattr(trained, field)
+        if field in given and mine != theirs:
+            raise UserError(
+                f"{given[field]} {_words(mine)}: {name} was trained with {_words(theirs)}"
+            )
+        config = replace(config, **{field: theirs})
+    if "dtype" not in given:
+        config = replace(config, dtype=trained.dtype)
+    config = check_together(config, given)
+    check_history(config, given)
+    return config
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

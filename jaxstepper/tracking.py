@@ -1,0 +1,128 @@
+"""What users see of a run: lines on the console, and Weights & Biases."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from jaxstepper.config import Config, to_dict
+from jaxstepper.errors import UserError
+from jaxstepper.training import TrainingResult
+
+LINE_EVERY = 10
+
+# Of the metrics of an epoch, what W&B gets, under the torch system's keys.
+PART_1 = (
+    "trajectory_length",
+    "mean_retrain_iterations",
+    "max_retrain_iterations",
+    "mean_energy_error",
+    "min_energy_error",
+    "max_energy_error",
+    "warmup_discarded",
+    "acceptance_rate",
+    "mean_retrain_loss",
+    "max_retrain_loss",
+    "mean_retrain_rel_dE",
+    "max_retrain_rel_dE",
+)
+PART_2 = ("converged", "iterations", "final_pass_rate", "mean_rel_dE", "max_rel_dE")
+
+
+class Console:
+    """The line at every 10th epoch and the last, and the summary."""
+
+    def __init__(self, epochs: int, stream: TextIO, quiet: bool = False) -> None:
+        self.epochs = epochs
+        self.stream = stream
+        self.quiet = quiet
+
+    def print(self, line: str) -> None:
+        """A line, unless quiet."""
+        if not self.quiet:
+            print(line, file=self.stream, flush=True)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """The line of an epoch, if it is due."""
+        epoch = metrics["epoch"]
+        if epoch % LINE_EVERY and epoch != self.epochs - 1:
+            return
+        outcome = "converged" if metrics["converged"] else f"max_iter({metrics['iterations']})"
+        self.print(
+            f"Epoch {epoch}: traj_len={metrics['trajectory_length']}, part2={outcome}, "
+            f"time={metrics['epoch_time']:.2f}s"
+        )
+
+    def summary(self, result: TrainingResult) -> None:
+        """What training came to."""
+        last = result.metrics
+        self.print("Training summary")
+        self.print(f"  epochs completed:        {result.epochs}")
+        self.print(f"  convergence rate:        {result.convergence_rate:.1%}")
+        self.print(f"  total time:              {result.total_time:.2f}s")
+        if last:
+            self.print(f"  final trajectory length: {last['trajectory_length']}")
+            self.print(f"  final pass rate:         {last['final_pass_rate']:.1%}")
+
+
+class WandbRun:
+    """A run of Weights & Biases; does nothing when it is off."""
+
+    def __init__(self, run: Any = None) -> None:
+        self._run = run
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Logs an epoch."""
+        if self._run is not None:
+            self._run.log(wandb_metrics(metrics))
+
+
+def wandb_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of an epoch under their W&B keys."""
+    return {
+        "epoch": metrics["epoch"],
+        "epoch_time": metrics["epoch_time"],
+        **{f"part1/{name}": metrics[name] for name in PART_1},
+        **{f"part2/{name}": metrics[name] for name in PART_2},
+    }
+
+
+@contextmanager
+def open_wandb(config: Config) -> Iterator[WandbRun]:
+    """A W&B run if the config asks for one; finished on leaving, also when training fails.
+
+    Raises:
+        UserError: wandb is not installed, or cannot reach its server.
+    """
+    if not config.wandb:
+        yield WandbRun()
+        return
+    try:
+        import wandb  # 1.5 s, so only when it is asked for
+    except ImportError as error:
+        raise UserError("--wandb: the package is missing; pip install wandb") from error
+    try:
+        run = wandb.init(
+            project=config.wandb_project,
+            name=config.wandb_name or config.save_name or "runner_train",
+            config=to_dict(config),
+            settings=wandb.Settings(init_timeout=30, silent=True),
+        )
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"--wandb: cannot start a run ({reason}); set WANDB_MODE=offline to log without a "
+            "network, or log in with: wandb login"
+        ) from error
+    try:
+        yield WandbRun(run)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+def note(message: str, quiet: bool = False) -> None:
+    """A line on standard error."""
+    if not quiet:
+        print(message, file=sys.stderr, flush=True)
