@@ -71,7 +71,7 @@ def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochPr
     def put(where: Array, values: Array, into: Array) -> Array:
         return into.at[where].set(values, mode="drop")
 
-    def so_far(totals: Array, values: Array) -> Array:
+    def so_far(totals: Array, values: Array | int) -> Array:
         return totals.at[chosen].get(mode="clip") + jnp.where(failed, values, 0)
 
     def highest(so_far: Array, values: Array) -> Array:

@@ -25,7 +25,7 @@ from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import orbital_period, validate_table
 from jaxstepper.models import TrainedModel, load_model
-from jaxstepper.networks import Variables
+from jaxstepper.networks import Variables, init_variables
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.simulate import Limits, record, report, run_steps, run_until
 from jaxstepper.tracking import Console, note, open_wandb
@@ -123,26 +123,14 @@ def _start(
 
 def _variables_for(plan: Plan, model: TrainedModel) -> Variables:
     """The model's variables in the dtype of the plan; its network must be the plan's."""
-    like = jax.eval_shape(partial(_fresh_variables, plan), jax.ShapeDtypeStruct((2,), jnp.uint32))
-    mine, theirs = jax.tree.structure(like), jax.tree.structure(model.variables)
-    fits = mine == theirs and all(
-        np.shape(value) == shape.shape
-        for value, shape in zip(
-            jax.tree.leaves(model.variables), jax.tree.leaves(like), strict=True
-        )
-    )
-    if not fits:
+    init = partial(init_variables, plan.network, input_size=plan.features.size)
+    like = jax.eval_shape(init, jax.random.PRNGKey(0))
+    if jax.tree.map(jnp.shape, model.variables) != jax.tree.map(jnp.shape, like):
         raise UserError(
             f"{model.name}: its weights are not of a network with {plan.features.size} inputs and "
             f"hidden widths {' '.join(map(str, plan.network.hidden_dims))}"
         )
     return jax.tree.map(lambda x: jnp.asarray(x, plan.network.dtype), model.variables)
-
-
-def _fresh_variables(plan: Plan, key: jax.Array) -> Variables:
-    from jaxstepper.networks import init_variables
-
-    return init_variables(plan.network, key, plan.features.size)
 
 
 def _warn_of_training(config: Config, given: Given) -> None:
@@ -170,7 +158,7 @@ def _warn_of_ineffective(config: Config, given: Given) -> None:
 
 def _announce(config: Config, state: TrainState, run: Path, seconds: float) -> None:
     parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
-    device = jax.config.jax_default_device
+    device = jax.tree.leaves(state.variables)[0].devices().pop()
     say = partial(note, quiet=config.quiet)
     say(f"device {device.device_kind} ({device.platform}), {config.dtype}, seed {config.seed}")
     say(f"network of {parameters:,} parameters, {config.num_particles} particles in {config.dim}D")
@@ -370,7 +358,7 @@ def _roll_out(
         jnp.asarray([limit.time for limit in limits], dtype),
         jnp.asarray([limit.steps for limit in limits], jnp.int32),
     )
-    rollouts = jax.jit(jax.vmap(lambda p, l: run_until(controller, gravity, p, l)))(
+    rollouts = jax.jit(jax.vmap(lambda start, ends: run_until(controller, gravity, start, ends)))(
         particles, bounds
     )
     return [
@@ -403,7 +391,7 @@ def _record_to(
         arrays = {name: array[0] for name, array in arrays.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **arrays)
+        np.savez(path, allow_pickle=False, **arrays)
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
     return [(rollout.particles, int(rollout.steps)) for rollout, _ in recorded]

@@ -218,7 +218,7 @@ class Config:
         "robust",
         one_of("robust", "torch"),
         "robust starts from a dt whose energy error lies in the band, and lets errors above it "
-        "always ask for less; torch starts anywhere and follows the slope, as the torch system does",
+        "always ask for less; torch starts anywhere and follows the slope, as in the torch system",
     )
 
     hidden_dims: tuple[int, ...] = _network((200, 1000, 1000, 200), WIDTHS, "hidden widths")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -137,7 +136,7 @@ def _acceleration_unrolled(
     for i in range(count):
         for j in range(i + 1, count):
             dx = [x[j][k] - x[i][k] for k in range(dim)]
-            inverse = _inverse_distance(sum(d * d for d in dx) + softening**2)
+            inverse = _inverse_distance(_distance_squared(jnp.stack(dx), softening))
             inverse_cubed = inverse * inverse * inverse
             for k in range(dim):
                 pull = dx[k] * inverse_cubed

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace

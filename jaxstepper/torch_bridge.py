@@ -57,7 +57,7 @@ def to_state_dict(variables: Variables, dropout: float) -> dict[str, np.ndarray]
     return state_dict
 
 
-def from_state_dict(state_dict: Mapping[str, np.ndarray]) -> Variables:
+def from_state_dict(state_dict: Mapping[Any, Any]) -> Variables:
     """The variables of a `StepNetwork`; the inverse of `to_state_dict`.
 
     Raises:
@@ -75,7 +75,7 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray]) -> Variables:
     return {"params": params, "constants": constants}
 
 
-def network_shape(state_dict: Mapping[str, np.ndarray]) -> NetworkShape:
+def network_shape(state_dict: Mapping[Any, Any]) -> NetworkShape:
     """Reads the architecture off a state dict.
 
     Raises:
@@ -92,7 +92,7 @@ def network_shape(state_dict: Mapping[str, np.ndarray]) -> NetworkShape:
     )
 
 
-def _layer_indices(state_dict: Mapping[str, np.ndarray]) -> list[int]:
+def _layer_indices(state_dict: Mapping[Any, Any]) -> list[int]:
     """Places of the Linear layers in the stack, after a check of names, shapes and dtypes."""
     found = (re.fullmatch(r"model\.([0-9]{1,6})\.weight", str(key)) for key in state_dict)
     numbers = sorted(int(match[1]) for match in found if match)
@@ -176,7 +176,7 @@ def adam_state_dict(
 
 
 def adam_from_state_dict(
-    state_dict: Mapping[str, Any] | None, variables: Variables
+    state_dict: Mapping[Any, Any] | None, variables: Variables
 ) -> optax.ScaleByAdamState | None:
     """Our state of Adam; None if there is none, or another optimiser's.
 
@@ -248,7 +248,7 @@ class TorchCheckpoint:
 
     epoch: int
     variables: Variables
-    optimizer: dict[str, Any] | None
+    optimizer: dict | None
     has_dropout: bool
     config: dict[str, Any]
     history_len: int
@@ -256,8 +256,8 @@ class TorchCheckpoint:
     dtype: str
     train_ic: np.ndarray | None = None
     loss: float | None = None
-    info: dict[str, Any] | None = None
-    logs: dict[str, Any] | None = None
+    info: dict | None = None
+    logs: dict | None = None
     config_summary: str = ""
 
     @property
@@ -434,6 +434,11 @@ def _checkpoint(content: Any) -> TorchCheckpoint:
     described = config | {"config_summary": ""} | content
     state_dict = _field(content, "model_state_dict", dict, other="model_state")
     loss = content.get("loss")
+    loss = loss.item() if isinstance(loss, np.ndarray) and loss.ndim == 0 else loss
+    if type(loss) not in (float, int, type(None)):
+        raise UserError("'loss' is no number: export the file again")
+    if not all(type(key) is str for key in config):
+        raise UserError("'config' has a key that is no name: export the file again")
     checkpoint = TorchCheckpoint(
         epoch=_field(content, "epoch", int),
         variables=from_state_dict(state_dict),
@@ -444,7 +449,7 @@ def _checkpoint(content: Any) -> TorchCheckpoint:
         feature_type=_field(described, "feature_type", str),
         dtype=_field(described, "dtype", str),
         train_ic=_table(_field(content, "extra", dict, None)),
-        loss=loss.item() if isinstance(loss, np.ndarray) and loss.ndim == 0 else loss,
+        loss=loss,
         info=_field(content, "info", dict, None),
         logs=_field(content, "logs", dict, None),
         config_summary=_field(described, "config_summary", str),
@@ -453,17 +458,13 @@ def _checkpoint(content: Any) -> TorchCheckpoint:
     return checkpoint
 
 
-def _check_consistency(checkpoint: TorchCheckpoint, state_dict: dict[str, np.ndarray]) -> None:
+def _check_consistency(checkpoint: TorchCheckpoint, state_dict: dict) -> None:
     """Refuses what has the right types and yet contradicts itself."""
     kind, length = checkpoint.feature_type, checkpoint.history_len
-    if type(checkpoint.loss) not in (float, int, type(None)):
-        raise UserError("'loss' is no number: export the file again")
     if kind not in FEATURE_TYPES or length < 0:
         raise UserError(f"features {kind!r} with K={length} are unknown: export the file again")
     if checkpoint.epoch < 0:
         raise UserError(f"'epoch' is {checkpoint.epoch}, below 0: export the file again")
-    if not all(type(key) is str for key in checkpoint.config):
-        raise UserError("'config' has a key that is no name: export the file again")
     weights = state_dict["model.0.weight"].dtype.name
     if weights != checkpoint.dtype:
         raise UserError(
@@ -484,7 +485,7 @@ def _field(content: dict, key: str, kind: type, *also: None, other: str = "") ->
     return value
 
 
-def _table(extra: dict[str, Any] | None) -> np.ndarray | None:
+def _table(extra: dict | None) -> np.ndarray | None:
     rows = (extra or {}).get("train_ic")
     if rows is None:
         return None

@@ -105,19 +105,20 @@ def train_chunk(
         which rows `[E]` are epochs that ended in this call.
     """
 
-    def epoch(carry: tuple[TrainState, Array], _: None) -> tuple:
+    def epoch(carry: tuple[TrainState, Array], _: None) -> tuple[Any, tuple[EpochMetrics, Array]]:
         state, budget = carry
         # An epoch that must not begin gets no budget, so that both phases leave at once.
-        budget = jnp.where(state.epoch < last_epoch, budget, 0)
-        state, budget = collect(plan, state, budget)
-        state, budget = generalize(plan, state, budget)
+        allowed = jnp.where(state.epoch < last_epoch, budget, 0)
+        state, left = collect(plan, state, allowed)
+        state, left = generalize(plan, state, left)
+        budget = budget - (allowed - left)
         ended = state.progress.replay_done
         metrics = epoch_metrics(state)
         state = lax.cond(ended, partial(_next_epoch, plan), lambda s: s, state)
         return (state, budget), (metrics, ended)
 
     carry, (metrics, ended) = lax.scan(epoch, (state, budget), length=EPOCHS_PER_CALL)
-    return *carry, metrics, ended
+    return (*carry, metrics, ended)
 
 
 def _next_epoch(plan: Plan, state: TrainState) -> TrainState:

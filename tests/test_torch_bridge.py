@@ -83,7 +83,8 @@ def make(dtype="float64", steps=3, **settings):
         feature_type="delta_mag",
         dtype=dtype,
         train_ic=np.array([[1.0, 0.1, 0.2, 0.3, 0.4], [2.0, -0.1, 0.2, 0.3, 1 / 3]]),
-        loss=np.float32(0.5),
+        loss=0.5,
+        info={"last": np.float32(0.25)},
         logs={"converged": np.bool_(True), "nested": {"x": jnp.arange(3.0)}},
         config_summary="epochs=1",
     )
