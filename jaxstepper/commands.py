@@ -29,7 +29,7 @@ from jaxstepper.networks import Variables, init_variables
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.simulate import Limits, record, report, run_steps, run_until
 from jaxstepper.tracking import Console, note, open_wandb
-from jaxstepper.train_state import Plan, TrainState, init_train_state
+from jaxstepper.train_state import Plan, TrainState, init_train_state, restart
 from jaxstepper.training import TrainingResult, run_two_phase_training
 
 Given = Mapping[str, str]
@@ -51,7 +51,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
     if model is not None:
         config = setup.adopt(config, given, model.config, model.name)
     config = setup.choose_seed(setup.configure_jax(config))
-    tables = setup.initial_tables(config, given)
+    tables = setup.initial_tables(config, given, config.multi_orbit)
     config = setup.with_scales(setup.with_shape_of(config, tables), tables)
     _warn_of_training(config, given)
     config = config if config.save_name else replace(config, save_name=_fresh_name())
@@ -67,17 +67,25 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
             wandb_run.epoch(metrics)
 
         with checkpoints.open_run(run) as writer, _stop_on_signal() as interrupted:
+            renew = jax.jit(partial(restart, plan))
             save = partial(writer.save, config=to_dict(config), initial_conditions=tables)
 
             def on_pause(state: TrainState, metrics: dict[str, Any]) -> TrainState:
-                save(metrics["epoch"], state, metrics=metrics)
+                done = metrics["epoch"] + 1
+                if _is_fresh(config, done):
+                    # A function of seed and epoch alone, so that a resumed run draws the same.
+                    draw = np.random.default_rng([config.seed or 0, done])
+                    fresh = setup.initial_tables(config, given, config.multi_orbit, draw)
+                    state = renew(state, jnp.asarray(fresh), setup.end_times(config, fresh))
+                if _is_saved(config, metrics["epoch"]):
+                    save(metrics["epoch"], state, metrics=metrics)
                 return state
 
             result = run_two_phase_training(
                 plan,
                 state,
                 config.epochs,
-                pause_after=lambda epoch: epoch % config.checkpoint_interval == 0,
+                pause_after=lambda epoch: _is_saved(config, epoch) or _is_fresh(config, epoch + 1),
                 on_epoch=on_epoch,
                 on_pause=on_pause,
                 interrupted=interrupted,
@@ -86,6 +94,15 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
                 save(int(result.state.epoch), result.state, metrics=result.metrics)
         console.summary(result)
         return _verdict(result, plan, run)
+
+
+def _is_saved(config: Config, epoch: int) -> bool:
+    return epoch % config.checkpoint_interval == 0 or epoch == config.epochs - 1
+
+
+def _is_fresh(config: Config, done: int) -> bool:
+    """Whether the systems start anew after so many epochs."""
+    return config.fresh_every > 0 and done % config.fresh_every == 0
 
 
 def prepare_training(
@@ -108,14 +125,26 @@ def prepare_training(
     # One compiled program: run one by one, the operations of a start take several seconds.
     start = jax.jit(_start, static_argnums=(0, 1))
     calibrated = variables is None and config.phase1 == "robust"
-    state = start(plan, calibrated, jnp.asarray(tables, plan.network.dtype), key, variables)
+    state = start(
+        plan,
+        calibrated,
+        jnp.asarray(tables, plan.network.dtype),
+        key,
+        variables,
+        jnp.asarray(setup.end_times(config, tables)),
+    )
     return plan, state
 
 
 def _start(
-    plan: Plan, calibrated: bool, tables: jax.Array, key: jax.Array, variables: Variables | None
+    plan: Plan,
+    calibrated: bool,
+    tables: jax.Array,
+    key: jax.Array,
+    variables: Variables | None,
+    end_time: jax.Array,
 ) -> TrainState:
-    state = init_train_state(plan, tables, key, variables)
+    state = init_train_state(plan, tables, key, variables, end_time)
     if not calibrated:
         return state
     return state.replace(variables=calibrate(plan, state.variables, state.systems))
@@ -134,7 +163,7 @@ def _variables_for(plan: Plan, model: TrainedModel) -> Variables:
 
 
 def _warn_of_training(config: Config, given: Given) -> None:
-    if config.num_orbits > 1:
+    if config.num_orbits > 1 and not config.multi_orbit:
         warnings.warn(
             f"Multi-orbit training (num_orbits={config.num_orbits}) is off. Using single orbit; "
             "--multi-orbit trains on all of them at once.",
@@ -299,9 +328,7 @@ def _check_mode(config: Config, given: Given, model: TrainedModel | None) -> Non
 
 def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) -> np.ndarray:
     if not config.use_train_ic:
-        return setup.initial_tables(
-            config, given, config.num_orbits if config.multi_orbit_sim else None
-        )
+        return setup.initial_tables(config, given, config.multi_orbit_sim)
     assert model is not None
     tables = model.initial_conditions
     if tables is None:

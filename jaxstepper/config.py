@@ -274,6 +274,9 @@ class Config:
     draw: str = _orbits(
         "kepler", one_of("kepler", "random"), "how the initial conditions of many orbits are drawn"
     )
+    retrain_batch: int = _orbits(
+        256, COUNT, "most systems that are tried, and trained on, at once in phase 1", takes="train"
+    )
     fresh_every: int = _orbits(
         0,
         integer(0),
@@ -308,7 +311,9 @@ class Config:
     Nperiod: int = _simulation(
         10, integer(), "orbital periods to simulate when the system is a bound pair; off when <= 0"
     )
-    stop_at_period: bool = _simulation(False, YES_NO, "stop a bound pair after one orbital period")
+    stop_at_period: bool = _simulation(
+        False, YES_NO, "end a bound pair after one orbital period; in training, it retires then"
+    )
     use_train_ic: bool = _simulation(
         False, YES_NO, "start from the checkpoint's initial conditions"
     )

@@ -2,8 +2,8 @@
 
 A controller is `init(particles) -> memory` and `step_size(memory, particles) -> (dt, memory)`.
 Rollouts call `step_size` at every state and take a step of that dt. It works under `jit`, `vmap`
-and `grad`; it is a pytree whose leaves are its numbers (a dt, the weights of a network), so that one
-compiled rollout serves all controllers of a kind, and `vmap` runs many of them at once.
+and `grad`; it is a pytree whose leaves are its numbers (a dt, the weights of a network), so that
+one compiled rollout serves all controllers of a kind, and `vmap` runs many of them at once.
 """
 
 from collections.abc import Callable

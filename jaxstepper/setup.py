@@ -89,22 +89,29 @@ def choose_seed(config: Config) -> Config:
     return config if config.seed is not None else replace(config, seed=secrets.randbits(32))
 
 
-def initial_tables(config: Config, given: Given, systems: int | None = None) -> np.ndarray:
+def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = None) -> np.ndarray:
     """Initial conditions `[B, N, 1 + 2 D]`.
 
-    A file if there is one; else `systems` draws (Kepler pairs or random); with `systems` None one
-    system: a Kepler pair if -e or -a was given with two particles, random bodies otherwise.
+    Args:
+        config: of the run.
+        given: what was given explicitly.
+        many: whether the run takes many systems: those of a file, or else `num_orbits` draws of
+            Kepler pairs or random bodies. If not, one: a file's, a Kepler pair if -e or -a was
+            given with two particles, or random bodies.
+        seed: of the draws; the config's otherwise.
 
     Raises:
         UserError: the file cannot be used.
     """
     if config.ic_path is not None:
-        return _tables_from_file(config, given)
+        return _tables_from_file(config, given, many)
+    seed = config.seed if seed is None else seed
+    systems = config.num_orbits if many else None
     if systems is not None and config.draw == "kepler":
         if config.dim < 2:
             raise UserError("--dim 1: Kepler pairs need 2 dimensions or more; or use --draw random")
         return ics.kepler_batch(
-            config.seed,
+            seed,
             systems,
             config.e_min,
             config.e_max,
@@ -118,7 +125,7 @@ def initial_tables(config: Config, given: Given, systems: int | None = None) -> 
         masses = (config.mass, config.mass)
         return ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)[None]
     return ics.random_batch(
-        config.seed,
+        seed,
         systems or 1,
         config.num_particles,
         config.dim,
@@ -128,7 +135,7 @@ def initial_tables(config: Config, given: Given, systems: int | None = None) -> 
     )
 
 
-def _tables_from_file(config: Config, given: Given) -> np.ndarray:
+def _tables_from_file(config: Config, given: Given, many: bool) -> np.ndarray:
     assert config.ic_path is not None
     tables = ics.load_table(config.ic_path)
     ics.validate_table(
@@ -138,7 +145,19 @@ def _tables_from_file(config: Config, given: Given) -> np.ndarray:
         dim=config.dim if "dim" in given else None,
         num_particles=config.num_particles if "num_particles" in given else None,
     )
-    return tables if tables.ndim == 3 else tables[None]
+    tables = tables if tables.ndim == 3 else tables[None]
+    if len(tables) > 1 and not many:
+        raise UserError(
+            f"{config.ic_path}: holds {len(tables)} systems; use --multi-orbit (train) or "
+            "--multi-orbit-sim (simulate), or a file of one table"
+        )
+    return tables
+
+
+def end_times(config: Config, tables: np.ndarray) -> np.ndarray:
+    """When each system retires, `[B]`: bound pairs after a period if asked for, others never."""
+    periods = [ics.orbital_period(table) if config.stop_at_period else None for table in tables]
+    return np.array([np.inf if period is None else period for period in periods])
 
 
 def with_shape_of(config: Config, tables: np.ndarray) -> Config:
@@ -232,6 +251,7 @@ def make_plan(config: Config) -> Plan:
         two_sided=config.band == "both",
         monotone=config.phase1 == "robust",
         max_retrain_steps=config.max_retrain_steps,
+        retrain_batch=config.retrain_batch,
         replay_steps=config.replay_steps,
         replay_batch_size=config.replay_batch_size,
         min_replay_size=config.min_replay_size,

@@ -254,6 +254,18 @@ def init_train_state(
     return jax.tree.map(jnp.copy, state)
 
 
+def restart(plan: Plan, state: TrainState, tables: ArrayLike, end_time: ArrayLike) -> TrainState:
+    """The state, between epochs, with its systems at the start of new paths `[B, N, 1 + 2 D]`."""
+    systems, history = start_systems(plan, tables)
+    return state.replace(
+        systems=systems,
+        history=history,
+        accepted=jnp.zeros_like(state.accepted),
+        end_time=jnp.asarray(end_time, state.end_time.dtype),
+        progress=new_progress(plan, systems),
+    )
+
+
 def start_systems(plan: Plan, tables: ArrayLike) -> tuple[Sample, History]:
     """Systems at the start of their paths, with empty windows, from `[B, N, 1 + 2 D]`."""
     dtype = plan.network.dtype
