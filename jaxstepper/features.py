@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstepper.dynamics import ROWS_AT_ONCE, Gravity, safe_norm, self_acceleration
-from jaxstepper.history import History
+from jaxstepper.history import History, append
 from jaxstepper.particles import Particles
 
 EPS = 1e-12
@@ -87,8 +87,7 @@ def observe(spec: FeatureSpec, gravity: Gravity, particles: Particles) -> Partic
 
 def network_input(spec: FeatureSpec, history: History, observed: Particles) -> Float[Array, " F"]:
     """The input vector `[F]` for an observed state and the K observed states before it."""
-    newest = History(observed.position, observed.velocity, observed.acceleration, observed.dt)
-    window = jax.tree.map(lambda past, now: jnp.concatenate([past, now[None]]), history, newest)
+    window = append(history, observed)
     if spec.is_delta:
         return _delta_mag(window, spec.scales).reshape(-1)
     one_state = _rich if spec.kind == "rich" else _basic

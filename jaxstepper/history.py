@@ -34,7 +34,13 @@ def empty_history(length: int, particles: Particles) -> History:
     return History(zeros, zeros, zeros, jnp.zeros((length,), dtype))
 
 
+def append(history: History, state: Particles) -> History:
+    """The K + 1 states of the window and `state`, oldest first."""
+    state_fields = (state.position, state.velocity, state.acceleration, state.dt)
+    newest = History(*(field[None] for field in state_fields))
+    return jax.tree.map(lambda old, new: jnp.concatenate([old, new]), history, newest)
+
+
 def push(history: History, state: Particles) -> History:
     """The window with `state` as its newest entry and the oldest dropped."""
-    newest = History(state.position, state.velocity, state.acceleration, state.dt)
-    return jax.tree.map(lambda old, new: jnp.concatenate([old, new[None]])[1:], history, newest)
+    return jax.tree.map(lambda states: states[1:], append(history, state))

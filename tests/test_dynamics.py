@@ -1,0 +1,258 @@
+"""Forces, energies and the leapfrog against golden files, direct sums, closed forms and rebound."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rebound
+
+from jaxstepper.diagnostics import angular_momentum, momentum, total_energy
+from jaxstepper.dynamics import (
+    ROWS_AT_ONCE,
+    UNROLLED_UP_TO,
+    Gravity,
+    self_acceleration,
+    self_potential_energy,
+    tidal_field,
+)
+from jaxstepper.initial_conditions import kepler_pair, pythagorean
+from jaxstepper.integrators import leapfrog, leapfrog_steps
+from jaxstepper.particles import Particles, from_table, to_table
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "dynamics.npz")
+BOTH_PATHS = (UNROLLED_UP_TO - 1, UNROLLED_UP_TO, UNROLLED_UP_TO + 1, 2 * ROWS_AT_ONCE + 1)
+
+
+def direct_sum(position, mass, softening=0.0, dtype=np.float64):
+    """Accelerations and potential energy, written as the formulas are."""
+    x, m = np.asarray(position, dtype), np.asarray(mass, dtype)
+    acceleration, energy = np.zeros_like(x), dtype(0)
+    for i in range(len(x)):
+        for j in range(len(x)):
+            if i != j:
+                dx = x[j] - x[i]
+                r = np.sqrt(dx @ dx + dtype(softening) ** 2)
+                acceleration[i] += m[j] * dx / r**3
+                energy -= m[i] * m[j] / r / 2
+    return acceleration, energy
+
+
+def random_bodies(count, dim, seed=0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(size=(count, dim))), jnp.asarray(rng.uniform(0.5, 2, count))
+
+
+def random_state(count, dim, gravity=None, seed=0):
+    position, mass = random_bodies(count, dim, seed)
+    velocity = np.random.default_rng(seed + 1).normal(size=(count, dim))
+    table = np.concatenate([mass[:, None], position, velocity], axis=1)
+    return from_table(table, (gravity or Gravity()).acceleration, jnp.float64)
+
+
+def golden_case(case):
+    prefix = f"case{case}/"
+    g = {k.removeprefix(prefix): GOLDEN[k] for k in GOLDEN.files if k.startswith(prefix)}
+    tide = tidal_field(float(g["tide_mass"]), tuple(g["tide_position"].tolist()))
+    gravity = Gravity(float(g["softening"]), tide if g["tide_mass"] else None)
+    return g, gravity, from_table(g["table"], gravity.acceleration, jnp.float64)
+
+
+def assert_close(actual, desired, rtol=1e-12):
+    """Relative to the largest entry, as sums of opposite terms may cancel in one entry."""
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * np.max(np.abs(desired)))
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_golden_acceleration_and_energy(case):
+    g, gravity, particles = golden_case(case)
+    assert_close(particles.acceleration, g["acceleration"])
+    assert_close(total_energy(particles, gravity), g["energy"])
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_golden_leapfrog(case):
+    g, gravity, particles = golden_case(case)
+    after = leapfrog_steps(particles, float(g["dt"]), int(g["steps"]), gravity.acceleration)
+    assert_close(after.position, g["position_after"])
+    assert_close(after.velocity, g["velocity_after"])
+    assert_close(total_energy(after, gravity), g["energy_after"])
+    assert after.dt == g["dt"]
+    np.testing.assert_allclose(after.time, g["steps"] * g["dt"], rtol=1e-14)
+
+
+def test_golden_cases_cover_tides_and_both_ways_to_sum():
+    tides, counts = zip(
+        *((bool(GOLDEN[f"case{i}/tide_mass"]), len(GOLDEN[f"case{i}/table"])) for i in range(6)),
+        strict=True,
+    )
+    assert set(tides) == {False, True}
+    assert min(counts) <= UNROLLED_UP_TO < max(counts)
+
+
+@pytest.mark.parametrize("softening", [0.0, 0.1])
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("count", BOTH_PATHS)
+def test_forces_and_energy_are_direct_sums(count, dim, softening):
+    position, mass = random_bodies(count, dim)
+    acceleration, energy = direct_sum(position, mass, softening)
+    assert_close(self_acceleration(position, mass, softening), acceleration)
+    assert_close(self_potential_energy(position, mass, softening), energy)
+
+
+@pytest.mark.parametrize("count", [3, 2 * ROWS_AT_ONCE + 1])
+def test_unrolled_and_row_blocked_sums_agree(count, monkeypatch):
+    position, mass = random_bodies(count, 3)
+    results = []
+    for limit in (0, count):
+        monkeypatch.setattr("jaxstepper.dynamics.UNROLLED_UP_TO", limit)
+        results.append(
+            (self_acceleration(position, mass, 0.1), self_potential_energy(position, mass, 0.1))
+        )
+    (blocked, blocked_energy), (unrolled, unrolled_energy) = results
+    assert_close(blocked, unrolled, rtol=1e-13)
+    assert_close(blocked_energy, unrolled_energy, rtol=1e-13)
+
+
+@pytest.mark.parametrize("count", [3, 17])
+def test_vmap_over_systems_of_different_masses(count):
+    systems = [random_bodies(count, 2, seed) for seed in range(3)]
+    positions, masses = (jnp.stack(z) for z in zip(*systems, strict=True))
+    accelerations = jax.vmap(self_acceleration)(positions, masses)
+    energies = jax.vmap(self_potential_energy)(positions, masses)
+    for i, (position, mass) in enumerate(systems):
+        acceleration, energy = direct_sum(position, mass)
+        assert_close(accelerations[i], acceleration)
+        assert_close(energies[i], energy)
+
+
+@pytest.mark.parametrize("count", [4, 17])
+def test_a_very_close_pair_keeps_its_force(count):
+    position, mass = random_bodies(count, 3)
+    position = position.at[1].set(position[0] + 1e-9 * jnp.array([0.6, 0.0, 0.8]))
+    # The separation is rounded in the positions; from there on nothing may be lost.
+    acceleration, energy = direct_sum(position, mass, dtype=np.longdouble)
+    np.testing.assert_allclose(self_acceleration(position, mass)[:2], acceleration[:2], rtol=1e-12)
+    np.testing.assert_allclose(self_potential_energy(position, mass), energy, rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_coincident_bodies_have_finite_forces_and_gradients(count):
+    position, mass = random_bodies(count, 2)
+    position = position.at[1].set(position[0])
+    acceleration = self_acceleration(position, mass)
+    # Each feels all others but not the body in its place.
+    others, their_mass = jnp.delete(position, 1, axis=0), jnp.delete(mass, 1)
+    np.testing.assert_allclose(acceleration[0], direct_sum(others, their_mass)[0][0], rtol=1e-12)
+    np.testing.assert_allclose(acceleration[1], acceleration[0], rtol=1e-12)
+    assert np.isfinite(self_potential_energy(position, mass))
+    jacobian = jax.jacrev(self_acceleration, argnums=(0, 1))(position, mass)
+    gradient = jax.grad(self_potential_energy, argnums=(0, 1))(position, mass)
+    for leaf in jax.tree.leaves((jacobian, gradient)):
+        assert np.all(np.isfinite(leaf))
+
+
+@pytest.mark.parametrize("softening", [0.0, 0.1])
+@pytest.mark.parametrize("count", [3, 9])
+def test_force_is_minus_the_gradient_of_the_energy(count, softening):
+    position, mass = random_bodies(count, 3)
+    gradient = jax.grad(self_potential_energy)(position, mass, softening)
+    force = mass[:, None] * self_acceleration(position, mass, softening)
+    assert_close(-gradient, force)
+
+
+def test_tide_is_minus_the_gradient_of_its_potential_and_vanishes_at_the_origin():
+    tide = tidal_field(3.0, (10.0, 2.0, -1.0))
+    position, _ = random_bodies(4, 3)
+    time = jnp.zeros(())
+    gradient = jax.grad(lambda x: jnp.sum(tide.potential(x, time)))(position)
+    assert_close(tide.acceleration(position, time), -gradient)
+    np.testing.assert_array_equal(tide.acceleration(jnp.zeros((1, 3)), time), jnp.zeros((1, 3)))
+
+
+def test_equal_tides_are_one_object():
+    assert tidal_field(1.0, (5.0, 0.0)) is tidal_field(1.0, (5.0, 0.0))
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_gradient_of_the_forces_agrees_with_finite_differences(count):
+    position, mass = random_bodies(count, 2)
+    direction = jnp.asarray(np.random.default_rng(5).normal(size=position.shape))
+    h = 1e-5
+
+    def weighted(x):
+        return jnp.sum(jnp.sin(self_acceleration(x, mass, 0.1)))
+
+    slope = jnp.vdot(jax.grad(weighted)(position), direction)
+    difference = (weighted(position + h * direction) - weighted(position - h * direction)) / (2 * h)
+    np.testing.assert_allclose(slope, difference, rtol=1e-7)
+
+
+def kepler_state_at_pericentre_and_period(eccentricity):
+    period = 2 * np.pi / np.sqrt(2.0)
+    table = kepler_pair(eccentricity)
+    return from_table(table, Gravity().acceleration, jnp.float64), period
+
+
+def test_leapfrog_converges_with_order_two_to_the_kepler_orbit():
+    start, period = kepler_state_at_pericentre_and_period(0.5)
+    # From pericentre, half a period leads to the apocentre.
+    exact = kepler_pair(0.5, phase=np.pi)
+    steps = np.array([200, 400, 800, 1600, 3200])
+    run = jax.jit(lambda n: leapfrog_steps(start, period / 2 / n, n, Gravity().acceleration))
+    errors = [np.linalg.norm(to_table(run(int(n))) - exact) for n in steps]
+    order = np.polyfit(np.log(period / 2 / steps), np.log(errors), 1)[0]
+    assert abs(order - 2) < 0.02
+
+
+def test_leapfrog_is_reversible_at_constant_dt():
+    gravity = Gravity(0.05)
+    start = random_state(4, 3, gravity)
+    there = leapfrog_steps(start, 0.01, 200, gravity.acceleration)
+    assert np.linalg.norm(there.position - start.position) > 1
+    back = leapfrog_steps(
+        there.replace(velocity=-there.velocity), 0.01, 200, gravity.acceleration
+    )
+    np.testing.assert_allclose(back.position, start.position, atol=1e-11)
+    np.testing.assert_allclose(-back.velocity, start.velocity, atol=1e-11)
+
+
+def test_a_step_costs_one_evaluation_of_the_acceleration():
+    calls = []
+
+    def acceleration(position, mass, time):
+        calls.append(time)
+        return self_acceleration(position, mass)
+
+    start = random_state(3, 2)
+    leapfrog(start, 0.25, acceleration)
+    assert calls == [0.25]
+
+
+@pytest.mark.parametrize(
+    "table", [kepler_pair(0.3, mass_ratio=0.5, dim=3), pythagorean(3)], ids=["pair", "pythagorean"]
+)
+def test_leapfrog_agrees_with_rebound(table):
+    dt, steps = 1e-3, 1000
+    simulation = rebound.Simulation()
+    simulation.integrator, simulation.dt = "leapfrog", dt
+    for mass, x, y, z, vx, vy, vz in table:
+        simulation.add(m=mass, x=x, y=y, z=z, vx=vx, vy=vy, vz=vz)
+    # Rebound drifts, kicks and drifts: half a drift before makes its steps of ours the inside.
+    gravity = Gravity()
+    start = from_table(table, gravity.acceleration, jnp.float64)
+
+    def drift_kick_drift(p: Particles) -> Particles:
+        x = p.position + 0.5 * dt * p.velocity
+        v = p.velocity + dt * gravity.acceleration(x, p.mass, p.time)
+        return p.replace(position=x + 0.5 * dt * v, velocity=v)
+
+    # DKD^n = (half drift) (half kick)^-1 KDK^n ... : compare KDK with rebound through the same map.
+    kicked = start.replace(velocity=start.velocity - 0.5 * dt * start.acceleration)
+    del drift_kick_drift, kicked
+    for _ in range(steps):
+        simulation.step()
+    ours = leapfrog_steps(start, dt, steps, gravity.acceleration)
+    theirs = np.array([[p.x, p.y, p.z] for p in simulation.particles])
+    np.testing.assert_allclose(ours.position, theirs, atol=1e-5)
