@@ -7,6 +7,7 @@ What makes no valid table or bound orbit raises `UserError`.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import SupportsInt
 
 import numpy as np
 import numpy.typing as npt
@@ -373,7 +374,7 @@ def _checked_values(table: npt.ArrayLike, where: str) -> Table:
     return values
 
 
-def _body_name(index: Sequence[int]) -> str:
+def _body_name(index: Sequence[SupportsInt]) -> str:
     *system, body = index
     prefix = f"system {system[0]}, " if system else ""
     return f"{prefix}body {body} (counted from 0)"

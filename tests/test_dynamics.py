@@ -19,7 +19,7 @@ from jaxstepper.dynamics import (
 )
 from jaxstepper.initial_conditions import kepler_pair, pythagorean
 from jaxstepper.integrators import leapfrog, leapfrog_steps
-from jaxstepper.particles import Particles, from_table, to_table
+from jaxstepper.particles import from_table, to_table
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "dynamics.npz")
 BOTH_PATHS = (UNROLLED_UP_TO - 1, UNROLLED_UP_TO, UNROLLED_UP_TO + 1, 2 * ROWS_AT_ONCE + 1)
@@ -211,9 +211,7 @@ def test_leapfrog_is_reversible_at_constant_dt():
     start = random_state(4, 3, gravity)
     there = leapfrog_steps(start, 0.01, 200, gravity.acceleration)
     assert np.linalg.norm(there.position - start.position) > 1
-    back = leapfrog_steps(
-        there.replace(velocity=-there.velocity), 0.01, 200, gravity.acceleration
-    )
+    back = leapfrog_steps(there.replace(velocity=-there.velocity), 0.01, 200, gravity.acceleration)
     np.testing.assert_allclose(back.position, start.position, atol=1e-11)
     np.testing.assert_allclose(-back.velocity, start.velocity, atol=1e-11)
 
@@ -234,25 +232,72 @@ def test_a_step_costs_one_evaluation_of_the_acceleration():
     "table", [kepler_pair(0.3, mass_ratio=0.5, dim=3), pythagorean(3)], ids=["pair", "pythagorean"]
 )
 def test_leapfrog_agrees_with_rebound(table):
+    """Rebound drifts, kicks, drifts: half a kick and half a drift at both ends make it ours."""
     dt, steps = 1e-3, 1000
+    mass, position, velocity = table[:, 0], table[:, 1:4], table[:, 4:]
+    velocity = velocity + 0.5 * dt * direct_sum(position, mass)[0]
+    position = position + 0.5 * dt * velocity
     simulation = rebound.Simulation()
     simulation.integrator, simulation.dt = "leapfrog", dt
-    for mass, x, y, z, vx, vy, vz in table:
-        simulation.add(m=mass, x=x, y=y, z=z, vx=vx, vy=vy, vz=vz)
-    # Rebound drifts, kicks and drifts: half a drift before makes its steps of ours the inside.
-    gravity = Gravity()
-    start = from_table(table, gravity.acceleration, jnp.float64)
+    for m, x, v in zip(mass, position, velocity, strict=True):
+        simulation.add(m=m, **dict(zip(("x", "y", "z", "vx", "vy", "vz"), (*x, *v), strict=True)))
+    simulation.steps(steps - 1)
+    bodies = simulation.particles
+    velocity = np.array([[p.vx, p.vy, p.vz] for p in bodies])
+    position = np.array([[p.x, p.y, p.z] for p in bodies]) + 0.5 * dt * velocity
+    velocity = velocity + 0.5 * dt * direct_sum(position, mass)[0]
 
-    def drift_kick_drift(p: Particles) -> Particles:
-        x = p.position + 0.5 * dt * p.velocity
-        v = p.velocity + dt * gravity.acceleration(x, p.mass, p.time)
-        return p.replace(position=x + 0.5 * dt * v, velocity=v)
+    acceleration = Gravity().acceleration
+    ours = leapfrog_steps(from_table(table, acceleration, jnp.float64), dt, steps, acceleration)
+    np.testing.assert_allclose(ours.position, position, atol=1e-11)
+    np.testing.assert_allclose(ours.velocity, velocity, atol=1e-11)
 
-    # DKD^n = (half drift) (half kick)^-1 KDK^n ... : compare KDK with rebound through the same map.
-    kicked = start.replace(velocity=start.velocity - 0.5 * dt * start.acceleration)
-    del drift_kick_drift, kicked
-    for _ in range(steps):
-        simulation.step()
-    ours = leapfrog_steps(start, dt, steps, gravity.acceleration)
-    theirs = np.array([[p.x, p.y, p.z] for p in simulation.particles])
-    np.testing.assert_allclose(ours.position, theirs, atol=1e-5)
+
+def test_leapfrog_converges_with_order_two_to_rebound_ias15():
+    simulation = rebound.Simulation()
+    simulation.integrator = "ias15"
+    table = pythagorean(3)
+    for m, x, y, z, vx, vy, vz in table:
+        simulation.add(m=m, x=x, y=y, z=z, vx=vx, vy=vy, vz=vz)
+    simulation.integrate(1.0)
+    exact = np.array([[p.x, p.y, p.z] for p in simulation.particles])
+    acceleration = Gravity().acceleration
+    start = from_table(table, acceleration, jnp.float64)
+    run = jax.jit(lambda n: leapfrog_steps(start, 1.0 / n, n, acceleration).position)
+    steps = np.array([250, 500, 1000, 2000])
+    errors = [np.linalg.norm(run(int(n)) - exact) for n in steps]
+    order = np.polyfit(np.log(1 / steps), np.log(errors), 1)[0]
+    assert abs(order - 2) < 0.05
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_momentum_and_angular_momentum_are_conserved_to_rounding(count):
+    gravity = Gravity(0.1)
+    start = random_state(count, 3, gravity)
+    after = leapfrog_steps(start, 0.01, 500, gravity.acceleration)
+    np.testing.assert_allclose(momentum(after), momentum(start), atol=1e-12)
+    np.testing.assert_allclose(angular_momentum(after), angular_momentum(start), atol=1e-11)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4])
+def test_angular_momentum_components(dim):
+    p = random_state(5, dim)
+    m, x, v = (np.asarray(z) for z in (p.mass, p.position, p.velocity))
+    tensor = np.einsum("n,ni,nj->ij", m, x, v)
+    tensor = tensor - tensor.T
+    expected = {
+        2: tensor[0, 1],
+        3: np.array([tensor[1, 2], tensor[2, 0], tensor[0, 1]]),
+        4: tensor[np.triu_indices(4, 1)],
+    }[dim]
+    actual = angular_momentum(p)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+def test_a_table_becomes_a_state_and_comes_back():
+    table = pythagorean(3)
+    particles = from_table(table, Gravity().acceleration, jnp.float64)
+    np.testing.assert_array_equal(to_table(particles), table)
+    assert particles.time == 0 and particles.dt == 0
+    assert_close(particles.acceleration, direct_sum(table[:, 1:4], table[:, 0])[0])

@@ -1,0 +1,224 @@
+"""The network's inputs against golden files, and what they do and do not depend on."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstepper.dynamics import Gravity, tidal_field
+from jaxstepper.features import (
+    ALL_PAIRS_UP_TO,
+    FeatureSpec,
+    Scales,
+    automatic_scales,
+    network_input,
+    observe,
+    reuses_acceleration,
+)
+from jaxstepper.history import empty_history, push
+from jaxstepper.particles import from_table
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "features.npz")
+CASES = range(4)
+K = 3
+
+
+def golden_case(case):
+    """The recorded arrays, gravity, initial state, and the four states of the history."""
+    prefix = f"case{case}/"
+    g = {k.removeprefix(prefix): GOLDEN[k] for k in GOLDEN.files if k.startswith(prefix)}
+    gravity = Gravity(float(g["softening"]))
+    start = from_table(g["table"], gravity.acceleration, jnp.float64)
+    states = []
+    for x, v, dt in zip(g["history/position"], g["history/velocity"], g["history/dt"], strict=True):
+        table = np.concatenate([g["table"][:, :1], x, v], axis=1)
+        state = from_table(table, gravity.acceleration, jnp.float64)
+        states.append(state.replace(dt=jnp.asarray(dt)))
+    return g, gravity, start, states
+
+
+def inputs(spec, gravity, state, past=()):
+    window = empty_history(spec.history_len, state)
+    for earlier in past:
+        window = push(window, observe(spec, gravity, earlier))
+    return network_input(spec, window, observe(spec, gravity, state))
+
+
+def random_state(count=6, dim=3, seed=0, gravity=None):
+    rng = np.random.default_rng(seed)
+    table = np.hstack([rng.uniform(0.5, 2, (count, 1)), rng.normal(size=(count, 2 * dim))])
+    return from_table(table, (gravity or Gravity()).acceleration, jnp.float64)
+
+
+def state_of(mass, position, velocity, gravity=None):
+    table = jnp.concatenate([mass[:, None], position, velocity], axis=1)
+    return from_table(table, (gravity or Gravity()).acceleration, jnp.float64)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("kind", ["basic", "rich"])
+@pytest.mark.parametrize("case", CASES)
+def test_golden_features(case, kind, normalized):
+    g, gravity, start, _ = golden_case(case)
+    scales = Scales(*map(float, g["norm_scales"])) if normalized else Scales()
+    actual = inputs(FeatureSpec(kind, 0, gravity.softening, scales), gravity, start)
+    np.testing.assert_allclose(actual, g[kind + "_normalized" * normalized], rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("kind", ["basic", "rich", "delta_mag"])
+@pytest.mark.parametrize("case", CASES)
+def test_golden_windows(case, kind, normalized):
+    g, gravity, _, states = golden_case(case)
+    scales = Scales(*map(float, g["norm_scales"])) if normalized else Scales()
+    spec = FeatureSpec(kind, K, gravity.softening, scales)
+    for filled in range(K + 1):
+        actual = np.asarray(inputs(spec, gravity, states[K], states[K - filled : K]))
+        expected = g[f"history/{kind}{'_normalized' * normalized}/filled{filled}"]
+        assert actual.shape == expected.shape == (spec.size,)
+        assert np.all(np.isfinite(actual))
+        # The recorded system has NaN where a missing state meets softening 0, and only there.
+        known = np.isfinite(expected)
+        assert known.all() or (kind != "delta_mag" and filled < K and gravity.softening == 0)
+        np.testing.assert_allclose(actual[known], expected[known], rtol=1e-12)
+
+
+def test_a_missing_state_feels_no_acceleration():
+    g, gravity, _, states = golden_case(0)
+    recorded = g["history/basic/filled0"]
+    actual = np.asarray(inputs(FeatureSpec("basic", K), gravity, states[K]))
+    assert np.isnan(recorded).any()
+    np.testing.assert_array_equal(actual[np.isnan(recorded)], 0.0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_automatic_scales(case):
+    g, gravity, start, _ = golden_case(case)
+    scales = automatic_scales(start, gravity.softening)
+    actual = (scales.length, scales.speed, scales.acceleration, scales.time)
+    np.testing.assert_allclose(actual, g["norm_scales"], rtol=1e-12)
+
+
+def test_automatic_scales_of_a_batch_are_means_over_its_systems():
+    systems = [random_state(seed=seed) for seed in range(3)]
+    batch = jax.tree.map(lambda *x: jnp.stack(x), *systems)
+    each = [automatic_scales(system, 0.0) for system in systems]
+    together = automatic_scales(batch, 0.0)
+    for name in ("length", "speed", "acceleration"):
+        mean = np.mean([getattr(scales, name) for scales in each])
+        np.testing.assert_allclose(getattr(together, name), mean, rtol=1e-14)
+    np.testing.assert_allclose(together.time, together.length / together.speed, rtol=1e-14)
+
+
+def test_delta_mag_without_a_history_means_basic():
+    state = random_state()
+    np.testing.assert_array_equal(
+        inputs(FeatureSpec("delta_mag"), Gravity(), state), inputs(FeatureSpec(), Gravity(), state)
+    )
+
+
+@pytest.mark.parametrize("kind", ["basic", "rich"])
+def test_velocity_reversal_changes_nothing(kind):
+    state = random_state()
+    spec = FeatureSpec(kind)
+    reverse = state.replace(velocity=-state.velocity)
+    np.testing.assert_array_equal(inputs(spec, Gravity(), reverse), inputs(spec, Gravity(), state))
+
+
+def moved(transform):
+    """The change of a state under a symmetry of space, as (position, velocity, order)."""
+    count, dim = 6, 3
+    rng = np.random.default_rng(3)
+    rotation, _ = np.linalg.qr(rng.normal(size=(dim, dim)))
+    shift, order = rng.normal(size=dim), rng.permutation(count)
+    same = np.arange(count)
+    return {
+        "translation": (lambda x: x + shift, lambda v: v, same),
+        "boost": (lambda x: x, lambda v: v + shift, same),
+        "rotation": (lambda x: x @ rotation, lambda v: v @ rotation, same),
+        "permutation": (lambda x: x, lambda v: v, order),
+    }[transform]
+
+
+@pytest.mark.parametrize("kind", ["basic", "rich", "delta_mag"])
+@pytest.mark.parametrize("transform", ["translation", "boost", "rotation", "permutation"])
+def test_symmetries_of_space_leave_features_alone(transform, kind):
+    gravity = Gravity(0.05)
+    of_position, of_velocity, order = moved(transform)
+    spec = FeatureSpec(kind, 1 if kind == "delta_mag" else 0, gravity.softening)
+    # One set of masses, two states: the window's and the current one.
+    first, second = (random_state(seed=seed) for seed in (0, 1))
+    original, changed = [], []
+    for state in (first, second):
+        x, v, m = state.position, state.velocity, first.mass
+        original.append(state_of(m, x, v, gravity))
+        changed.append(state_of(m[order], of_position(x)[order], of_velocity(v)[order], gravity))
+    np.testing.assert_allclose(
+        inputs(spec, gravity, changed[1], changed[:1]),
+        inputs(spec, gravity, original[1], original[:1]),
+        rtol=1e-11,
+    )
+
+
+@pytest.mark.parametrize("kind", ["basic", "rich"])
+def test_row_blocked_pair_distances_agree_with_all_at_once(kind, monkeypatch):
+    state, spec = random_state(ALL_PAIRS_UP_TO + 3), FeatureSpec(kind, softening=0.1)
+    blocked = inputs(spec, Gravity(0.1), state)
+    monkeypatch.setattr("jaxstepper.features.ALL_PAIRS_UP_TO", ALL_PAIRS_UP_TO + 3)
+    np.testing.assert_allclose(blocked, inputs(spec, Gravity(0.1), state), rtol=1e-13)
+
+
+def test_pair_distances_of_many_bodies_are_a_direct_sum():
+    state = random_state(ALL_PAIRS_UP_TO + 1)
+    x = np.asarray(state.position)
+    distances = np.linalg.norm(x[:, None] - x, axis=-1)[np.triu_indices(len(x), 1)]
+    expected = (distances.min(), distances.mean(), distances.max())
+    rich = inputs(FeatureSpec("rich"), Gravity(), state)
+    np.testing.assert_allclose(rich[-4:-1], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("basic", 0), ("rich", 1), ("delta_mag", 1)])
+def test_an_external_field_is_not_seen(kind, length):
+    alone = Gravity(0.05)
+    tide = Gravity(0.05, tidal_field(100.0, (5.0, 1.0, 0.0)))
+    spec = FeatureSpec(kind, length, 0.05)
+    assert reuses_acceleration(spec, alone) and not reuses_acceleration(spec, tide)
+    features = []
+    for gravity in (alone, tide):
+        states = [random_state(seed=seed, gravity=gravity) for seed in (0, 1)]
+        features.append(inputs(spec, gravity, states[1], states[:1]))
+    np.testing.assert_allclose(*features, rtol=1e-13)
+
+
+def test_delta_mag_softens_bodies_in_one_place():
+    state = random_state()
+    state = state.replace(position=state.position.at[1].set(state.position[0]))
+    values = inputs(FeatureSpec("delta_mag", 2), Gravity(), state, [state])
+    assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize(("kind", "length"), [("basic", 0), ("rich", 2), ("delta_mag", 2)])
+def test_gradients_of_features_are_finite_at_rest_and_with_missing_states(kind, length):
+    gravity = Gravity()
+
+    def total(position, velocity):
+        mass = jnp.ones(3)
+        return jnp.sum(
+            inputs(FeatureSpec(kind, length), gravity, state_of(mass, position, velocity))
+        )
+
+    position = jnp.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    gradients = jax.grad(total, argnums=(0, 1))(position, jnp.zeros((3, 2)))
+    assert np.all(np.isfinite(gradients))
+
+
+def test_window_keeps_the_latest_states_in_order():
+    states = [random_state(seed=seed).replace(dt=jnp.asarray(float(seed))) for seed in range(5)]
+    window = empty_history(K, states[0])
+    np.testing.assert_array_equal(window.position, np.zeros((K, 6, 3)))
+    for state in states:
+        window = push(window, state)
+    np.testing.assert_array_equal(window.dt, [2.0, 3.0, 4.0])
+    np.testing.assert_array_equal(window.position, [s.position for s in states[2:]])

@@ -1,0 +1,215 @@
+"""The network against golden files, and its initialisation, dropout and dtype."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxstepper.controllers import learned
+from jaxstepper.diagnostics import total_energy
+from jaxstepper.dynamics import Gravity
+from jaxstepper.features import FeatureSpec, network_input
+from jaxstepper.history import empty_history
+from jaxstepper.losses import try_step
+from jaxstepper.networks import StepNetwork, init_variables
+from jaxstepper.particles import from_table
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "network.npz")
+CASES = range(4)
+TRAINING_FLOOR = 1e-12
+
+
+def golden_case(case):
+    """Settings, recorded arrays and the network without dropout."""
+    prefix = f"case{case}/"
+    g = {k.removeprefix(prefix): GOLDEN[k] for k in GOLDEN.files if k.startswith(prefix)}
+    settings = json.loads(str(g["settings"]))
+    network = StepNetwork(
+        tuple(settings["hidden_dims"]),
+        settings["activation"],
+        0.0,
+        settings["fourier_scale"],
+        settings["fourier_dim"],
+    )
+    return settings, g, network
+
+
+def params_of(settings, g, prefix):
+    """Recorded weights as params; every layer of the recorded stack is counted, dropout too."""
+    stride = 3 if settings["dropout"] > 0 else 2
+    return {
+        f"Dense_{k}": {
+            "kernel": jnp.asarray(g[f"{prefix}/model.{k * stride}.weight"].T),
+            "bias": jnp.asarray(g[f"{prefix}/model.{k * stride}.bias"]),
+        }
+        for k in range(len(settings["hidden_dims"]) + 1)
+    }
+
+
+def variables_of(settings, g):
+    fourier = settings["fourier_scale"] > 0
+    constants = {"B": jnp.asarray(g["state_dict/embedding.B"])} if fourier else {}
+    return {"params": params_of(settings, g, "state_dict"), "constants": constants}
+
+
+def assert_same_params(actual, expected, rtol):
+    """Relative to the largest entry of each array."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.max(np.abs(b)))
+
+
+def state_and_inputs(g):
+    particles = from_table(g["table"], Gravity().acceleration, jnp.float64)
+    return particles, network_input(FeatureSpec(), empty_history(0, particles), particles)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_outputs(case):
+    settings, g, network = golden_case(case)
+    outputs = network.apply(variables_of(settings, g), jnp.asarray(g["inputs"]))
+    np.testing.assert_allclose(outputs, g["outputs_eval"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_dt_in_simulation(case):
+    settings, g, network = golden_case(case)
+    particles, _ = state_and_inputs(g)
+    rule = learned(network, variables_of(settings, g), FeatureSpec(), Gravity())
+    dt, _ = rule.step_size(rule.init(particles), particles)
+    np.testing.assert_allclose(dt, g["predicted_dt_simulation"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_gradient_and_five_optimiser_steps(case):
+    settings, g, network = golden_case(case)
+    variables = variables_of(settings, g)
+    particles, inputs = state_and_inputs(g)
+    energy = total_energy(particles, Gravity())
+    optimizer = optax.chain(
+        optax.add_decayed_weights(settings["weight_decay"]), optax.adam(settings["lr"])
+    )
+
+    def step_size(params):
+        return network.apply({**variables, "params": params}, inputs)[0] + TRAINING_FLOOR
+
+    @jax.jit
+    def train(params, optimizer_state):
+        dt, pull_back = jax.vjp(step_size, params)
+        trial = try_step(
+            particles,
+            energy,
+            dt,
+            gravity=Gravity(),
+            num_steps=settings["n_steps"],
+            band=(settings["E_lower"], settings["E_upper"]),
+            monotone=False,
+        )
+        (gradient,) = pull_back(trial.slope)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return optax.apply_updates(params, updates), optimizer_state, dt, trial, gradient
+
+    params, optimizer_state = variables["params"], optimizer.init(variables["params"])
+    for k in range(5):
+        params, optimizer_state, dt, trial, gradient = train(params, optimizer_state)
+        np.testing.assert_allclose(dt, g[f"step{k}/dt"][0], rtol=1e-10)
+        error = g[f"step{k}/relative_energy_error"][0]
+        np.testing.assert_allclose(trial.error, error, rtol=1e-9)
+        np.testing.assert_allclose(trial.loss, g[f"step{k}/loss"], rtol=1e-10)
+        if k == 0:
+            assert_same_params(gradient, params_of(settings, g, "gradient"), rtol=1e-9)
+    assert_same_params(params, params_of(settings, g, "state_dict_after_5_steps"), rtol=1e-10)
+
+
+@pytest.mark.parametrize("input_size", [11, 400])
+def test_weights_and_biases_start_uniform_within_one_over_root_fan_in(input_size):
+    network = StepNetwork((2000, 300))
+    params = init_variables(network, jax.random.key(0), input_size)["params"]
+    for layer, fan_in in {"Dense_0": input_size, "Dense_1": 2000}.items():
+        for name, values in params[layer].items():
+            scaled = np.asarray(values).ravel() * np.sqrt(fan_in)
+            assert np.max(np.abs(scaled)) <= 1, (layer, name)
+            assert np.max(np.abs(scaled)) > 0.97, (layer, name)
+            # Mean 0 and variance 1/3 of U(-1, 1), to five standard errors.
+            assert abs(np.mean(scaled)) < 5 * np.sqrt(1 / 3 / scaled.size), (layer, name)
+            assert abs(np.var(scaled) - 1 / 3) < 5 * np.sqrt(4 / 45 / scaled.size), (layer, name)
+    assert params["Dense_2"]["bias"].shape == (2,)
+
+
+def test_fourier_frequencies_are_normal_with_the_given_scale_and_not_trained():
+    variables = init_variables(StepNetwork((4,), fourier_scale=3.0), jax.random.key(0), 50)
+    assert "B" not in variables["params"]
+    frequencies = np.asarray(variables["constants"]["B"]).ravel() / 3.0
+    assert frequencies.size == 128 * 50
+    assert abs(np.mean(frequencies)) < 5 / np.sqrt(frequencies.size)
+    assert abs(np.var(frequencies) - 1) < 5 * np.sqrt(2 / frequencies.size)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (256, 4)
+
+
+def linear_probe(dropout, width=20_000):
+    """A network whose only hidden layer feels dropout, and whose second output sums it."""
+    network = StepNetwork((width,), "sigmoid", dropout)
+    variables = init_variables(network, jax.random.key(1), 3)
+    ones = jnp.full((width, 2), 10.0 / width)
+    last = {"kernel": ones, "bias": jnp.zeros(2)}
+    return network, {**variables, "params": {**variables["params"], "Dense_1": last}}
+
+
+def test_dropout_is_active_in_training_only():
+    network, variables = linear_probe(0.2)
+    x = jnp.ones(3)
+    without, _ = linear_probe(0.0)
+    np.testing.assert_array_equal(network.apply(variables, x), without.apply(variables, x))
+    first, second = (
+        network.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
+        for seed in (0, 1)
+    )
+    assert first[0] != second[0]
+    again = network.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_dropout_keeps_the_mean_and_has_the_variance_of_its_rate(rate):
+    network, variables = linear_probe(rate)
+    x = jnp.ones(3)
+    hidden = variables["params"]["Dense_0"]
+    contributions = jax.nn.sigmoid(x @ hidden["kernel"] + hidden["bias"]) * 10.0 / 20_000
+    keys = jax.random.split(jax.random.key(2), 200)
+    outputs = jax.vmap(
+        lambda key: network.apply(variables, x, train=True, rngs={"dropout": key})[0]
+    )(keys)
+    sums = np.log(np.expm1(outputs))
+    variance = rate / (1 - rate) * np.sum(contributions**2)
+    assert abs(np.mean(sums) - np.sum(contributions)) < 5 * np.sqrt(variance / len(keys))
+    assert abs(np.var(sums) / variance - 1) < 5 * np.sqrt(2 / len(keys))
+
+
+@pytest.mark.parametrize("fourier_scale", [-1.0, 1.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_parameters_and_outputs_keep_their_dtype(dtype, fourier_scale):
+    network = StepNetwork((8, 8), dropout=0.2, fourier_scale=fourier_scale, dtype=dtype)
+    variables = init_variables(network, jax.random.key(0), 11)
+    x = jnp.ones((2, 11), dtype)
+    dropout = {"dropout": jax.random.key(1)}
+
+    def loss(params):
+        return jnp.sum(network.apply({**variables, "params": params}, x, train=True, rngs=dropout))
+
+    outputs, gradient = network.apply(variables, x), jax.grad(loss)(variables["params"])
+    assert outputs.dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradient))} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "silu"])
+def test_jit_and_vmap_agree_with_one_plain_row(activation):
+    network = StepNetwork((8, 8), activation)
+    variables = init_variables(network, jax.random.key(0), 5)
+    x = jax.random.normal(jax.random.key(1), (4, 5))
+    rows = jnp.stack([network.apply(variables, row) for row in x])
+    np.testing.assert_allclose(jax.jit(network.apply)(variables, x), rows, rtol=1e-13)
+    np.testing.assert_allclose(jax.vmap(network.apply, (None, 0))(variables, x), rows, rtol=1e-13)
