@@ -370,7 +370,7 @@ def _checked_values(table: npt.ArrayLike, where: str) -> Table:
         raise UserError(f"{where}: {_body_name(body)} {what}; give a finite number")
     for body in np.argwhere(values[..., 0] <= 0)[:1]:
         mass = values[(*body, 0)]
-        raise UserError(f"{where}: {_body_name(body)} has mass = {mass}; give a mass > 0")
+        raise UserError(f"{where}: {_body_name(body.tolist())} has mass = {mass}; give a mass > 0")
     return values
 
 
