@@ -22,14 +22,16 @@ class Attempt(NamedTuple):
     Attributes:
         dt: `[S]`, the proposed steps.
         trial: `[S]`, where they led.
-        passed: `[S]`, which conserve energy.
+        safe: `[S]`, which conserve energy.
         failed: `[S]`, which do not; a slot without a state is neither.
+        trained: `[S]`, which the network has trained on: those that failed, and those that waste.
     """
 
     dt: Float[Array, " S"]
     trial: Trial
-    passed: Bool[Array, " S"]
+    safe: Bool[Array, " S"]
     failed: Bool[Array, " S"]
+    trained: Bool[Array, " S"]
 
 
 def attempt(
@@ -37,8 +39,8 @@ def attempt(
 ) -> tuple[TrainState, Attempt]:
     """Tries a step from every state of `sample` where `present`.
 
-    If any fails, the network takes one optimiser step on the mean loss of those that fail. A dt
-    that is not finite sets the status.
+    If any fails (or wastes, where the gate is two-sided), the network takes one optimiser step on
+    the mean loss of those that do. A dt that is not finite sets the status.
     """
     state, dropout_key = state.split_key()
 
@@ -47,27 +49,19 @@ def attempt(
 
     params = state.variables["params"]
     dt, pull_back = jax.vjp(step_sizes, params)
-    trial = try_steps(
-        sample.particles,
-        sample.energy,
-        dt,
-        gravity=plan.gravity,
-        num_steps=plan.n_steps,
-        band=plan.band,
-        monotone=plan.monotone,
-    )
-    passed = present & plan.passes(trial.error)
-    failed = present & ~passed
+    trial = try_steps(plan.gate, plan.gravity, sample.particles, sample.energy, dt)
+    safe, failed = present & trial.safe, present & ~trial.safe
+    trained = failed | (present & trial.wasteful)
 
     def train(params: Variables, optimizer_state: optax.OptState) -> tuple:
         # The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count.
-        share = failed.astype(dt.dtype) / jnp.sum(failed).astype(dt.dtype)
+        share = trained.astype(dt.dtype) / jnp.sum(trained).astype(dt.dtype)
         (gradient,) = pull_back(share * trial.slope)
         updates, optimizer_state = plan.optimizer.update(gradient, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state
 
     params, optimizer_state = lax.cond(
-        jnp.any(failed), train, lambda *same: same, params, state.optimizer_state
+        jnp.any(trained), train, lambda *same: same, params, state.optimizer_state
     )
     finite = jnp.all(jnp.isfinite(dt) | ~present)
     status = jnp.where((state.status == RUNNING) & ~finite, NOT_FINITE, state.status)
@@ -76,7 +70,7 @@ def attempt(
         optimizer_state=optimizer_state,
         status=status.astype(jnp.int32),
     )
-    return state, Attempt(dt, trial, passed, failed)
+    return state, Attempt(dt, trial, safe, failed, trained)
 
 
 def propose_dt(

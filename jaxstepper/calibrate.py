@@ -47,19 +47,10 @@ def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:
     and bisection refines that. Beyond it the error is not monotone, so no larger dt is looked at.
     """
     p = system.particles
-    middle = jnp.sqrt(plan.band[0] * plan.band[1])
+    middle = (plan.gate.lower * plan.gate.upper) ** 0.5
 
     def too_large(dt: Array) -> Array:
-        trial = try_step(
-            p,
-            system.energy,
-            dt,
-            gravity=plan.gravity,
-            num_steps=plan.n_steps,
-            band=plan.band,
-            monotone=False,
-        )
-        return ~(trial.error < middle)
+        return ~(try_step(plan.gate, plan.gravity, p, system.energy, dt).error < middle)
 
     # A time scale of the system, whatever its units: the shortest time to fall its own size.
     size = jnp.max(jnp.linalg.norm(p.position - jnp.mean(p.position, axis=0), axis=-1))

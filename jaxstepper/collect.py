@@ -2,8 +2,9 @@
 
 One attempt is the unit of work: predict dt for the systems that still have to take the current
 step, try it, let those that pass take it, and train once on those that fail. A system that has
-taken the step waits until all have; then all go on together. Only up to `Plan.retrain_batch`
-systems are tried at once, so that an attempt costs what the systems still at work cost.
+taken the step waits until all have; then all go on together. Where the gate is two-sided, a
+wasteful step is taken, for it is safe, and trained on once. Only up to `Plan.retrain_batch` systems
+are tried at once, so that an attempt costs what the systems still at work cost.
 """
 
 from functools import partial
@@ -64,7 +65,7 @@ def _attempt(plan: Plan, state: TrainState) -> TrainState:
 
 def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochProgress:
     """Notes what came of an attempt by the systems `chosen`."""
-    dt, trial, passed, failed = outcome
+    dt, trial, passed, failed, _ = outcome
     count = progress.waiting.shape[0]
     took = jnp.where(passed, chosen, count)
 

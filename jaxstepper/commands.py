@@ -221,7 +221,7 @@ def _verdict(result: TrainingResult, plan: Plan, run: Path) -> int:
             f"stuck at epoch {int(state.epoch)}, step {int(state.progress.step)}, system {worst}, "
             f"time {float(state.systems.particles.time[worst]):g}: after "
             f"{plan.max_retrain_steps} retrain iterations the relative energy error is still "
-            f"{float(state.progress.last_error[worst]):.2e}, not below {plan.energy_threshold:g}; "
+            f"{float(state.progress.last_error[worst]):.2e}, not below {plan.gate.threshold:g}; "
             f"{saved}. Try a larger --lr or --max-retrain-steps, or --dropout 0."
         )
         return 1

@@ -46,7 +46,7 @@ def _iterate(plan: Plan, state: TrainState) -> TrainState:
     state, batch_key = state.split_key()
     sample, present = _draw(plan, state, batch_key)
     state, outcome = attempt(plan, state, sample, present)
-    failed = outcome.failed
+    failed = outcome.trained
     converged = ~jnp.any(failed)
     iterations = state.progress.replay_iterations + 1
     passed_share = 1 - jnp.sum(failed) / jnp.maximum(jnp.sum(present), 1)

@@ -1,7 +1,6 @@
 """The kick-drift-kick leapfrog."""
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstepper.particles import AccelerationFn, Particles
@@ -21,13 +20,3 @@ def leapfrog(
     a = acceleration(x, particles.mass, time)
     v = v_half + 0.5 * dt * a
     return particles.replace(position=x, velocity=v, acceleration=a, time=time, dt=dt)
-
-
-def leapfrog_steps(
-    particles: Particles,
-    dt: Float[Array, ""] | float,
-    num_steps: int,
-    acceleration: AccelerationFn,
-) -> Particles:
-    """`num_steps` leapfrog steps of one size."""
-    return lax.fori_loop(0, num_steps, lambda _, p: leapfrog(p, dt, acceleration), particles)

@@ -19,6 +19,7 @@ from jaxstepper.config import Config, check_history, check_together, from_dict
 from jaxstepper.dynamics import Gravity, tidal_field
 from jaxstepper.errors import UserError
 from jaxstepper.features import FeatureSpec, Scales, automatic_scales
+from jaxstepper.losses import Gate
 from jaxstepper.networks import StepNetwork
 from jaxstepper.particles import from_table
 from jaxstepper.train_state import Plan
@@ -244,12 +245,15 @@ def make_plan(config: Config) -> Plan:
         features=make_features(config),
         gravity=make_gravity(config),
         optimizer=make_optimizer(config.optimizer, config.lr, config.weight_decay, config.momentum),
-        n_steps=config.n_steps,
+        gate=Gate(
+            num_steps=config.n_steps,
+            threshold=config.energy_threshold,
+            lower=config.E_lower,
+            upper=config.E_upper,
+            two_sided=config.band == "both",
+            monotone=config.phase1 == "robust",
+        ),
         steps_per_epoch=config.steps_per_epoch,
-        energy_threshold=config.energy_threshold,
-        band=(config.E_lower, config.E_upper),
-        two_sided=config.band == "both",
-        monotone=config.phase1 == "robust",
         max_retrain_steps=config.max_retrain_steps,
         retrain_batch=config.retrain_batch,
         replay_steps=config.replay_steps,

@@ -1,6 +1,6 @@
 """What training is (`Plan`, fixed) and where it stands (`TrainState`, a pytree)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxstepper.diagnostics import total_energy
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec, network_input, observe
 from jaxstepper.history import History, empty_history, push
+from jaxstepper.losses import Gate
 from jaxstepper.networks import StepNetwork, Variables, init_variables
 from jaxstepper.particles import Particles, from_table
 
@@ -31,12 +32,8 @@ class Plan:
         features: its inputs.
         gravity: what moves the bodies.
         optimizer: an optax transformation.
-        n_steps: leapfrog steps of one dt that make a trial step.
+        gate: what is asked of a trial step.
         steps_per_epoch: steps that each system must have accepted in an epoch.
-        energy_threshold: relative energy error under which a step is accepted.
-        band: lower and upper relative energy error that the loss aims at.
-        two_sided: a step below the band also fails and trains, so that dt is not wasted.
-        monotone: errors above the band always ask for a smaller dt (see `losses.try_step`).
         max_retrain_steps: retrain iterations on one step before training gives up; 0: never.
         retrain_batch: how many systems are tried at once in phase 1.
         replay_steps: most iterations of phase 2 in an epoch.
@@ -48,22 +45,13 @@ class Plan:
     features: FeatureSpec
     gravity: Gravity
     optimizer: optax.GradientTransformation
-    n_steps: int = 10
+    gate: Gate = field(default_factory=Gate)
     steps_per_epoch: int = 1
-    energy_threshold: float = 2e-4
-    band: tuple[float, float] = (1e-6, 1e-4)
-    two_sided: bool = False
-    monotone: bool = True
     max_retrain_steps: int = 1000
     retrain_batch: int = 256
     replay_steps: int = 1000
     replay_batch_size: int = 512
     min_replay_size: int = 2
-
-    def passes(self, error: Float[Array, "..."]) -> Bool[Array, "..."]:
-        """Whether a step of this relative energy error needs no training; false for NaN."""
-        good = error < self.energy_threshold
-        return good & (error >= self.band[0]) if self.two_sided else good
 
 
 @jax.tree_util.register_dataclass

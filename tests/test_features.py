@@ -1,5 +1,6 @@
 """The network's inputs against golden files, and what they do and do not depend on."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -30,59 +31,74 @@ def golden_case(case):
     prefix = f"case{case}/"
     g = {k.removeprefix(prefix): GOLDEN[k] for k in GOLDEN.files if k.startswith(prefix)}
     gravity = Gravity(float(g["softening"]))
-    start = from_table(g["table"], gravity.acceleration, jnp.float64)
+    start = state_of(g["table"], gravity)
     states = []
     for x, v, dt in zip(g["history/position"], g["history/velocity"], g["history/dt"], strict=True):
         table = np.concatenate([g["table"][:, :1], x, v], axis=1)
-        state = from_table(table, gravity.acceleration, jnp.float64)
+        state = state_of(table, gravity)
         states.append(state.replace(dt=jnp.asarray(dt)))
     return g, gravity, start, states
 
 
-def inputs(spec, gravity, state, past=()):
-    window = empty_history(spec.history_len, state)
+@partial(jax.jit, static_argnums=1)
+def state_of(table, gravity):
+    return from_table(table, gravity.acceleration, jnp.float64)
+
+
+observed = jax.jit(observe, static_argnums=(0, 1))
+pushed = jax.jit(push)
+inputs_of_window = jax.jit(network_input, static_argnums=0)
+
+
+def window_of(spec, gravity, like, past):
+    window = empty_history(spec.history_len, like)
     for earlier in past:
-        window = push(window, observe(spec, gravity, earlier))
-    return network_input(spec, window, observe(spec, gravity, state))
+        window = pushed(window, observed(spec, gravity, earlier))
+    return window
+
+
+def inputs(spec, gravity, state, past=()):
+    window = window_of(spec, gravity, state, past)
+    return inputs_of_window(spec, window, observed(spec, gravity, state))
+
+
+def random_table(count=6, dim=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.hstack([rng.uniform(0.5, 2, (count, 1)), rng.normal(size=(count, 2 * dim))])
 
 
 def random_state(count=6, dim=3, seed=0, gravity=None):
-    rng = np.random.default_rng(seed)
-    table = np.hstack([rng.uniform(0.5, 2, (count, 1)), rng.normal(size=(count, 2 * dim))])
-    return from_table(table, (gravity or Gravity()).acceleration, jnp.float64)
+    return state_of(random_table(count, dim, seed), gravity or Gravity())
 
 
-def state_of(mass, position, velocity, gravity=None):
-    table = jnp.concatenate([mass[:, None], position, velocity], axis=1)
-    return from_table(table, (gravity or Gravity()).acceleration, jnp.float64)
+def scalings(g):
+    return {"": Scales(), "_normalized": Scales(*map(float, g["norm_scales"]))}
 
 
-@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("kind", ["basic", "rich"])
 @pytest.mark.parametrize("case", CASES)
-def test_golden_features(case, kind, normalized):
+def test_golden_features(case, kind):
     g, gravity, start, _ = golden_case(case)
-    scales = Scales(*map(float, g["norm_scales"])) if normalized else Scales()
-    actual = inputs(FeatureSpec(kind, 0, gravity.softening, scales), gravity, start)
-    np.testing.assert_allclose(actual, g[kind + "_normalized" * normalized], rtol=1e-12)
+    for suffix, scales in scalings(g).items():
+        actual = inputs(FeatureSpec(kind, 0, gravity.softening, scales), gravity, start)
+        np.testing.assert_allclose(actual, g[kind + suffix], rtol=1e-12)
 
 
-@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("kind", ["basic", "rich", "delta_mag"])
 @pytest.mark.parametrize("case", CASES)
-def test_golden_windows(case, kind, normalized):
+def test_golden_windows(case, kind):
     g, gravity, _, states = golden_case(case)
-    scales = Scales(*map(float, g["norm_scales"])) if normalized else Scales()
-    spec = FeatureSpec(kind, K, gravity.softening, scales)
-    for filled in range(K + 1):
-        actual = np.asarray(inputs(spec, gravity, states[K], states[K - filled : K]))
-        expected = g[f"history/{kind}{'_normalized' * normalized}/filled{filled}"]
-        assert actual.shape == expected.shape == (spec.size,)
-        assert np.all(np.isfinite(actual))
-        # The recorded system has NaN where a missing state meets softening 0, and only there.
-        known = np.isfinite(expected)
-        assert known.all() or (kind != "delta_mag" and filled < K and gravity.softening == 0)
-        np.testing.assert_allclose(actual[known], expected[known], rtol=1e-12)
+    for suffix, scales in scalings(g).items():
+        spec = FeatureSpec(kind, K, gravity.softening, scales)
+        for filled in range(K + 1):
+            actual = np.asarray(inputs(spec, gravity, states[K], states[K - filled : K]))
+            expected = g[f"history/{kind}{suffix}/filled{filled}"]
+            assert actual.shape == expected.shape == (spec.size,)
+            assert np.all(np.isfinite(actual))
+            # The recorded system has NaN where a missing state meets softening 0, and only there.
+            known = np.isfinite(expected)
+            assert known.all() or (kind != "delta_mag" and filled < K and gravity.softening == 0)
+            np.testing.assert_allclose(actual[known], expected[known], rtol=1e-12)
 
 
 def test_a_missing_state_feels_no_acceleration():
