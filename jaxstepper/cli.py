@@ -16,6 +16,7 @@ COMMANDS = {
     "both": "train, then simulate the result",
     "export": "write checkpoints as files for the torch simulator",
     "import": "make a run of a torch checkpoint file",
+    "plot": "draw a recorded rollout",
 }
 
 
@@ -54,10 +55,11 @@ def console() -> NoReturn:
 def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"there is no such command; there are {', '.join(COMMANDS)}")
-    if command in ("export", "import"):
-        from jaxstepper.convert import run_export, run_import
+    if command in ("export", "import", "plot"):
+        from jaxstepper.convert import run_export, run_import, run_plot
 
-        return run_export(arguments) if command == "export" else run_import(arguments)
+        run = {"export": run_export, "import": run_import, "plot": run_plot}[command]
+        return run(arguments)
 
     from jaxstepper.config import parse, parse_both
 

@@ -1,6 +1,7 @@
-"""What `export` and `import` do: between runs and files of the torch simulator."""
+"""What `export`, `import` and `plot` do: from one file to another."""
 
 import argparse
+import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ from jaxstepper.config import from_dict, summary, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
 from jaxstepper.models import TrainedModel, torch_config
+from jaxstepper.plots import plot_rollout
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +76,29 @@ def run_import(arguments: list[str]) -> int:
         raise UserError(f"{run}: holds epoch {file.epoch} already; name another with --out")
     save_as_run(file, run, options.file)
     print(run / str(file.epoch))
+    return 0
+
+
+def run_plot(arguments: list[str]) -> int:
+    """`plot FILE.npz [--out PICTURE]`; returns the exit code."""
+    parser = _Parser(
+        prog="jaxstepper plot",
+        description="Draws orbits, dt and energy error of a rollout that simulate --output wrote.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE.npz")
+    parser.add_argument("--out", metavar="PICTURE", help="a .png, .pdf or .svg; else FILE.png")
+    options = parser.parse_args(arguments)
+    path = Path(options.out or Path(options.file).with_suffix(".png"))
+    try:
+        with np.load(options.file, allow_pickle=False) as file:
+            trajectory = {name: file[name] for name in ("time", "dt", "position", "energy")}
+    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{options.file}: is no rollout that simulate --output wrote") from error
+    if trajectory["time"].ndim != 1:
+        raise UserError(f"{options.file}: holds several rollouts; record one to draw it")
+    plot_rollout(trajectory, path)
+    print(path)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The network against golden files, and its initialisation, dropout and dtype."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from jaxstepper.diagnostics import total_energy
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec, network_input
 from jaxstepper.history import empty_history
-from jaxstepper.losses import try_step
+from jaxstepper.losses import Gate, try_step
 from jaxstepper.networks import StepNetwork, init_variables
 from jaxstepper.particles import from_table
 
@@ -50,6 +51,11 @@ def params_of(settings, g, prefix):
     }
 
 
+@partial(jax.jit, static_argnums=(0, 2))
+def initialised(network, seed, input_size):
+    return init_variables(network, jax.random.key(seed), input_size)
+
+
 def variables_of(settings, g):
     fourier = settings["fourier_scale"] > 0
     constants = {"B": jnp.asarray(g["state_dict/embedding.B"])} if fourier else {}
@@ -63,24 +69,26 @@ def assert_same_params(actual, expected, rtol):
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.max(np.abs(b)))
 
 
-def state_and_inputs(g):
-    particles = from_table(g["table"], Gravity().acceleration, jnp.float64)
-    return particles, network_input(FeatureSpec(), empty_history(0, particles), particles)
+@jax.jit
+def start(table):
+    particles = from_table(table, Gravity().acceleration, jnp.float64)
+    inputs = network_input(FeatureSpec(), empty_history(0, particles), particles)
+    return particles, inputs, total_energy(particles, Gravity())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden_outputs(case):
     settings, g, network = golden_case(case)
-    outputs = network.apply(variables_of(settings, g), jnp.asarray(g["inputs"]))
+    outputs = jax.jit(network.apply)(variables_of(settings, g), jnp.asarray(g["inputs"]))
     np.testing.assert_allclose(outputs, g["outputs_eval"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden_dt_in_simulation(case):
     settings, g, network = golden_case(case)
-    particles, _ = state_and_inputs(g)
+    particles, _, _ = start(g["table"])
     rule = learned(network, variables_of(settings, g), FeatureSpec(), Gravity())
-    dt, _ = rule.step_size(rule.init(particles), particles)
+    dt, _ = jax.jit(rule.step_size)(rule.init(particles), particles)
     np.testing.assert_allclose(dt, g["predicted_dt_simulation"], rtol=1e-12)
 
 
@@ -88,10 +96,16 @@ def test_golden_dt_in_simulation(case):
 def test_golden_gradient_and_five_optimiser_steps(case):
     settings, g, network = golden_case(case)
     variables = variables_of(settings, g)
-    particles, inputs = state_and_inputs(g)
-    energy = total_energy(particles, Gravity())
+    particles, inputs, energy = start(g["table"])
     optimizer = optax.chain(
         optax.add_decayed_weights(settings["weight_decay"]), optax.adam(settings["lr"])
+    )
+
+    gate = Gate(
+        num_steps=settings["n_steps"],
+        lower=settings["E_lower"],
+        upper=settings["E_upper"],
+        monotone=False,
     )
 
     def step_size(params):
@@ -100,15 +114,7 @@ def test_golden_gradient_and_five_optimiser_steps(case):
     @jax.jit
     def train(params, optimizer_state):
         dt, pull_back = jax.vjp(step_size, params)
-        trial = try_step(
-            particles,
-            energy,
-            dt,
-            gravity=Gravity(),
-            num_steps=settings["n_steps"],
-            band=(settings["E_lower"], settings["E_upper"]),
-            monotone=False,
-        )
+        trial = try_step(gate, Gravity(), particles, energy, dt)
         (gradient,) = pull_back(trial.slope)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state, dt, trial, gradient
@@ -128,7 +134,7 @@ def test_golden_gradient_and_five_optimiser_steps(case):
 @pytest.mark.parametrize("input_size", [11, 400])
 def test_weights_and_biases_start_uniform_within_one_over_root_fan_in(input_size):
     network = StepNetwork((2000, 300))
-    params = init_variables(network, jax.random.key(0), input_size)["params"]
+    params = initialised(network, 0, input_size)["params"]
     for layer, fan_in in {"Dense_0": input_size, "Dense_1": 2000}.items():
         for name, values in params[layer].items():
             scaled = np.asarray(values).ravel() * np.sqrt(fan_in)
@@ -141,7 +147,7 @@ def test_weights_and_biases_start_uniform_within_one_over_root_fan_in(input_size
 
 
 def test_fourier_frequencies_are_normal_with_the_given_scale_and_not_trained():
-    variables = init_variables(StepNetwork((4,), fourier_scale=3.0), jax.random.key(0), 50)
+    variables = initialised(StepNetwork((4,), fourier_scale=3.0), 0, 50)
     assert "B" not in variables["params"]
     frequencies = np.asarray(variables["constants"]["B"]).ravel() / 3.0
     assert frequencies.size == 128 * 50
@@ -150,66 +156,80 @@ def test_fourier_frequencies_are_normal_with_the_given_scale_and_not_trained():
     assert variables["params"]["Dense_0"]["kernel"].shape == (256, 4)
 
 
+def evaluate(network, *arguments, **options):
+    return jax.jit(partial(network.apply, **options))(*arguments)
+
+
 def linear_probe(dropout, width=20_000):
     """A network whose only hidden layer feels dropout, and whose second output sums it."""
     network = StepNetwork((width,), "sigmoid", dropout)
-    variables = init_variables(network, jax.random.key(1), 3)
-    ones = jnp.full((width, 2), 10.0 / width)
-    last = {"kernel": ones, "bias": jnp.zeros(2)}
+    variables = initialised(network, 1, 3)
+    last = {"kernel": np.full((width, 2), 10.0 / width), "bias": np.zeros(2)}
     return network, {**variables, "params": {**variables["params"], "Dense_1": last}}
 
 
 def test_dropout_is_active_in_training_only():
     network, variables = linear_probe(0.2)
-    x = jnp.ones(3)
     without, _ = linear_probe(0.0)
-    np.testing.assert_array_equal(network.apply(variables, x), without.apply(variables, x))
-    first, second = (
-        network.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
-        for seed in (0, 1)
-    )
-    assert first[0] != second[0]
-    again = network.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)})
+    x = jnp.ones(3)
+    evaluated = evaluate(network, variables, x)
+    np.testing.assert_array_equal(evaluated, evaluate(without, variables, x))
+
+    @jax.jit
+    def train(seed):
+        return network.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
+
+    first, second, again = train(0), train(1), train(0)
     np.testing.assert_array_equal(first, again)
+    assert len({float(outputs[0]) for outputs in (evaluated, first, second)}) == 3
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.5])
 def test_dropout_keeps_the_mean_and_has_the_variance_of_its_rate(rate):
     network, variables = linear_probe(rate)
     x = jnp.ones(3)
-    hidden = variables["params"]["Dense_0"]
-    contributions = jax.nn.sigmoid(x @ hidden["kernel"] + hidden["bias"]) * 10.0 / 20_000
-    keys = jax.random.split(jax.random.key(2), 200)
-    outputs = jax.vmap(
-        lambda key: network.apply(variables, x, train=True, rngs={"dropout": key})[0]
-    )(keys)
+    hidden = jax.tree.map(np.asarray, variables["params"]["Dense_0"])
+    contributions = 1 / (1 + np.exp(-(x @ hidden["kernel"] + hidden["bias"]))) * 10.0 / 20_000
+
+    @jax.jit
+    @jax.vmap
+    def train(key):
+        return network.apply(variables, x, train=True, rngs={"dropout": key})[0]
+
+    outputs = np.asarray(train(jax.random.split(jax.random.key(2), 200)))
     sums = np.log(np.expm1(outputs))
     variance = rate / (1 - rate) * np.sum(contributions**2)
-    assert abs(np.mean(sums) - np.sum(contributions)) < 5 * np.sqrt(variance / len(keys))
-    assert abs(np.var(sums) / variance - 1) < 5 * np.sqrt(2 / len(keys))
+    assert abs(np.mean(sums) - np.sum(contributions)) < 5 * np.sqrt(variance / len(outputs))
+    assert abs(np.var(sums) / variance - 1) < 5 * np.sqrt(2 / len(outputs))
 
 
 @pytest.mark.parametrize("fourier_scale", [-1.0, 1.0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_parameters_and_outputs_keep_their_dtype(dtype, fourier_scale):
     network = StepNetwork((8, 8), dropout=0.2, fourier_scale=fourier_scale, dtype=dtype)
-    variables = init_variables(network, jax.random.key(0), 11)
+    variables = initialised(network, 0, 11)
     x = jnp.ones((2, 11), dtype)
-    dropout = {"dropout": jax.random.key(1)}
 
-    def loss(params):
-        return jnp.sum(network.apply({**variables, "params": params}, x, train=True, rngs=dropout))
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        rngs = {"dropout": jax.random.key(1)}
+        outputs = network.apply({**variables, "params": params}, x, train=True, rngs=rngs)
+        assert outputs.dtype == dtype
+        return jnp.sum(outputs)
 
-    outputs, gradient = network.apply(variables, x), jax.grad(loss)(variables["params"])
-    assert outputs.dtype == dtype
-    assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradient))} == {jnp.dtype(dtype)}
+    assert evaluate(network, variables, x).dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradient(variables["params"])))} == {
+        jnp.dtype(dtype)
+    }
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "silu"])
 def test_jit_and_vmap_agree_with_one_plain_row(activation):
     network = StepNetwork((8, 8), activation)
-    variables = init_variables(network, jax.random.key(0), 5)
-    x = jax.random.normal(jax.random.key(1), (4, 5))
-    rows = jnp.stack([network.apply(variables, row) for row in x])
+    variables = initialised(network, 0, 5)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 5)))
+    rows = [network.apply(variables, row) for row in x]
     np.testing.assert_allclose(jax.jit(network.apply)(variables, x), rows, rtol=1e-13)
-    np.testing.assert_allclose(jax.vmap(network.apply, (None, 0))(variables, x), rows, rtol=1e-13)
+    by_row = jax.jit(jax.vmap(network.apply, (None, 0)))
+    np.testing.assert_allclose(by_row(variables, x), rows, rtol=1e-13)
