@@ -59,7 +59,7 @@ def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:
     first = jnp.argmax(jnp.append(jax.lax.map(too_large, ladder), True))
     low = ladder[jnp.maximum(first - 1, 0)]
 
-    def halve(_: int, low_high: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array | int, low_high: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = low_high
         middle_dt = jnp.sqrt(low * high)
         over = too_large(middle_dt)

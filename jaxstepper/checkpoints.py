@@ -91,7 +91,8 @@ def to_arrays(tree: Any) -> dict[str, Any]:
     Empty arrays are left out: Orbax does not store them, and their shape says all about them.
     """
     nested: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.device_get(tree))[0]:
+    paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
+    for path, leaf in zip(paths, jax.device_get(leaves), strict=True):
         if np.size(leaf):
             *folders, name = _names(path)
             place = nested
@@ -117,7 +118,7 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
         if value is None or np.shape(value) != np.shape(like):
             where = "/".join(_names(path))
             raise UserError(f"{checkpoint.path}: holds another kind of run ({where} does not fit)")
-        return np.asarray(value, dtype=like.dtype)
+        return jax.numpy.asarray(value, dtype=like.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, template)
 

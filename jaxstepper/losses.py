@@ -99,7 +99,7 @@ def try_step(
         return relative_energy_error(total_energy(state, gravity), energy)
 
     def outcome(dt: Array) -> tuple[Array, tuple[Particles, Array, Array]]:
-        def substep(_: int, carry: tuple[Particles, Array]) -> tuple[Particles, Array]:
+        def substep(_: Array | int, carry: tuple[Particles, Array]) -> tuple[Particles, Array]:
             state, peak = carry
             state = leapfrog(state, dt, gravity.acceleration)
             return state, jnp.maximum(peak, error_of(state)) if gate.two_sided else peak

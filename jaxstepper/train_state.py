@@ -66,8 +66,8 @@ class Sample:
     """
 
     particles: Particles
-    energy: Float[Array, " B"]
-    inputs: Float[Array, "B F"]
+    energy: Float[Array, "*B"]
+    inputs: Float[Array, "*B F"]
 
 
 @jax.tree_util.register_dataclass

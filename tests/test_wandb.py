@@ -1,0 +1,124 @@
+"""Weights & Biases, for real but without a network: what a run leaves on disk, and how it fails."""
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from commandline import TINY, assert_refused, call
+
+from jaxstepper import checkpoints, commands
+
+wandb = pytest.importorskip("wandb")
+from wandb.proto import wandb_internal_pb2 as protocol  # noqa: E402
+
+LOGGED = f"{TINY} --num-orbits 1 --epochs 2 --wandb --save-name run --quiet"
+PART_1 = """
+    trajectory_length mean_retrain_iterations max_retrain_iterations mean_energy_error
+    min_energy_error max_energy_error warmup_discarded acceptance_rate mean_retrain_loss
+    max_retrain_loss mean_retrain_rel_dE max_retrain_rel_dE
+"""
+PART_2 = "converged iterations final_pass_rate mean_rel_dE max_rel_dE"
+
+
+@pytest.fixture(autouse=True)
+def _offline_in_an_empty_folder(tmp_path, monkeypatch):
+    for name in ("API_KEY", "BASE_URL", "PROJECT", "NAME", "ENTITY"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    for name in ("HOME", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    yield
+    wandb.teardown()  # it reads the environment once
+
+
+def records(folder):
+    """The records of the one offline run in a folder, in order: LevelDB's log format."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    data, block, header = path.read_bytes(), 32768, 7
+    at, whole = header, b""
+    while at + header <= len(data):
+        if block - at % block < header:
+            at += block - at % block
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + header])
+        at += header
+        whole += data[at : at + length]
+        at += length
+        if kind in (1, 4):  # complete, or the last part
+            yield protocol.Record.FromString(whole)
+            whole = b""
+
+
+def of_kind(folder, kind):
+    found = [record for record in records(folder) if record.WhichOneof("record_type") == kind]
+    return [getattr(record, kind) for record in found]
+
+
+def test_a_run_is_logged_with_its_config_and_every_key_of_every_epoch(tmp_path):
+    outcome = call(LOGGED)
+    assert outcome[:3] == (0, "", "")
+    run = of_kind(tmp_path, "run")[0]
+    assert (run.project, run.display_name) == ("AITimeStepper", "run")
+    config = {each.key: json.loads(each.value_json) for each in run.config.update}
+    kept = checkpoints.load(Path("checkpoints/run"))
+    assert {name: config[name] for name in kept.config} == kept.config
+    assert config["hidden_dims"] == [8, 8]
+    history = [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in each.item}
+        for each in of_kind(tmp_path, "history")
+    ]
+    assert [row["epoch"] for row in history] == [0, 1]
+    keys = {"epoch", "epoch_time"}
+    keys |= {f"part1/{name}" for name in PART_1.split()}
+    keys |= {f"part2/{name}" for name in PART_2.split()}
+    for row in history:
+        assert {name for name in row if not name.startswith("_")} == keys
+    assert history[1]["part1/max_energy_error"] == kept.metrics["max_energy_error"]
+    assert history[1]["epoch_time"] == kept.metrics["epoch_time"]
+    assert [each.exit_code for each in of_kind(tmp_path, "exit")] == [0]
+
+
+def test_a_training_that_fails_ends_its_run_as_failed(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(commands, "run_two_phase_training", fail)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        call(LOGGED, "--wandb-name named --wandb-project other")
+    assert wandb.run is None
+    run = of_kind(tmp_path, "run")[0]
+    assert (run.project, run.display_name) == ("other", "named")
+    assert [each.exit_code for each in of_kind(tmp_path, "exit")] == [1]
+
+
+def test_without_the_package_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert_refused(call(LOGGED), "--wandb", "pip install wandb")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_key_one_line_names_offline_mode(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert_refused(call(LOGGED), "--wandb", "WANDB_MODE=offline", "wandb login")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_unreachable_server_is_given_up_with_one_line(tmp_path, monkeypatch):
+    settings, waits = wandb.Settings, []
+
+    def impatient(*, init_timeout, **others):
+        waits.append(init_timeout)
+        return settings(init_timeout=2, **others)
+
+    monkeypatch.setattr(wandb, "Settings", impatient)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    outcome = call(LOGGED)
+    lines = [line for line in outcome.err.splitlines() if not line.startswith("wandb: ")]
+    assert_refused(outcome._replace(err="\n".join(lines) + "\n"), "--wandb", "WANDB_MODE=offline")
+    assert not (tmp_path / "checkpoints").exists()
+    assert waits == [30]
