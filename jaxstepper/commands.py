@@ -180,7 +180,7 @@ def _warn_of_training(config: Config, given: Given) -> None:
 
 def _warn_of_ineffective(config: Config, given: Given) -> None:
     for name in ineffective(given):
-        warnings.warn(f"{given[name]} {name} is accepted and changes nothing", stacklevel=3)
+        warnings.warn(f"{given[name]} is accepted and changes nothing", stacklevel=3)
     if config.movie:
         warnings.warn("--movie is not available yet; no movie is made", stacklevel=3)
 
@@ -196,16 +196,20 @@ def _announce(config: Config, state: TrainState, run: Path, seconds: float) -> N
 
 def _make_room(run: Path, overwrite: bool) -> None:
     """Clears the folder of a run of the same name: its checkpoints go, or are moved aside."""
-    if not checkpoints.epochs_of(run):
-        return
-    if overwrite:
-        checkpoints.remove_run(run)
-        return
-    number = 1
-    while (aside := run.with_name(f"{run.name}.{number}")).exists():
-        number += 1
-    run.rename(aside)
-    note(f"{run} held a run already; it is kept as {aside}")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not checkpoints.epochs_of(run):
+            return
+        if overwrite:
+            checkpoints.remove_run(run)
+            return
+        number = 1
+        while (aside := run.with_name(f"{run.name}.{number}")).exists():
+            number += 1
+        run.rename(aside)
+        note(f"{run} held a run already; it is kept as {aside}")
+    except OSError as error:
+        raise UserError(f"{run}: cannot hold a run ({error.strerror})") from error
 
 
 def _fresh_name() -> str:
@@ -257,10 +261,10 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 def _show_warnings_as_lines() -> None:
     """Warnings for users are one line, without the place in the code."""
 
-    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        print(f"{category.__name__}: {message}", file=sys.stderr, flush=True)
+    def line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+        return f"{category.__name__}: {message}\n"
 
-    warnings.showwarning = show
+    warnings.formatwarning = line
 
 
 def run_both(train: tuple[Config, Given], simulate: tuple[Config, Given]) -> int:
@@ -312,7 +316,7 @@ def run_simulate(config: Config, given: Given) -> int:
         result = report(gravity, first, last, steps)
         print(json.dumps(result, allow_nan=False))
         if result["energy_final"] is None:
-            note(f"the rollout blew up: its state is not finite after {steps} steps")
+            note(f"the rollout blew up: its energy is not finite after {steps} steps")
             code = 1
     return code
 

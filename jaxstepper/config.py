@@ -572,7 +572,7 @@ def _read_flags(
         elif token.startswith("--"):
             flag, equals, value = token.partition("=")
             token = spelled.get(_plain_spelling(flag), flag) + equals + value
-        elif meant := spelled.get(_plain_spelling("-" + token)):
+        elif token.startswith("-") and (meant := spelled.get(_plain_spelling("-" + token))):
             # argparse would read "-epochs" as "-e pochs".
             raise _error(f"{token}: unknown flag; did you mean {meant}?")
         tokens.append(token)

@@ -155,12 +155,12 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
 
     energy_residual is (E - E0) / E0; momentum_residual |P - P0| / (|P0| + 1e-12);
     angular_momentum_residual (L - L0) / L0 for a scalar (None if L0 = 0), and for a vector
-    |L - L0| / (|L0| + 1e-12).
+    |L - L0| / (|L0| + 1e-12). What is not finite is None, for JSON has no word for it.
     """
     energy = [float(total_energy(p, gravity)) for p in (first, last)]
     p0, p1 = (np.asarray(momentum(p)) for p in (first, last))
     l0, l1 = (np.asarray(angular_momentum(p)) for p in (first, last))
-    return {
+    values = {
         "steps": steps,
         "energy_initial": energy[0],
         "energy_final": energy[1],
@@ -174,6 +174,13 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
             _ratio(float(l1 - l0), float(l0)) if l0.ndim == 0 else _vector_residual(l0, l1)
         ),
     }
+    return {name: _finite(value) for name, value in values.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _ratio(change: float, initial: float) -> float | None:

@@ -7,9 +7,9 @@ Rows are {name, value, unit, reference, reference_value, ratio, goal}; a ratio >
 `rollout`: 20,000 leapfrog steps of three bodies with a constant dt, against rebound's leapfrog in C
 (the package `rebound`; without it there is no reference).
 
-`orbits B`: training on B Kepler pairs at once with the default network: time for one orbit to have one
-step accepted, both phases included, against the same at B = 1. With one orbit the floor is reading
-the network's weights from memory for every attempt; with many, its matrix products.
+`orbits B`: training on B Kepler pairs at once with the default network: time for one orbit to have
+one step accepted, both phases included, against the same at B = 1. With one orbit the floor is
+reading the network's weights from memory for every attempt; with many, its matrix products.
 """
 
 import argparse

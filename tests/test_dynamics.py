@@ -24,15 +24,8 @@ from jaxstepper.integrators import leapfrog
 from jaxstepper.particles import from_table, to_table
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "dynamics.npz")
-# Both sides of the border between the two ways to sum, in 1 to 3 dimensions.
-SHAPES = [
-    (UNROLLED_UP_TO - 1, 1),
-    (UNROLLED_UP_TO, 3),
-    (UNROLLED_UP_TO + 1, 1),
-    (UNROLLED_UP_TO + 1, 3),
-    (2 * ROWS_AT_ONCE + 1, 2),
-]
-MANY = UNROLLED_UP_TO + 3
+# Beyond the border between the two ways to sum over pairs.
+MANY = UNROLLED_UP_TO + 1
 
 accelerate = jax.jit(self_acceleration, static_argnums=2)
 potential = jax.jit(self_potential_energy, static_argnums=2)
@@ -109,8 +102,17 @@ def test_golden_cases_cover_tides_and_both_ways_to_sum():
     assert min(counts) <= UNROLLED_UP_TO < max(counts)
 
 
-@pytest.mark.parametrize("softening", [0.0, 0.1])
-@pytest.mark.parametrize(("count", "dim"), SHAPES)
+@pytest.mark.parametrize(
+    ("count", "dim", "softening"),
+    [
+        (2, 1, 0.0),
+        (3, 2, 0.1),
+        (UNROLLED_UP_TO, 3, 0.0),
+        (MANY, 1, 0.1),
+        (MANY, 3, 0.0),
+        (2 * ROWS_AT_ONCE + 1, 2, 0.1),
+    ],
+)
 def test_forces_and_energy_are_direct_sums(count, dim, softening):
     position, mass = random_bodies(count, dim)
     acceleration, energy = direct_sum(position, mass, softening)
@@ -118,7 +120,7 @@ def test_forces_and_energy_are_direct_sums(count, dim, softening):
     assert_close(potential(position, mass, softening), energy)
 
 
-@pytest.mark.parametrize("count", [3, 10])
+@pytest.mark.parametrize("count", [3, MANY])
 def test_unrolled_and_row_blocked_sums_agree(count, monkeypatch):
     position, mass = random_bodies(count, 3)
     results = []
@@ -207,7 +209,7 @@ def test_gradient_of_the_forces_agrees_with_finite_differences(count):
 
     slope = np.vdot(weighted(position)[1], direction)
     ahead, behind = (weighted(position + side * h * direction)[0] for side in (1, -1))
-    np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=1e-7)
+    np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=1e-6)
 
 
 def order_of_convergence(table, end_time, exact_position, steps):

@@ -1,6 +1,6 @@
 """The network's inputs against golden files, and what they do and do not depend on."""
 
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import jax
@@ -94,10 +94,9 @@ def test_golden_windows(case, kind):
         """Both scalings of the windows [K + 1, F] in which 0 to K past states are known."""
         spec = specs[""]
         seen = [observe(spec, gravity, state) for state in states]
-        filled = [empty_history(K, seen[0])] * (K + 1)
-        for k in range(K):
-            known = [push(window, seen[k]) for window in filled]
-            filled = [w if n >= K - k else filled[n] for n, w in enumerate(known)]
+        filled = [
+            reduce(push, seen[K - count : K], empty_history(K, seen[K])) for count in range(K + 1)
+        ]
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *filled)
         return {
             suffix: jax.vmap(lambda w, spec=spec: network_input(spec, w, seen[K]))(stacked)
@@ -123,7 +122,7 @@ def test_a_missing_state_feels_no_acceleration():
     np.testing.assert_array_equal(actual[np.isnan(recorded)], 0.0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [1, 2])
 def test_golden_automatic_scales(case):
     g, gravity, start, _ = golden_case(case)
     scales = automatic_scales(start, gravity.softening)
@@ -157,33 +156,33 @@ def test_velocity_reversal_changes_nothing(kind):
     np.testing.assert_array_equal(inputs(spec, Gravity(), reverse), inputs(spec, Gravity(), state))
 
 
-@pytest.mark.parametrize("kind", ["basic", "rich", "delta_mag"])
-@pytest.mark.parametrize("transform", ["translation", "boost", "rotation", "permutation"])
-def test_symmetries_of_space_leave_features_alone(transform, kind):
-    gravity = Gravity(0.05)
-    spec = FeatureSpec(kind, 1, gravity.softening)
+def under_symmetries(tables):
+    """Tables [N, 7] moved alike, by the name of the symmetry of space."""
     rng = np.random.default_rng(3)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    shift, order = rng.normal(size=3), rng.permutation(6)
+    shift, order = rng.normal(size=3), rng.permutation(len(tables[0]))
+    parts = [np.split(table, [1, 4], axis=1) for table in tables]
+    return {
+        "translation": [np.hstack([m, x + shift, v]) for m, x, v in parts],
+        "boost": [np.hstack([m, x, v + shift]) for m, x, v in parts],
+        "rotation": [np.hstack([m, x @ rotation, v @ rotation]) for m, x, v in parts],
+        "permutation": [table[order] for table in tables],
+    }
 
-    def moved(table):
-        mass, x, v = np.split(table, [1, 4], axis=1)
-        if transform == "translation":
-            x = x + shift
-        elif transform == "boost":
-            v = v + shift
-        elif transform == "rotation":
-            x, v = x @ rotation, v @ rotation
-        table = np.hstack([mass, x, v])
-        return table[order] if transform == "permutation" else table
 
+@pytest.mark.parametrize("kind", ["basic", "rich", "delta_mag"])
+def test_symmetries_of_space_leave_features_alone(kind):
+    gravity = Gravity(0.05)
+    spec = FeatureSpec(kind, 1, gravity.softening)
     past, now = random_table(seed=0), random_table(seed=1)
     past[:, 0] = now[:, 0]
-    original, changed = (
-        inputs(spec, gravity, state_of(b, gravity), [state_of(a, gravity)])
-        for a, b in ((past, now), (moved(past), moved(now)))
-    )
-    np.testing.assert_allclose(changed, original, rtol=1e-11)
+
+    def inputs_of(past, now):
+        return inputs(spec, gravity, state_of(now, gravity), [state_of(past, gravity)])
+
+    original = inputs_of(past, now)
+    for name, tables in under_symmetries([past, now]).items():
+        np.testing.assert_allclose(inputs_of(*tables), original, rtol=1e-11, err_msg=name)
 
 
 def test_row_blocked_pair_distances_agree_with_all_at_once(monkeypatch):
@@ -206,7 +205,7 @@ def test_pair_distances_of_many_bodies_are_a_direct_sum():
     np.testing.assert_allclose(rich[-4:-1], expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("kind", "length"), [("basic", 0), ("rich", 1), ("delta_mag", 1)])
+@pytest.mark.parametrize(("kind", "length"), [("rich", 0), ("delta_mag", 1)])
 def test_an_external_field_is_not_seen(kind, length):
     alone = Gravity(0.05)
     tide = Gravity(0.05, tidal_field(100.0, (5.0, 1.0, 0.0)))

@@ -51,10 +51,15 @@ def python_rollout(table, dts):
     return tuple(np.array(z) for z in zip(*states, strict=True))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def initialised(network, size):
+    return init_variables(network, jax.random.key(0), size)
+
+
 def small_network(features):
     """Steps of about 0.02."""
     network = StepNetwork((8,), "tanh", 0.0)
-    variables = init_variables(network, jax.random.key(0), features.size)
+    variables = initialised(network, features.size)
     last = variables["params"]["Dense_1"]
     last = {**last, "bias": jnp.full(2, -4.0)}
     return network, {**variables, "params": {**variables["params"], "Dense_1": last}}
@@ -119,7 +124,7 @@ def test_a_record_holds_every_state_on_the_way(monkeypatch):
     np.testing.assert_allclose(trajectory.energy, kinetic - sum(1 / r for r in gaps), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "length"), [("basic", 0), ("rich", 1), ("delta_mag", 2)])
+@pytest.mark.parametrize(("kind", "length"), [("basic", 0), ("delta_mag", 2)])
 def test_a_learned_rollout_is_the_network_asked_at_every_state(kind, length):
     features = FeatureSpec(kind, length)
     network, variables = small_network(features)
@@ -163,11 +168,9 @@ def test_vmapped_rollouts_each_end_at_their_own_limits():
         np.testing.assert_allclose(batch.particles.time[i], alone.particles.time, rtol=1e-15)
 
 
-@pytest.mark.parametrize("rule", ["fixed", "learned"])
-def test_gradient_through_a_rollout_agrees_with_finite_differences(rule):
+def test_gradient_through_a_rollout_agrees_with_finite_differences():
     features = FeatureSpec()
-    learned_rule = learned(*small_network(features), features, GRAVITY)
-    controller = fixed(0.02) if rule == "fixed" else learned_rule
+    controller = learned(*small_network(features), features, GRAVITY)
     direction = np.zeros((3, 5))
     direction[:, 1:3] = np.random.default_rng(0).normal(size=(3, 2))
     h = 1e-5

@@ -36,6 +36,7 @@ def _offline_in_an_empty_folder(tmp_path, monkeypatch):
 
 def records(folder):
     """The records of the one offline run in a folder, in order: LevelDB's log format."""
+    wandb.teardown()  # its service writes the file, and may be behind
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     data, block, header = path.read_bytes(), 32768, 7
     at, whole = header, b""
