@@ -33,9 +33,10 @@ def plot_rollout(trajectory: Mapping[str, np.ndarray], path: Path) -> None:
     for body in range(position.shape[1]):
         x, y = position[:, body, 0], position[:, body, 1 if position.shape[2] > 1 else 0]
         colour = COLOURS[body % len(COLOURS)]
-        axes["orbit"].plot(x, y, color=colour, linewidth=0.8)
+        axes["orbit"].plot(x, y, color=colour, linewidth=0.4)
         # A dot for every state shows where the steps are short.
-        axes["orbit"].plot(x, y, ".", color=colour, markersize=2.5)
+        axes["orbit"].plot(x, y, ".", color=colour, markersize=2)
+    axes["orbit"].locator_params(nbins=5)
     axes["orbit"].set(xlabel="x", ylabel="y", aspect="equal", title="orbits, a dot per step")
 
     axes["dt"].semilogy(time[:-1], dt, color=COLOURS[0], linewidth=1)
