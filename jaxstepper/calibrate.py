@@ -31,11 +31,15 @@ def calibrate(plan: Plan, variables: Variables, systems: Sample) -> Variables:
         systems: the initial states `[B]`.
     """
     wanted = jnp.mean(jnp.log(jax.vmap(lambda one: target_dt(plan, one))(systems)))
-    params = variables["params"]
-    last = f"Dense_{len(params) - 1}"
     outputs = plan.network.apply(variables, systems.inputs)
     now = jnp.mean(_inverse_softplus(outputs[:, 0]))
-    shift = _inverse_softplus(jnp.exp(wanted)) - now
+    return shift_dt_bias(variables, _inverse_softplus(jnp.exp(wanted)) - now)
+
+
+def shift_dt_bias(variables: Variables, shift: Float[Array, ""]) -> Variables:
+    """The variables with `shift` added to the bias of dt; small dt scale by about exp(shift)."""
+    params = variables["params"]
+    last = f"Dense_{len(params) - 1}"
     bias = params[last]["bias"].at[0].add(shift)
     return {**variables, "params": {**params, last: {**params[last], "bias": bias}}}
 

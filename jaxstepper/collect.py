@@ -15,6 +15,8 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxstepper.attempts import Attempt, attempt
+from jaxstepper.calibrate import shift_dt_bias
+from jaxstepper.networks import Variables
 from jaxstepper.train_state import (
     RETIRED,
     RUNNING,
@@ -25,6 +27,10 @@ from jaxstepper.train_state import (
     make_sample,
     remember,
 )
+
+# Failed attempts on a step after which all dt are lowered, by this much in the logarithm, at each.
+STUBBORN = 20
+INSISTENCE = 0.05
 
 
 def collect(plan: Plan, state: TrainState, budget: Array) -> tuple[TrainState, Array]:
@@ -59,6 +65,8 @@ def _attempt(plan: Plan, state: TrainState) -> TrainState:
     state, outcome = attempt(plan, state, sample, present=chosen < count)
     progress = _record(state.progress, chosen, outcome)
     state = state.replace(progress=progress, status=_status(plan, state.status, progress))
+    if plan.gate.monotone:
+        state = state.replace(variables=_insist(state.variables, progress))
     everyone = jnp.all(state.progress.waiting)
     return lax.cond(everyone, lambda s: _advance(plan, s), lambda s: s, state)
 
@@ -99,6 +107,17 @@ def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochPr
         max_retrain_loss=highest(progress.max_retrain_loss, trial.loss),
         max_retrain_error=highest(progress.max_retrain_error, trial.error),
     )
+
+
+def _insist(variables: Variables, progress: EpochProgress) -> Variables:
+    """Lowers every dt by a little while a step has failed many times.
+
+    A small network with a small learning rate may need thousands of optimiser steps to follow a
+    close encounter, or stand still where the weight decay balances the loss. But a dt that keeps
+    falling by the same ratio conserves energy in the end, whatever the network.
+    """
+    stubborn = jnp.any(progress.failures >= STUBBORN)
+    return shift_dt_bias(variables, jnp.where(stubborn, -INSISTENCE, 0.0))
 
 
 def _status(plan: Plan, status: Array, progress: EpochProgress) -> Array:
