@@ -24,6 +24,7 @@ from jaxstepper.train_state import (
     EpochProgress,
     Plan,
     TrainState,
+    apply_if,
     make_sample,
     remember,
 )
@@ -68,7 +69,7 @@ def _attempt(plan: Plan, state: TrainState) -> TrainState:
     if plan.gate.monotone:
         state = state.replace(variables=_insist(state.variables, progress))
     everyone = jnp.all(state.progress.waiting)
-    return lax.cond(everyone, lambda s: _advance(plan, s), lambda s: s, state)
+    return apply_if(everyone, partial(_advance, plan), state)
 
 
 def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochProgress:

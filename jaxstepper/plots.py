@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def plot_rollout(trajectory: Mapping[str, np.ndarray], path: Path) -> None:
     time, dt, position = trajectory["time"], trajectory["dt"], trajectory["position"]
     energy = trajectory["energy"]
     figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplot_mosaic([["orbit", "dt"], ["orbit", "error"]])
+    axes: dict[str, Any] = figure.subplot_mosaic([["orbit", "dt"], ["orbit", "error"]])
 
     for body in range(position.shape[1]):
         x, y = position[:, body, 0], position[:, body, 1 if position.shape[2] > 1 else 0]

@@ -1,5 +1,6 @@
 """What training is (`Plan`, fixed) and where it stands (`TrainState`, a pytree)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -252,6 +254,18 @@ def restart(plan: Plan, state: TrainState, tables: ArrayLike, end_time: ArrayLik
         end_time=jnp.asarray(end_time, state.end_time.dtype),
         progress=new_progress(plan, systems),
     )
+
+
+def apply_if(
+    condition: Bool[Array, ""], change: Callable[[TrainState], TrainState], state: TrainState
+) -> TrainState:
+    """`change(state)` if the condition holds; `change` may not use the network or its optimiser.
+
+    They stay out of the conditional, which would copy them: some 30 MB for the default network.
+    """
+    rest = state.replace(variables={}, optimizer_state=())
+    rest = lax.cond(condition, change, lambda same: same, rest)
+    return rest.replace(variables=state.variables, optimizer_state=state.optimizer_state)
 
 
 def start_systems(plan: Plan, tables: ArrayLike) -> tuple[Sample, History]:

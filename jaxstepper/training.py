@@ -14,7 +14,15 @@ from jaxtyping import Array
 
 from jaxstepper.collect import collect
 from jaxstepper.generalize import generalize
-from jaxstepper.train_state import NOT_FINITE, RETIRED, STUCK, Plan, TrainState, new_progress
+from jaxstepper.train_state import (
+    NOT_FINITE,
+    RETIRED,
+    STUCK,
+    Plan,
+    TrainState,
+    apply_if,
+    new_progress,
+)
 
 # Epochs in one device call. The program holds the epoch once, whatever this is.
 EPOCHS_PER_CALL = 10
@@ -114,7 +122,7 @@ def train_chunk(
         budget = budget - (allowed - left)
         ended = state.progress.replay_done
         metrics = epoch_metrics(state)
-        state = lax.cond(ended, partial(_next_epoch, plan), lambda s: s, state)
+        state = apply_if(ended, partial(_next_epoch, plan), state)
         return (state, budget), (metrics, ended)
 
     carry, (metrics, ended) = lax.scan(epoch, (state, budget), length=EPOCHS_PER_CALL)

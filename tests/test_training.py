@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxstepper.attempts import attempt
 from jaxstepper.calibrate import calibrate
 from jaxstepper.collect import collect
 from jaxstepper.dynamics import Gravity
@@ -319,6 +320,35 @@ def test_every_system_takes_every_step_once(retrain_batch):
         np.testing.assert_allclose(path.position[step], state.position, rtol=0, atol=1e-13)
         np.testing.assert_allclose(path.time[step], state.time, rtol=1e-14)
     np.testing.assert_array_equal(end.systems.particles.position, path.position[-1])
+
+
+def test_an_attempt_trains_on_the_mean_loss_of_the_systems_that_fail():
+    """With plain gradient steps, the step of many is the mean of the steps of each alone."""
+    plan = replace(
+        PLAN,
+        network=StepNetwork((8,), "tanh", 0.0),
+        features=FeatureSpec(),
+        optimizer=optax.sgd(1e-6),
+    )
+    # The last system is so wide that its step passes.
+    tables = np.stack([TABLES[0] * [1, size, size, 1, 1] for size in (1.0, 0.8, 100.0)])
+    start = started(plan, tables, SEED)
+    run = jax.jit(partial(attempt, plan))
+
+    def update(present):
+        end, outcome = run(start, start.systems, jnp.asarray(present))
+        change = [a - b for a, b in zip(saved(end.variables), saved(start.variables), strict=True)]
+        return change, outcome.failed
+
+    together, failed = update([True, True, True])
+    np.testing.assert_array_equal(failed, [True, True, False])
+    first, second = (update(np.arange(3) == system)[0] for system in (0, 1))
+    for whole, *parts in zip(together, first, second, strict=True):
+        expected = np.mean(parts, axis=0)
+        np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-6 * np.max(np.abs(expected)))
+    assert all(np.any(change) for change in first) and differs(first, second)
+    nothing, _ = update([False, False, True])
+    assert not any(np.any(change) for change in nothing)
 
 
 def test_calibration_starts_every_seed_in_the_band():
