@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxstepper import checkpoints, setup
 from jaxstepper.calibrate import calibrate
-from jaxstepper.config import Config, check_history, ineffective, to_dict
+from jaxstepper.config import Config, ineffective, to_dict
 from jaxstepper.controllers import Controller, fixed, learned
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
@@ -57,7 +57,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
     config = config if config.save_name else replace(config, save_name=_fresh_name())
     plan, state = prepare_training(config, tables, model)
     run = Path(config.checkpoint_dir) / str(config.save_name)
-    console = Console(config.epochs, stream or sys.stdout, config.quiet)
+    console = Console(config, stream or sys.stdout)
     with open_wandb(config) as wandb_run:
         _make_room(run, config.overwrite)
         _announce(config, state, run, time.perf_counter() - began)
@@ -307,17 +307,19 @@ def run_simulate(config: Config, given: Given) -> int:
     dtype = jnp.dtype(config.dtype)
     starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
     limits = [_limits(config, given, table) for table in tables]
-    if config.output is not None:
-        ends = _record_to(Path(config.output), controller, gravity, starts, limits)
-    else:
-        ends = _roll_out(controller, gravity, starts, limits)
     code = 0
-    for first, (last, steps) in zip(starts, ends, strict=True):
-        result = report(gravity, first, last, steps)
-        print(json.dumps(result, allow_nan=False))
-        if result["energy_final"] is None:
-            note(f"the rollout blew up: its energy is not finite after {steps} steps")
-            code = 1
+    with open_wandb(config, "runner_simulate") as wandb_run:
+        if config.output is not None:
+            ends = _record_to(Path(config.output), controller, gravity, starts, limits)
+        else:
+            ends = _roll_out(controller, gravity, starts, limits)
+        for first, (last, steps) in zip(starts, ends, strict=True):
+            result = report(gravity, first, last, steps)
+            print(json.dumps(result, allow_nan=False))
+            wandb_run.log(result)
+            if result["energy_final"] is None:
+                note(f"the rollout blew up: its energy is not finite after {steps} steps")
+                code = 1
     return code
 
 
@@ -327,7 +329,11 @@ def _check_mode(config: Config, given: Given, model: TrainedModel | None) -> Non
             f"--integrator-mode ml: {model.name} was trained with a history of "
             f"{config.history_len} states; use --integrator-mode history"
         )
-    check_history(config, given)
+    if config.integrator_mode == "history" and config.history_len == 0 and model is not None:
+        raise UserError(
+            f"--integrator-mode history: {model.name} was trained without a history; use "
+            "--integrator-mode ml"
+        )
 
 
 def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) -> np.ndarray:
@@ -358,6 +364,8 @@ def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | Non
 def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
     """--duration, else periods of a bound pair, else steps."""
     if config.duration is not None:
+        if "steps" in given:
+            note("--duration decides; --steps is not used")
         return Limits(time=config.duration)
     period = orbital_period(table) if config.softening == 0 else None
     if period is not None and config.stop_at_period:

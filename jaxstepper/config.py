@@ -356,7 +356,7 @@ class Config:
     )
 
     quiet: bool = _logging(False, YES_NO, "print results and errors only")
-    debug: bool = _logging(False, YES_NO, "print more, every debug_every epochs")
+    debug: bool = _logging(False, YES_NO, "a line on the steps of every debug_every-th epoch")
     debug_every: int = _logging(1, COUNT, "epochs between the lines of --debug")
     wandb: bool = _logging(False, YES_NO, "log to Weights & Biases")
     wandb_project: str = _logging("AITimeStepper", text("NAME"), "its project")

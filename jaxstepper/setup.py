@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxstepper import initial_conditions as ics
-from jaxstepper.config import Config, check_history, check_together, from_dict
+from jaxstepper.config import Config, check_together, from_dict
 from jaxstepper.dynamics import Gravity, tidal_field
 from jaxstepper.errors import UserError
 from jaxstepper.features import FeatureSpec, Scales, automatic_scales
@@ -281,9 +281,7 @@ def adopt(config: Config, given: Given, checkpoint: Mapping[str, Any], name: str
         config = replace(config, **{field: theirs})
     if "dtype" not in given:
         config = replace(config, dtype=trained.dtype)
-    config = check_together(config, given)
-    check_history(config, given)
-    return config
+    return check_together(config, given)
 
 
 def _words(value: Any) -> str:

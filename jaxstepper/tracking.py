@@ -30,12 +30,13 @@ PART_2 = ("converged", "iterations", "final_pass_rate", "mean_rel_dE", "max_rel_
 
 
 class Console:
-    """The line at every 10th epoch and the last, and the summary."""
+    """The line at every 10th epoch and the last, the summary, and with --debug a line on steps."""
 
-    def __init__(self, epochs: int, stream: TextIO, quiet: bool = False) -> None:
-        self.epochs = epochs
+    def __init__(self, config: Config, stream: TextIO) -> None:
+        self.epochs = config.epochs
         self.stream = stream
-        self.quiet = quiet
+        self.quiet = config.quiet
+        self.debug_every = config.debug_every if config.debug else 0
 
     def print(self, line: str) -> None:
         """A line, unless quiet."""
@@ -45,6 +46,8 @@ class Console:
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """The line of an epoch, if it is due."""
         epoch = metrics["epoch"]
+        if self.debug_every and epoch % self.debug_every == 0:
+            note(debug_line(metrics))
         if epoch % LINE_EVERY and epoch != self.epochs - 1:
             return
         outcome = "converged" if metrics["converged"] else f"max_iter({metrics['iterations']})"
@@ -65,6 +68,18 @@ class Console:
             self.print(f"  final pass rate:         {last['final_pass_rate']:.1%}")
 
 
+def debug_line(metrics: Mapping[str, Any]) -> str:
+    """The steps of an epoch: how often they were retrained, their dt, errors and phase 2."""
+    return (
+        f"[debug] epoch {metrics['epoch']}: {metrics['total_steps']} steps, retrain iterations "
+        f"mean {metrics['mean_retrain_iterations']:.2f}, "
+        f"max {metrics['max_retrain_iterations']:.0f}, "
+        f"dt {metrics['min_dt']:.3e} to {metrics['max_dt']:.3e}, "
+        f"error {metrics['min_energy_error']:.2e} to {metrics['max_energy_error']:.2e}, "
+        f"phase 2 {metrics['iterations']} iterations, pass rate {metrics['final_pass_rate']:.1%}"
+    )
+
+
 class WandbRun:
     """A run of Weights & Biases; does nothing when it is off."""
 
@@ -72,9 +87,13 @@ class WandbRun:
         self._run = run
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Logs an epoch."""
+        """Logs an epoch of training."""
+        self.log(wandb_metrics(metrics))
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Logs some values."""
         if self._run is not None:
-            self._run.log(wandb_metrics(metrics))
+            self._run.log(dict(values))
 
 
 def wandb_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +107,7 @@ def wandb_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def open_wandb(config: Config) -> Iterator[WandbRun]:
+def open_wandb(config: Config, default_name: str = "runner_train") -> Iterator[WandbRun]:
     """A W&B run if the config asks for one; finished on leaving, also when training fails.
 
     Raises:
@@ -104,7 +123,7 @@ def open_wandb(config: Config) -> Iterator[WandbRun]:
     try:
         run = wandb.init(
             project=config.wandb_project,
-            name=config.wandb_name or config.save_name or "runner_train",
+            name=config.wandb_name or config.save_name or default_name,
             config=to_dict(config),
             settings=wandb.Settings(init_timeout=30, silent=True),
         )

@@ -245,7 +245,7 @@ def test_a_step_that_never_passes_warns_every_1000_times_and_ends_stuck_at_the_c
         network=StepNetwork((2,), "tanh", 0.0),
         features=FeatureSpec(),
         optimizer=optax.sgd(1e-12),
-        gate=Gate(num_steps=1, threshold=1e-300),
+        gate=Gate(num_steps=1, threshold=0.0),
         max_retrain_steps=2100,
     )
     state = started(plan, TABLES[:1], 0)
