@@ -212,13 +212,16 @@ class Config:
     E_lower: float = _loop(1e-6, POSITIVE, "lower edge of the energy error band")
     E_upper: float = _loop(1e-4, POSITIVE, "upper edge of the energy error band")
     band: str = _loop(
-        "upper", one_of("upper", "both"), "errors that train: above the band, or on both sides"
+        "both",
+        one_of("upper", "both"),
+        "both also trains steps whose errors stay below the band, so that dt is not wasted; upper "
+        "trains those above alone, as the torch system does",
     )
     phase1: str = _loop(
         "robust",
         one_of("robust", "torch"),
         "robust starts from a dt whose energy error lies in the band, and lets errors above it "
-        "always ask for less; torch starts anywhere and follows the slope, as in the torch system",
+        "always ask for less; torch does as the torch system, --band upper included",
     )
 
     hidden_dims: tuple[int, ...] = _network((200, 1000, 1000, 200), WIDTHS, "hidden widths")
@@ -694,6 +697,12 @@ def check_history(config: Config, given: Mapping[str, str]) -> None:
         raise _refusal("integrator_mode", source, "history", rule)
 
 
+def _check_band(config: Config, given: Mapping[str, str]) -> None:
+    if config.phase1 == "torch" and config.band == "both" and "band" in given:
+        rule = "is not for phase1 torch, which trains errors above the band alone"
+        raise _refusal("band", given["band"], config.band, rule)
+
+
 def _check_momentum(config: Config, given: Mapping[str, str]) -> None:
     if "momentum" in given and config.optimizer != "sgd":
         rule = f"must be left out with optimizer {config.optimizer}; only sgd has one"
@@ -708,6 +717,7 @@ def _view(command: Command, file: Settings, flags: Settings) -> tuple[Config, di
     given = {name: source for name, (_, source) in settings.items()}
     config = Config(**{name: value for name, (value, _) in settings.items()})
     _check_momentum(config, given)
+    _check_band(config, given)
     if command != "simulate":  # there history_len may still come from the checkpoint
         check_history(config, given)
     return check_together(config, given), given

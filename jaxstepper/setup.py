@@ -250,7 +250,7 @@ def make_plan(config: Config) -> Plan:
             threshold=config.energy_threshold,
             lower=config.E_lower,
             upper=config.E_upper,
-            two_sided=config.band == "both",
+            two_sided=config.band == "both" and config.phase1 == "robust",
             monotone=config.phase1 == "robust",
         ),
         steps_per_epoch=config.steps_per_epoch,
