@@ -117,7 +117,7 @@ def _insist(variables: Variables, progress: EpochProgress) -> Variables:
     close encounter, or stand still where the weight decay balances the loss. But a dt that keeps
     falling by the same ratio conserves energy in the end, whatever the network.
     """
-    stubborn = jnp.any(progress.failures >= STUBBORN)
+    stubborn = jnp.any((progress.failures >= STUBBORN) & ~progress.waiting)
     return shift_dt_bias(variables, jnp.where(stubborn, -INSISTENCE, 0.0))
 
 

@@ -292,14 +292,20 @@ def run_simulate(config: Config, given: Given) -> int:
     _show_warnings_as_lines()
     needs_model = config.integrator_mode != "analytic" or config.use_train_ic
     if needs_model and config.model_path is None:
-        flag = "--use-train-ic" if config.use_train_ic else "--integrator-mode"
+        mode = f"--integrator-mode {config.integrator_mode}"
+        flag = "--use-train-ic" if config.use_train_ic else mode
         raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
     model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
     if model is not None:
         config = setup.adopt(config, given, model.config, model.name)
     _check_mode(config, given, model)
-    config = setup.choose_seed(setup.configure_jax(config))
+    config = setup.configure_jax(config)
+    if config.seed is None:
+        config = setup.choose_seed(config)
+        note(f"seed {config.seed}", config.quiet)
     _warn_of_ineffective(config, given)
+    if model is not None and not needs_model:
+        note(f"dt is constant, {model.name} is not used; --integrator-mode ml follows it")
     tables = _simulated_tables(config, given, model)
     config = setup.with_shape_of(config, tables)
     gravity = setup.make_gravity(config)

@@ -175,7 +175,7 @@ def option(
 
 _optimisation = partial(option, group="optimisation", takes="train")
 _loop = partial(option, group="two-phase training", takes="train")
-_network = partial(option, group="network (simulate: must match the checkpoint)")
+_network = partial(option, group="network (simulate takes it from the checkpoint)")
 _features = partial(option, group="features and history")
 _scales = partial(option, group="normalisation")
 _initial = partial(option, group="initial conditions")
@@ -212,10 +212,10 @@ class Config:
     E_lower: float = _loop(1e-6, POSITIVE, "lower edge of the energy error band")
     E_upper: float = _loop(1e-4, POSITIVE, "upper edge of the energy error band")
     band: str = _loop(
-        "both",
+        "upper",
         one_of("upper", "both"),
-        "both also trains steps whose errors stay below the band, so that dt is not wasted; upper "
-        "trains those above alone, as the torch system does",
+        "errors that train: those above the band, as in the torch system; or also those below, so "
+        "that dt is not wasted, at the price of more iterations of phase 2",
     )
     phase1: str = _loop(
         "robust",
@@ -258,7 +258,7 @@ class Config:
     eccentricity: float = _initial(
         0.9,
         FRACTION,
-        "given with two particles: start from a Kepler pair of this eccentricity",
+        "if given, and with two particles: start from a Kepler pair of this eccentricity",
         also="-e",
     )
     semi_major: float = _initial(1.0, POSITIVE, "likewise, of this semi-major axis", also="-a")
@@ -273,7 +273,7 @@ class Config:
         "--multi-orbit warns when this is above 1, and trains one orbit",
     )
     multi_orbit: bool = _orbits(False, YES_NO, "train on num_orbits systems at once", takes="train")
-    multi_orbit_sim: bool = _orbits(False, YES_NO, "simulate num_orbits Kepler pairs")
+    multi_orbit_sim: bool = _orbits(False, YES_NO, "simulate num_orbits systems at once")
     draw: str = _orbits(
         "kepler", one_of("kepler", "random"), "how the initial conditions of many orbits are drawn"
     )
@@ -349,8 +349,12 @@ class Config:
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
     checkpoint_dir: str = _files("checkpoints", text("DIR"), "folder that holds the runs")
     checkpoint_interval: int = _files(10, COUNT, "epochs between checkpoints", takes="train")
-    overwrite: bool = _files(False, YES_NO, "replace a run of the same name", takes="train")
-    model_path: str | None = _files(None, text("PATH"), "checkpoint to start from")
+    overwrite: bool = _files(
+        False, YES_NO, "delete a run of the same name; else it is moved to NAME.1", takes="train"
+    )
+    model_path: str | None = _files(
+        None, text("PATH"), "trained weights to start from: a run, RUN/EPOCH or FILE.pt"
+    )
     output: str | None = _files(
         None,
         text("PATH", "a path that ends in .npz", suffix=".npz"),
@@ -365,7 +369,7 @@ class Config:
     wandb_project: str = _logging("AITimeStepper", text("NAME"), "its project")
     wandb_name: str | None = _logging(None, text("NAME"), "its run name; else save_name")
 
-    movie: bool = _movie(False, YES_NO, "make a movie of the run")
+    movie: bool = _movie(False, YES_NO, "not available yet; warns")
     movie_dir: str | None = _movie(None, text("DIR"), "folder of the movie")
     movie_max_frames: int = _movie(1000, COUNT, "most frames")
     movie_fps: int = _movie(30, COUNT, "frames per second")

@@ -233,7 +233,7 @@ def _warn_of_retraining(state: TrainState, warned: int) -> int:
     """Warns once per `PATIENCE` retrain iterations on one step; returns how many it has told of."""
     worst = int(jnp.max(state.progress.failures))
     if worst // PATIENCE <= warned // PATIENCE:
-        return warned if worst else 0
+        return worst
     error = float(state.progress.last_error[jnp.argmax(state.progress.failures)])
     warnings.warn(
         f"epoch {int(state.epoch)}, step {int(state.progress.step)}: {worst} retrain iterations "

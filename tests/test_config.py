@@ -50,7 +50,7 @@ TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("L_lower", "--L_lower 1e-5", 1e-5, 1e-4),
     ("L_upper", "--L_upper 1e-1", 1e-1, 1e-2),
     ("phase1", "--phase1 torch", "torch", "robust"),
-    ("band", "--band upper", "upper", "both"),
+    ("band", "--band both", "both", "upper"),
     ("multi_orbit", "--multi-orbit", True, False),
     ("retrain_batch", "--retrain-batch 64", 64, 256),
     ("fresh_every", "--fresh-every 5", 5, 0),
