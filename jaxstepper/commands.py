@@ -299,10 +299,7 @@ def run_simulate(config: Config, given: Given) -> int:
     if model is not None:
         config = setup.adopt(config, given, model.config, model.name)
     _check_mode(config, given, model)
-    config = setup.configure_jax(config)
-    if config.seed is None:
-        config = setup.choose_seed(config)
-        note(f"seed {config.seed}", config.quiet)
+    config = setup.choose_seed(setup.configure_jax(config))
     _warn_of_ineffective(config, given)
     if model is not None and not needs_model:
         note(f"dt is constant, {model.name} is not used; --integrator-mode ml follows it")
