@@ -273,7 +273,7 @@ def test_modes_that_do_not_fit_the_checkpoint_are_refused(plain, history):
     ml = call("simulate --integrator-mode ml --model-path", history.folder)
     assert_refused(ml, "--integrator-mode ml", "history of 5 states")
     other = call("simulate --integrator-mode history --model-path", plain.folder)
-    assert_refused(other, "--integrator-mode history", "history_len")
+    assert_refused(other, "--integrator-mode history", "trained without a history")
 
 
 def test_float32_is_kept_from_training_to_export(tmp_path):

@@ -87,7 +87,8 @@ def test_output_holds_every_state_and_agrees_with_the_report(dim):
     np.testing.assert_allclose(path["time"], 1e-3 * np.arange(1031), rtol=1e-12)
     assert report["steps"] == 1030
     ends = report["energy_initial"], report["energy_final"]
-    assert ends == (path["energy"][0], path["energy"][-1])
+    # The same formula in two compiled programs agrees to rounding.
+    np.testing.assert_allclose(ends, path["energy"][[0, -1]], rtol=1e-13)
     assert report["energy_residual"] == (ends[1] - ends[0]) / ends[0]
     for when, at in (("initial", 0), ("final", -1)):
         x, v = path["position"][at], path["velocity"][at]
