@@ -5,8 +5,9 @@ answer at once.
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jaxstepper.errors import UserError
 
@@ -36,6 +37,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
             print(_usage())
             sys.exit(0)
         command = arguments.pop(0)
+    _show_warnings_as_lines()
     try:
         sys.exit(_run(command, arguments))
     except UserError as error:
@@ -65,16 +67,16 @@ def _run(command: str, arguments: list[str]) -> int:
 
     if command == "both":
         train, simulate = parse_both(arguments)
-        from jaxstepper.commands import run_both
+        from jaxstepper.both_command import run_both
 
         return run_both(train, simulate)
     if command == "train":
         parsed = parse("train", arguments)
-        from jaxstepper.commands import run_train
+        from jaxstepper.train_command import run_train
 
         return run_train(*parsed)
     parsed = parse("simulate", arguments)
-    from jaxstepper.commands import run_simulate
+    from jaxstepper.simulate_command import run_simulate
 
     return run_simulate(*parsed)
 
@@ -91,3 +93,12 @@ def _usage() -> str:
             "jaxstepper COMMAND --help: its flags",
         ]
     )
+
+
+def _show_warnings_as_lines() -> None:
+    """Warnings for users are one line, without the place in the code."""
+
+    def line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+        return f"{category.__name__}: {message}\n"
+
+    warnings.formatwarning = line

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 
 from jaxstepper import checkpoints, setup, torch_bridge
-from jaxstepper.commands import prepare_training
 from jaxstepper.config import from_dict, summary, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
 from jaxstepper.models import TrainedModel, torch_config
 from jaxstepper.plots import plot_rollout
+from jaxstepper.prepare import prepare_training
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,13 +1,18 @@
 """A trained network from wherever it is kept: a run, one of its epochs, or a `.pt` file."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper import checkpoints, torch_bridge
-from jaxstepper.networks import Variables
+from jaxstepper.errors import UserError
+from jaxstepper.networks import Variables, init_variables
+from jaxstepper.train_state import Plan
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,19 @@ def torch_config(file: torch_bridge.TorchCheckpoint) -> dict[str, Any]:
         "feature_type": file.feature_type,
         "dtype": file.dtype,
     }
+
+
+def variables_for(plan: Plan, model: TrainedModel) -> Variables:
+    """The model's variables in the dtype of the plan.
+
+    Raises:
+        UserError: its network is not the plan's.
+    """
+    init = partial(init_variables, plan.network, input_size=plan.features.size)
+    like = jax.eval_shape(init, jax.random.PRNGKey(0))
+    if jax.tree.map(jnp.shape, model.variables) != jax.tree.map(jnp.shape, like):
+        raise UserError(
+            f"{model.name}: its weights are not of a network with {plan.features.size} inputs and "
+            f"hidden widths {' '.join(map(str, plan.network.hidden_dims))}"
+        )
+    return jax.tree.map(lambda x: jnp.asarray(x, plan.network.dtype), model.variables)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxstepper import initial_conditions as ics
-from jaxstepper.config import Config, check_together, from_dict
+from jaxstepper.config import Config, check_together, from_dict, ineffective
 from jaxstepper.dynamics import Gravity, tidal_field
 from jaxstepper.errors import UserError
 from jaxstepper.features import FeatureSpec, Scales, automatic_scales
@@ -286,3 +286,11 @@ def adopt(config: Config, given: Given, checkpoint: Mapping[str, Any], name: str
 
 def _words(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def warn_of_ineffective(config: Config, given: Given) -> None:
+    """Warns of what is accepted for the torch system's sake and has no effect."""
+    for name in ineffective(given):
+        warnings.warn(f"{given[name]} is accepted and changes nothing", stacklevel=3)
+    if config.movie:
+        warnings.warn("--movie is not available yet; no movie is made", stacklevel=3)

@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper import setup
-from jaxstepper.commands import prepare_training
 from jaxstepper.config import Config
 from jaxstepper.controllers import fixed
 from jaxstepper.dynamics import Gravity
 from jaxstepper.initial_conditions import figure_eight
 from jaxstepper.particles import from_table
+from jaxstepper.prepare import prepare_training
 from jaxstepper.simulate import run_steps
 from jaxstepper.training import train_chunk
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from commandline import BODIES, REPORT, TINY, Outcome, assert_refused, call, unchanged_jax
 
-from jaxstepper import checkpoints, cli, commands
+from jaxstepper import checkpoints, cli, prepare, train_command
 from jaxstepper.config import from_dict, parse
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
@@ -148,14 +148,14 @@ def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
     def stop(*_):
         raise UserError("enough")
 
-    monkeypatch.setattr(commands, "prepare_training", stop)
+    monkeypatch.setattr(train_command, "prepare_training", stop)
     config, given = parse("train", f"{TINY} --device cpu --num-orbits 4".split()[1:])
     with (
         pytest.warns(UserWarning, match=r"\(num_orbits=4\).*Using single orbit"),
         pytest.raises(UserError, match="enough"),
         unchanged_jax(),
     ):
-        commands.run_train(config, given)
+        train_command.run_train(config, given)
 
 
 # --- checkpoints -----------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_a_restored_state_is_the_saved_one_bit_for_bit(kind, request):
     for epoch in checkpoints.epochs_of(run.folder):
         checkpoint = checkpoints.load(run.folder, epoch)
         config, _ = from_dict(checkpoint.config)
-        _, like = commands.prepare_training(config, checkpoint.initial_conditions)
+        _, like = prepare.prepare_training(config, checkpoint.initial_conditions)
         state = checkpoints.restore(checkpoint, like)
         assert jax.tree.structure(state) == jax.tree.structure(like)
         assert_same_bits(leaves(state), run.saved[epoch])
@@ -193,7 +193,7 @@ def test_a_checkpoint_keeps_config_metrics_and_initial_conditions(plain):
 def test_a_state_of_another_shape_is_refused(plain, history):
     checkpoint = checkpoints.load(plain.folder)
     config, _ = from_dict(checkpoints.load(history.folder).config)
-    _, like = commands.prepare_training(config, checkpoint.initial_conditions)
+    _, like = prepare.prepare_training(config, checkpoint.initial_conditions)
     with pytest.raises(UserError, match="holds another kind of run"):
         checkpoints.restore(checkpoint, like)
 
@@ -233,7 +233,7 @@ def test_training_goes_on_from_the_weights_of_a_model(plain, monkeypatch):
         started.append(leaves(state.variables["params"]))
         raise UserError("enough")
 
-    monkeypatch.setattr(commands, "run_two_phase_training", stop)
+    monkeypatch.setattr(train_command, "run_two_phase_training", stop)
     for epoch in (0, 11):
         call(f"train {BODIES} --no-compilation-cache --model-path", plain.folder / str(epoch))
     for weights, epoch in zip(started, (0, 11), strict=True):

@@ -14,7 +14,6 @@ import pytest
 from jaxstepper import setup
 from jaxstepper.calibrate import target_dt
 from jaxstepper.cli import main
-from jaxstepper.commands import prepare_training
 from jaxstepper.config import Config, from_dict
 from jaxstepper.controllers import Controller, learned
 from jaxstepper.diagnostics import total_energy
@@ -22,6 +21,7 @@ from jaxstepper.initial_conditions import kepler_table, orbital_period
 from jaxstepper.losses import try_step
 from jaxstepper.models import load_model
 from jaxstepper.particles import Particles, from_table
+from jaxstepper.prepare import prepare_training
 from jaxstepper.simulate import Limits, Trajectory, record
 from jaxstepper.train_state import Plan, Sample
 from jaxstepper.training import run_two_phase_training

@@ -23,7 +23,16 @@ PHYSICS = {
     "initial_conditions",
 }
 # These speak with the user; everything else is below them.
-TOP = {"cli", "commands", "convert", "tracking", "plots", "evaluate"} & set(TREES)
+TOP = {
+    "cli",
+    "both_command",
+    "train_command",
+    "simulate_command",
+    "convert",
+    "tracking",
+    "plots",
+    "evaluate",
+} & set(TREES)
 MAY_READ_A_CLOCK = {"training", "config", "checkpoints"}
 
 

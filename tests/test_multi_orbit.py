@@ -16,13 +16,13 @@ import pytest
 from commandline import call
 
 from jaxstepper import checkpoints, setup
-from jaxstepper.commands import prepare_training
 from jaxstepper.config import Config
 from jaxstepper.diagnostics import total_energy
 from jaxstepper.dynamics import Gravity
 from jaxstepper.initial_conditions import kepler_batch, orbital_period, random_batch, save_table
 from jaxstepper.losses import Gate, try_step
 from jaxstepper.particles import from_table
+from jaxstepper.prepare import prepare_training
 from jaxstepper.training import run_two_phase_training
 
 SMALL = "--hidden-dims 8 8 --dropout 0 --epochs 3 --seed 1 --no-compilation-cache -s run"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commandline import TINY, assert_refused, call
 
-from jaxstepper import checkpoints, commands
+from jaxstepper import checkpoints, train_command
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2 as protocol  # noqa: E402
@@ -86,7 +86,7 @@ def test_a_training_that_fails_ends_its_run_as_failed(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(commands, "run_two_phase_training", fail)
+    monkeypatch.setattr(train_command, "run_two_phase_training", fail)
     with pytest.raises(RuntimeError, match="the device is gone"):
         call(LOGGED, "--wandb-name named --wandb-project other")
     assert wandb.run is None

@@ -1,0 +1,57 @@
+"""The plan of a run, and its state before the first epoch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxstepper import setup
+from jaxstepper.calibrate import calibrate
+from jaxstepper.config import Config
+from jaxstepper.models import TrainedModel, variables_for
+from jaxstepper.networks import Variables
+from jaxstepper.train_state import Plan, TrainState, init_train_state
+
+
+def prepare_training(
+    config: Config, tables: np.ndarray, model: TrainedModel | None = None
+) -> tuple[Plan, TrainState]:
+    """The plan of a run and its state before the first epoch.
+
+    Args:
+        config: of the run; `setup.configure_jax` has been called.
+        tables: initial conditions `[B, N, 1 + 2 D]`.
+        model: a network to go on from.
+
+    Raises:
+        UserError: the model does not fit.
+    """
+    assert config.seed is not None
+    plan = setup.make_plan(config)
+    key = jax.random.PRNGKey(config.seed)
+    variables = None if model is None else variables_for(plan, model)
+    # One compiled program: run one by one, the operations of a start take several seconds.
+    start = jax.jit(_start, static_argnums=(0, 1))
+    calibrated = variables is None and config.phase1 == "robust"
+    state = start(
+        plan,
+        calibrated,
+        jnp.asarray(tables, plan.network.dtype),
+        key,
+        variables,
+        jnp.asarray(setup.end_times(config, tables)),
+    )
+    return plan, state
+
+
+def _start(
+    plan: Plan,
+    calibrated: bool,
+    tables: jax.Array,
+    key: jax.Array,
+    variables: Variables | None,
+    end_time: jax.Array,
+) -> TrainState:
+    state = init_train_state(plan, tables, key, variables, end_time)
+    if not calibrated:
+        return state
+    return state.replace(variables=calibrate(plan, state.variables, state.systems))

@@ -1,0 +1,184 @@
+"""What `simulate` does, once its arguments are known to be good."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxstepper import setup
+from jaxstepper.config import Config
+from jaxstepper.controllers import Controller, fixed, learned
+from jaxstepper.dynamics import Gravity
+from jaxstepper.errors import UserError
+from jaxstepper.initial_conditions import orbital_period, validate_table
+from jaxstepper.models import TrainedModel, load_model, variables_for
+from jaxstepper.particles import Particles, from_table
+from jaxstepper.setup import Given
+from jaxstepper.simulate import Limits, record, report, run_steps, run_until
+from jaxstepper.tracking import note, open_wandb
+
+DEFAULT_DT = 1e-2
+DEFAULT_STEPS = 1000
+
+
+def run_simulate(config: Config, given: Given) -> int:
+    """`simulate`: rolls out and prints JSON; returns the exit code."""
+    needs_model = config.integrator_mode != "analytic" or config.use_train_ic
+    if needs_model and config.model_path is None:
+        mode = f"--integrator-mode {config.integrator_mode}"
+        flag = "--use-train-ic" if config.use_train_ic else mode
+        raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
+    model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
+    if model is not None:
+        config = setup.adopt(config, given, model.config, model.name)
+    _check_mode(config, given, model)
+    config = setup.choose_seed(setup.configure_jax(config))
+    setup.warn_of_ineffective(config, given)
+    if model is not None and not needs_model:
+        note(f"dt is constant, {model.name} is not used; --integrator-mode ml follows it")
+    tables = _simulated_tables(config, given, model)
+    config = setup.with_shape_of(config, tables)
+    gravity = setup.make_gravity(config)
+    controller = _make_controller(config, gravity, model)
+    dtype = jnp.dtype(config.dtype)
+    starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
+    limits = [_limits(config, given, table) for table in tables]
+    code = 0
+    with open_wandb(config, "runner_simulate") as wandb_run:
+        if config.output is not None:
+            ends = _record_to(Path(config.output), controller, gravity, starts, limits)
+        else:
+            ends = _roll_out(controller, gravity, starts, limits)
+        for first, (last, steps) in zip(starts, ends, strict=True):
+            result = report(gravity, first, last, steps)
+            print(json.dumps(result, allow_nan=False))
+            wandb_run.log(result)
+            if result["energy_final"] is None:
+                note(f"the rollout blew up: its energy is not finite after {steps} steps")
+                code = 1
+    return code
+
+
+def _check_mode(config: Config, given: Given, model: TrainedModel | None) -> None:
+    if config.integrator_mode == "ml" and config.history_len > 0 and model is not None:
+        raise UserError(
+            f"--integrator-mode ml: {model.name} was trained with a history of "
+            f"{config.history_len} states; use --integrator-mode history"
+        )
+    if config.integrator_mode == "history" and config.history_len == 0 and model is not None:
+        raise UserError(
+            f"--integrator-mode history: {model.name} was trained without a history; use "
+            "--integrator-mode ml"
+        )
+
+
+def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) -> np.ndarray:
+    if not config.use_train_ic:
+        return setup.initial_tables(config, given, config.multi_orbit_sim)
+    assert model is not None
+    tables = model.initial_conditions
+    if tables is None:
+        raise UserError(f"--use-train-ic: {model.name} does not keep its initial conditions")
+    validate_table(
+        tables,
+        f"{model.name} (--use-train-ic)",
+        softening=config.softening,
+        dim=config.dim if "dim" in given else None,
+        num_particles=config.num_particles if "num_particles" in given else None,
+    )
+    return tables if config.multi_orbit_sim else tables[:1]
+
+
+def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Controller:
+    if config.integrator_mode == "analytic":
+        return fixed(config.dt if config.dt > 0 else DEFAULT_DT)
+    assert model is not None
+    plan = setup.make_plan(config)
+    return learned(plan.network, variables_for(plan, model), plan.features, gravity)
+
+
+def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
+    """--duration, else periods of a bound pair, else steps."""
+    if config.duration is not None:
+        if "steps" in given:
+            note("--duration decides; --steps is not used")
+        return Limits(time=config.duration)
+    period = orbital_period(table) if config.softening == 0 else None
+    if period is not None and config.stop_at_period:
+        return Limits(time=period)
+    if period is not None and config.Nperiod > 0:
+        if "steps" in given:
+            note(
+                f"a bound pair runs {config.Nperiod} periods (--Nperiod); "
+                "--steps counts with --Nperiod 0"
+            )
+        return Limits(time=config.Nperiod * period)
+    return Limits(steps=config.steps if config.steps > 0 else DEFAULT_STEPS)
+
+
+def _roll_out(
+    controller: Controller, gravity: Gravity, starts: list[Particles], limits: list[Limits]
+) -> list[tuple[Particles, int]]:
+    """The last state of each rollout and its number of steps; several run as one batch."""
+    if len(starts) == 1 and np.isinf(limits[0].time):
+        rollout = run_steps(controller, gravity, starts[0], int(limits[0].steps))
+        return [(rollout.particles, int(rollout.steps))]
+
+    def stack(*leaves: Any) -> jax.Array:
+        return jnp.stack([jnp.asarray(leaf) for leaf in leaves])
+
+    particles = jax.tree.map(stack, *starts)
+    dtype = particles.time.dtype
+    bounds = Limits(
+        jnp.asarray([limit.time for limit in limits], dtype),
+        jnp.asarray([limit.steps for limit in limits], jnp.int32),
+    )
+    rollouts = jax.jit(jax.vmap(lambda start, ends: run_until(controller, gravity, start, ends)))(
+        particles, bounds
+    )
+    return [
+        (jax.tree.map(lambda x, i=i: x[i], rollouts.particles), int(rollouts.steps[i]))
+        for i in range(len(starts))
+    ]
+
+
+def _record_to(
+    path: Path,
+    controller: Controller,
+    gravity: Gravity,
+    starts: list[Particles],
+    limits: list[Limits],
+) -> list[tuple[Particles, int]]:
+    """As `_roll_out`, and writes every state to `path`.
+
+    Several rollouts have a leading axis; the shorter ones are padded with NaN.
+    """
+    recorded = [
+        record(controller, gravity, start, limit)
+        for start, limit in zip(starts, limits, strict=True)
+    ]
+    trajectories = [trajectory for _, trajectory in recorded]
+    arrays = {
+        name: _stack_padded([getattr(trajectory, name) for trajectory in trajectories])
+        for name in trajectories[0]._fields
+    }
+    if len(starts) == 1:
+        arrays = {name: array[0] for name, array in arrays.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
+    return [(rollout.particles, int(rollout.steps)) for rollout, _ in recorded]
+
+
+def _stack_padded(arrays: list[np.ndarray]) -> np.ndarray:
+    length = max(map(len, arrays))
+    out = np.full((len(arrays), length, *arrays[0].shape[1:]), math.nan, arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[: len(array)] = array
+    return out
