@@ -63,7 +63,7 @@ def _run(command: str, arguments: list[str]) -> int:
         run = {"export": run_export, "import": run_import, "plot": run_plot}[command]
         return run(arguments)
 
-    from jaxstepper.config import parse, parse_both
+    from jaxstepper.arguments import parse, parse_both
 
     if command == "both":
         train, simulate = parse_both(arguments)

@@ -14,7 +14,8 @@ import pytest
 from commandline import BODIES, REPORT, TINY, Outcome, assert_refused, call, unchanged_jax
 
 from jaxstepper import checkpoints, cli, prepare, train_command
-from jaxstepper.config import from_dict, parse
+from jaxstepper.arguments import parse
+from jaxstepper.config import from_dict
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
 

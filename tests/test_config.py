@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jaxstepper.arguments import parse, parse_both
 from jaxstepper.config import (
     DEFAULTS,
     OPTIONS,
@@ -19,8 +20,6 @@ from jaxstepper.config import (
     check_together,
     from_dict,
     ineffective,
-    parse,
-    parse_both,
     summary,
     to_dict,
 )
@@ -467,5 +466,5 @@ def test_help_shows_every_flag_and_default(
 
 def test_importing_the_configuration_is_light() -> None:
     heavy = "{'jax', 'numpy', 'flax', 'torch'} & sys.modules.keys()"
-    code = f"import sys, jaxstepper.config; sys.exit(bool({heavy}))"
+    code = f"import sys, jaxstepper.arguments; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -33,7 +33,7 @@ TOP = {
     "plots",
     "evaluate",
 } & set(TREES)
-MAY_READ_A_CLOCK = {"training", "config", "checkpoints"}
+MAY_READ_A_CLOCK = {"training", "checkpoints"}
 
 
 def imported(tree):
@@ -99,9 +99,13 @@ def test_physics_rests_on_physics_alone():
         assert not packages(TREES[name]) & {"flax", "optax", "orbax", "torch", "wandb"}, name
 
 
-def test_config_imports_nothing_of_ours_but_errors():
-    assert ours(TREES["config"]) <= {"errors"}
-    assert not ours(TREES["errors"])
+def test_the_configuration_rests_on_itself_and_the_standard_library():
+    below = {"errors": set(), "values": {"errors"}, "config": {"errors", "values"}}
+    below["toml_file"] = set(below)
+    below["arguments"] = set(below)
+    for name, allowed in below.items():
+        assert ours(TREES[name]) <= allowed, name
+        assert packages(TREES[name]) <= {"jaxstepper"} | sys.stdlib_module_names, name
 
 
 @pytest.mark.parametrize(

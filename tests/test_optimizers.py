@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from jaxstepper import setup
-from jaxstepper.config import parse
+from jaxstepper.arguments import parse
 
 LR, DECAY, MOMENTUM = 0.1, 0.3, 0.7
 

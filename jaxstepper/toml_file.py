@@ -1,0 +1,59 @@
+"""The TOML file: shared keys at the top level, tables [train] and [simulate]."""
+
+import tomllib
+from typing import Any
+
+from jaxstepper.config import OPTIONS, Command, accepts, read_option
+from jaxstepper.values import line_error, nearest, refusal
+
+Settings = dict[str, tuple[Any, str]]
+"""name -> (value, source); a source is a flag, or a file and its table."""
+
+TABLES: tuple[Command, ...] = ("train", "simulate")
+
+
+def read_toml(path: str | None) -> dict[Command, Settings]:
+    """What the file sets for each command; the whole file is checked, whoever asks.
+
+    Raises:
+        UserError: the file cannot be read, or a table, a key or a value of it is not allowed.
+    """
+    found: dict[Command, Settings] = {"train": {}, "simulate": {}}
+    if path is None:
+        return found
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise line_error(f"--config {path}: cannot read this file ({reason})") from None
+    except ValueError as error:  # bad syntax, or not UTF-8; both say where
+        raise line_error(f"--config {path}: not a TOML file: {error}") from None
+
+    tables = {name: content.pop(name) for name in TABLES if name in content}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            raise line_error(f"{path} [{name}]: unknown table; allowed are [train] and [simulate]")
+        checked = (_read_key(name, value, path), path)
+        for command in TABLES:
+            if accepts(command, name):
+                found[command][name] = checked
+    for command, table in tables.items():
+        if not isinstance(table, dict):
+            raise refusal(command, path, table, f"must be a table, [{command}]")
+        source = f"{path} [{command}]"
+        for name, value in table.items():
+            checked = (_read_key(name, value, source), source)
+            if not accepts(command, name):
+                takes = OPTIONS[name].takes
+                raise refusal(name, source, value, f"{command} does not take it, {takes} does")
+            found[command][name] = checked
+    return found
+
+
+def _read_key(name: str, value: Any, source: str) -> Any:
+    if name not in OPTIONS:
+        otherwise = "allowed are the long flags of --help with _ for -"
+        hint = nearest(name, OPTIONS, otherwise)
+        raise refusal(name, source, value, f"unknown key; {hint}")
+    return read_option(name, value, source)

@@ -1,0 +1,184 @@
+"""What the value of an option may be, and how a wrong one is refused (standard library only)."""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+from jaxstepper.errors import UserError
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values one option may have: their kind, a test, and the words that say it to users."""
+
+    kind: type
+    words: str
+    metavar: str = ""
+    test: Callable[[Any], bool] = lambda value: True
+    many: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)  # known names, and why they are not
+
+
+def _bounded(
+    kind: type, noun: str, low: float | None, above: float | None, below: float | None
+) -> Allowed:
+    def test(value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (low is None or value >= low)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+
+    if below is not None:
+        words = f"{noun} in [{low}, {below})"
+    elif above is not None:
+        words = f"{noun} > {above}"
+    elif low is not None:
+        words = f"{noun} >= {low}"
+    else:
+        words = noun
+    return Allowed(kind, words, "N" if kind is int else "X", test)
+
+
+def integer(low: int | None = None, below: int | None = None) -> Allowed:
+    """An integer with `low` <= value < `below`."""
+    return _bounded(int, "an integer", low, None, below)
+
+
+def number(
+    low: float | None = None, above: float | None = None, below: float | None = None
+) -> Allowed:
+    """A finite number with `low` <= value, `above` < value, value < `below`."""
+    noun = "a finite number" if low is None and above is None else "a number"
+    return _bounded(float, noun, low, above, below)
+
+
+def one_of(*names: str, refused: Mapping[str, str] | None = None) -> Allowed:
+    """One of `names`; `refused` explains well-known names that are not among them."""
+    words = f"one of {', '.join(names)}"
+    braces = "{" + ",".join(names) + "}"
+    return Allowed(str, words, braces, names.__contains__, refused=refused or {})
+
+
+def text(metavar: str, words: str = "a text that is not empty", suffix: str = "") -> Allowed:
+    """A printable text, not empty, that ends with `suffix`."""
+
+    def test(value: str) -> bool:
+        return bool(value.strip()) and value.isprintable() and value.endswith(suffix)
+
+    return Allowed(str, words, metavar, test)
+
+
+def _is_run_name(value: str) -> bool:
+    # The name becomes a folder below the checkpoint directory and must not leave it.
+    path = PurePath(value)
+    inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return inside and bool(value.strip()) and value.isprintable()
+
+
+YES_NO = Allowed(bool, "true or false")
+FRACTION = number(low=0, below=1)
+POSITIVE = number(above=0)
+NOT_NEGATIVE = number(low=0)
+COUNT = integer(1)
+RUN_NAME = Allowed(str, 'a relative name, not empty, without ".."', "NAME", _is_run_name)
+WIDTHS = Allowed(
+    int,
+    "one or more integers >= 1",
+    "N",
+    lambda value: bool(value) and all(width >= 1 for width in value),
+    many=True,
+)
+POSITION = Allowed(
+    float,
+    "finite numbers, one for each of the dim dimensions",
+    "X",
+    lambda value: bool(value) and all(map(math.isfinite, value)),
+    many=True,
+)
+EVEN = Allowed(
+    int, "an even integer >= 2", "N", lambda value: bool(value >= 2) and not bool(value % 2)
+)
+OPTIMIZERS = one_of(
+    "adam",
+    "adamw",
+    "sgd",
+    refused={
+        "lbfgs": "the line search and curvature pairs of lbfgs need one fixed objective, while "
+        "here every attempt trains on another state and dropout mask"
+    },
+)
+STEP_SIZE = Allowed(
+    float,
+    "a number > 0, or -1 for the default",
+    "X",
+    lambda value: math.isfinite(value) and (value > 0 or value == -1),
+)
+STEP_COUNT = Allowed(
+    int, "an integer >= 1, or -1 for the default", "N", lambda value: value >= 1 or value == -1
+)
+
+
+def line_error(message: str) -> UserError:
+    """The error of a message that quotes what users typed: its line breaks are escaped."""
+    return UserError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+
+def as_typed(value: Any, source: str) -> str:
+    """`value` as it would be typed at `source`, shortened."""
+    if not source.startswith("-"):
+        shown = json.dumps(value, default=str, ensure_ascii=False)
+    elif isinstance(value, list | tuple):
+        shown = " ".join(map(str, value))
+    else:
+        shown = str(value)
+    shown = shown if shown.strip() else repr(shown)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def refusal(name: str, source: str, value: Any, rule: str) -> UserError:
+    """The error of one value: `--epochs -3: ...` or `my.toml [train] epochs = -3: ...`."""
+    shown = as_typed(value, source)
+    where = f"{source} {shown}" if source.startswith("-") else f"{source} {name} = {shown}"
+    return line_error(f"{where}: {rule}")
+
+
+def nearest(word: str, known: Collection[str], otherwise: str) -> str:
+    """`did you mean ...?`, or what to say when no known word is near."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else otherwise
+
+
+def _from_plain(kind: type, value: Any) -> Any:
+    """A TOML or JSON value as `kind`. Raises ValueError when it is of another one."""
+    if kind is float and type(value) is int:  # type(): True is an int to isinstance
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError
+    return value
+
+
+def read_value(allowed: Allowed, name: str, raw: Any, source: str) -> Any:
+    """The checked value of the option `name`, from flag text or from a TOML or JSON value.
+
+    Raises:
+        UserError: `raw` is of the wrong kind or not allowed.
+    """
+    typed = source.startswith("-") and allowed.kind is not bool
+    convert = allowed.kind if typed else partial(_from_plain, allowed.kind)
+    try:
+        if allowed.many and not isinstance(raw, list | tuple):
+            raise ValueError
+        value = tuple(map(convert, raw)) if allowed.many else convert(raw)
+        if allowed.test(value):
+            return value
+    except (ValueError, OverflowError):
+        value = None
+    why = allowed.refused.get(value, "") if isinstance(value, str) else ""
+    raise refusal(name, source, raw, f"must be {allowed.words}" + (f"; {why}" if why else ""))
