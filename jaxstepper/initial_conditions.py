@@ -1,24 +1,19 @@
-"""Tables of bodies to start from: drawn, classic, or read from a file (numpy, on the host).
+"""Tables of bodies to start from, drawn or classic (numpy, on the host); files are in `tables`.
 
 A table is float64 `[N, 1 + 2 D]`, columns mass, x..., v...; a batch is `[B, N, 1 + 2 D]`. G = 1.
 What makes no valid table or bound orbit raises `UserError`.
 """
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import SupportsInt
 
 import numpy as np
-import numpy.typing as npt
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import require
+from jaxstepper.tables import Table
 
-Table = npt.NDArray[np.float64]
 Seed = int | np.random.Generator | None  # None draws from entropy, a generator goes on
 
 FIGURE_EIGHT_PERIOD = 6.32591398
-TEXT_SUFFIXES = (".txt", ".dat")
 
 
 def random_table(
@@ -28,7 +23,7 @@ def random_table(
 
     A seed fixes every bit: positions are drawn first, and the mean is subtracted last.
     """
-    _require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
+    require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
     rng = np.random.default_rng(seed)
     position = rng.normal(0, pos_scale, (num_particles, dim))
     velocity = rng.normal(0, vel_scale, (num_particles, dim))
@@ -45,7 +40,7 @@ def random_batch(
     vel_scale: float,
 ) -> Table:
     """`num_systems` random tables, one after another from one generator: `[B, N, 1 + 2 D]`."""
-    _require(num_systems >= 1, f"num_systems must be >= 1, got {num_systems}")
+    require(num_systems >= 1, f"num_systems must be >= 1, got {num_systems}")
     rng = np.random.default_rng(seed)
     settings = (num_particles, dim, mass, pos_scale, vel_scale)
     return np.stack([random_table(rng, *settings) for _ in range(num_systems)])
@@ -89,7 +84,7 @@ def kepler_pair(
         phase: true anomaly in radians; pi is apocentre.
         dim: number of dimensions, at least 2.
     """
-    _require(0 < mass_ratio < math.inf, f"mass_ratio must be > 0, got {mass_ratio}")
+    require(0 < mass_ratio < math.inf, f"mass_ratio must be > 0, got {mass_ratio}")
     _check_orbit(eccentricity, semi_major, total_mass)
     parameter = semi_major * (1 - eccentricity) * (1 + eccentricity)
     separation = parameter / (1 + eccentricity * math.cos(phase))
@@ -114,9 +109,9 @@ def kepler_batch(
     dim: int,
 ) -> Table:
     """`kepler_table`s of equal masses, uniform e, then uniform a, per orbit: `[B, 2, 1 + 2 D]`."""
-    _require(num_orbits >= 1, f"num_orbits must be >= 1, got {num_orbits}")
-    _require(0 <= e_min <= e_max < 1, f"need 0 <= e_min <= e_max < 1, got {e_min} and {e_max}")
-    _require(0 < a_min <= a_max, f"need 0 < a_min <= a_max, got {a_min} and {a_max}")
+    require(num_orbits >= 1, f"num_orbits must be >= 1, got {num_orbits}")
+    require(0 <= e_min <= e_max < 1, f"need 0 <= e_min <= e_max < 1, got {e_min} and {e_max}")
+    require(0 < a_min <= a_max, f"need 0 < a_min <= a_max, got {a_min} and {a_max}")
     rng = np.random.default_rng(seed)
     orbits = [(rng.uniform(e_min, e_max), rng.uniform(a_min, a_max)) for _ in range(num_orbits)]
     return np.stack([kepler_table(e, a, (mass, mass), dim) for e, a in orbits])
@@ -144,7 +139,7 @@ def plummer(seed: Seed, num_particles: int) -> Table:
     rescaled: -1/4 is its expectation, up to sampling noise of order 1 / sqrt(N).
     Source: Aarseth, Henon & Wielen 1974, appendix; virial scale 3 pi / 16.
     """
-    _require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
+    require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
     rng = np.random.default_rng(seed)
     mass_fraction = rng.random(num_particles) ** (2 / 3)
     radius = np.sqrt(mass_fraction / (1 - mass_fraction))
@@ -169,7 +164,7 @@ def hierarchical_triple(
     The pair starts at pericentre, the third at the apocentre of its orbit around the pair. The
     defaults are stable by Mardling & Aarseth 2001.
     """
-    _require(min(masses) > 0, f"masses must be > 0, got {masses}")
+    require(min(masses) > 0, f"masses must be > 0, got {masses}")
     m1, m2, m3 = masses
     m12 = m1 + m2
     inner = kepler_pair(inner_eccentricity, inner_semi_major, m2 / m1, m12, 0.0, dim)
@@ -194,97 +189,15 @@ def orbital_period(table: Table) -> float | None:
     return 2 * math.pi * math.sqrt(semi_major**3 / total)
 
 
-def load_table(path: str | Path) -> Table:
-    """Read a table from whitespace text (# comments), or a table or batch from `.npy`.
-
-    Coincident bodies pass, since a file does not know the softening: see `validate_table`.
-
-    Raises:
-        UserError: the file cannot be read, or holds no valid table.
-    """
-    path = Path(path)
-    try:
-        table = _read_npy(path) if path.suffix == ".npy" else _read_text(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    return _checked_values(table, str(path))
-
-
-def save_table(path: str | Path, table: Table) -> None:
-    """Write a table as text that gives every float64 back exactly, or it or a batch as `.npy`.
-
-    Raises:
-        UserError: unknown suffix, a batch as text, no valid table, or a place not writable.
-    """
-    path = Path(path)
-    table = _checked_values(table, str(path))
-    known = (".npy", *TEXT_SUFFIXES)
-    _require(path.suffix in known, f"{path}: unknown suffix; use one of {', '.join(known)}")
-    try:
-        if path.suffix == ".npy":
-            np.save(path, table)
-        else:
-            _require(table.ndim == 2, f"{path}: text holds one system; save a batch as .npy")
-            header = " ".join(_column_names(table.shape[1]))
-            np.savetxt(path, table, fmt="%.17g", header=header)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); check the path") from error
-
-
-def validate_table(
-    table: npt.ArrayLike,
-    where: str,
-    softening: float = 0.0,
-    dim: int | None = None,
-    num_particles: int | None = None,
-) -> Table:
-    """Check a table or batch and give it back as float64.
-
-    Args:
-        table: `[N, 1 + 2 D]` or `[B, N, 1 + 2 D]`.
-        where: what the message begins with, such as the file name.
-        softening: at 0, two bodies in one place are refused.
-        dim: the number of dimensions wanted, if any.
-        num_particles: the number of bodies wanted, if any.
-
-    Raises:
-        UserError: the first fault found.
-    """
-    values = _checked_values(table, where)
-    bodies, columns = values.shape[-2:]
-    found = (columns - 1) // 2
-    _require(dim in (None, found), f"{where}: has {found} dimensions, not {dim}; set dim = {found}")
-    _require(
-        num_particles in (None, bodies),
-        f"{where}: has {bodies} bodies, not {num_particles}; set num_particles = {bodies}",
-    )
-    for system in np.ndindex(values.shape[:-2]) if softening == 0 else ():
-        position = values[system][:, 1 : 1 + found]
-        order = np.lexsort(position.T)  # sorted, as all N^2 pairs of a large N would not fit
-        same = np.all(position[order[1:]] == position[order[:-1]], axis=1)
-        for at in np.flatnonzero(same)[:1]:
-            first, second = sorted(order[at : at + 2])
-            raise UserError(
-                f"{where}: {_body_name((*system, first))} and body {second} are in the same place; "
-                "move one, or set a softening > 0"
-            )
-    return values
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
-
 def _check_orbit(eccentricity: float, semi_major: float, total_mass: float) -> None:
-    _require(0 <= eccentricity < 1, f"eccentricity must be in [0, 1), got {eccentricity}")
-    _require(0 < semi_major < math.inf, f"semi_major must be > 0, got {semi_major}")
-    _require(0 < total_mass < math.inf, f"the total mass must be > 0, got {total_mass}")
+    require(0 <= eccentricity < 1, f"eccentricity must be in [0, 1), got {eccentricity}")
+    require(0 < semi_major < math.inf, f"semi_major must be > 0, got {semi_major}")
+    require(0 < total_mass < math.inf, f"the total mass must be > 0, got {total_mass}")
 
 
 def _embed(planar: list[list[float]], dim: int) -> Table:
     """Rows of m, x, y, vx, vy as a table `[N, 1 + 2 D]`, the other components 0."""
-    _require(dim >= 2, f"a planar problem needs dim >= 2, got {dim}")
+    require(dim >= 2, f"a planar problem needs dim >= 2, got {dim}")
     table = np.zeros((len(planar), 1 + 2 * dim))
     table[:, [0, 1, 2, 1 + dim, 2 + dim]] = planar
     return table
@@ -308,78 +221,3 @@ def _directions(rng: np.random.Generator, count: int) -> Table:
     vectors = rng.normal(size=(count, 3))
     lengths: Table = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / lengths
-
-
-def _read_npy(path: Path) -> npt.NDArray[np.generic]:
-    # np.load would also open a zip of arrays under this name; a table is one plain array.
-    try:
-        with path.open("rb") as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except (ValueError, EOFError, MemoryError) as error:
-        raise UserError(
-            f"{path}: is no plain .npy array (empty, pickled or damaged); "
-            "write it with np.save from an array of floats"
-        ) from error
-
-
-def _read_text(path: Path) -> Table:
-    # The format of np.loadtxt, read here so that a fault is named by its line in the file.
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not text; a binary table must end in .npy") from error
-    rows: list[list[float]] = []
-    for number, line in enumerate(lines, start=1):
-        words = line.split("#")[0].split()
-        if not words:
-            continue
-        row = [
-            _number(word, f"{path}: line {number}, column {i}") for i, word in enumerate(words, 1)
-        ]
-        width = len(rows[0]) if rows else len(row)
-        message = f"line {number} has {len(row)} columns, those above {width}; give all the same"
-        _require(len(row) == width, f"{path}: {message}")
-        rows.append(row)
-    _require(bool(rows), f"{path}: is empty; write one row 'mass x... v...' per body")
-    return np.array(rows)
-
-
-def _number(word: str, where: str) -> float:
-    try:
-        return float(word.replace("_", "?"))  # float() takes 1_000, np.loadtxt does not
-    except ValueError as error:
-        message = f"{word[:40]!r} is no number; write numbers separated by blanks"
-        raise UserError(f"{where}: {message}") from error
-
-
-def _checked_values(table: npt.ArrayLike, where: str) -> Table:
-    """The table as float64, once its type, shape and values are those of bodies."""
-    array = np.asarray(table)
-    shapes = "[N, 1 + 2 D] or a batch [B, N, 1 + 2 D]"
-    # Kinds of numpy types: float, signed and unsigned integer.
-    _require(array.dtype.kind in "fiu", f"{where}: holds {array.dtype} values; give real numbers")
-    _require(array.ndim in (2, 3), f"{where}: has shape {array.shape}; give {shapes}")
-    _require(array.size > 0, f"{where}: is empty, shape {array.shape}; give {shapes}")
-    bodies, columns = array.shape[-2:]
-    message = f"{where}: has {columns} columns; give mass, D positions and D velocities (1 + 2 D)"
-    _require(columns >= 3 and columns % 2 == 1, message)
-    _require(bodies >= 2, f"{where}: has only one body; give two or more")
-    values = array.astype(np.float64)
-    for *body, column in np.argwhere(~np.isfinite(values))[:1]:
-        what = f"has {_column_names(columns)[column]} = {values[(*body, column)]}"
-        raise UserError(f"{where}: {_body_name(body)} {what}; give a finite number")
-    for body in np.argwhere(values[..., 0] <= 0)[:1]:
-        mass = values[(*body, 0)]
-        raise UserError(f"{where}: {_body_name(body.tolist())} has mass = {mass}; give a mass > 0")
-    return values
-
-
-def _body_name(index: Sequence[SupportsInt]) -> str:
-    *system, body = index
-    prefix = f"system {system[0]}, " if system else ""
-    return f"{prefix}body {body} (counted from 0)"
-
-
-def _column_names(columns: int) -> list[str]:
-    axes = range((columns - 1) // 2)
-    return ["mass", *(f"x{axis}" for axis in axes), *(f"v{axis}" for axis in axes)]

@@ -22,6 +22,7 @@ from jaxstepper.features import FeatureSpec, Scales, automatic_scales
 from jaxstepper.losses import Gate
 from jaxstepper.networks import StepNetwork
 from jaxstepper.particles import from_table
+from jaxstepper.tables import load_table, validate_table
 from jaxstepper.train_state import Plan
 
 Given = Mapping[str, str]
@@ -138,8 +139,8 @@ def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = No
 
 def _tables_from_file(config: Config, given: Given, many: bool) -> np.ndarray:
     assert config.ic_path is not None
-    tables = ics.load_table(config.ic_path)
-    ics.validate_table(
+    tables = load_table(config.ic_path)
+    validate_table(
         tables,
         config.ic_path,
         softening=config.softening,

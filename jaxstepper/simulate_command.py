@@ -14,11 +14,12 @@ from jaxstepper.config import Config
 from jaxstepper.controllers import Controller, fixed, learned
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
-from jaxstepper.initial_conditions import orbital_period, validate_table
+from jaxstepper.initial_conditions import orbital_period
 from jaxstepper.models import TrainedModel, load_model, variables_for
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.setup import Given
 from jaxstepper.simulate import Limits, record, report, run_steps, run_until
+from jaxstepper.tables import validate_table
 from jaxstepper.tracking import note, open_wandb
 
 DEFAULT_DT = 1e-2

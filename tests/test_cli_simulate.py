@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper.initial_conditions import kepler_batch, random_table, save_table
+from jaxstepper.initial_conditions import kepler_batch, random_table
+from jaxstepper.tables import save_table
 from jaxstepper.torch_bridge import read
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -21,6 +21,7 @@ PHYSICS = {
     "features",
     "losses",
     "initial_conditions",
+    "tables",
 }
 # These speak with the user; everything else is below them.
 TOP = {

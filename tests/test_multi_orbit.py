@@ -19,10 +19,11 @@ from jaxstepper import checkpoints, setup
 from jaxstepper.config import Config
 from jaxstepper.diagnostics import total_energy
 from jaxstepper.dynamics import Gravity
-from jaxstepper.initial_conditions import kepler_batch, orbital_period, random_batch, save_table
+from jaxstepper.initial_conditions import kepler_batch, orbital_period, random_batch
 from jaxstepper.losses import Gate, try_step
 from jaxstepper.particles import from_table
 from jaxstepper.prepare import prepare_training
+from jaxstepper.tables import save_table
 from jaxstepper.training import run_two_phase_training
 
 SMALL = "--hidden-dims 8 8 --dropout 0 --epochs 3 --seed 1 --no-compilation-cache -s run"
