@@ -16,6 +16,8 @@ from jaxstepper.initial_conditions import random_table
 from jaxstepper.models import TrainedModel, torch_config
 from jaxstepper.plots import plot_rollout
 from jaxstepper.prepare import prepare_training
+from jaxstepper.torch_checkpoint import TorchCheckpoint
+from jaxstepper.torch_state import adam_state_dict
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,14 +104,14 @@ def run_plot(arguments: list[str]) -> int:
     return 0
 
 
-def to_torch(checkpoint: checkpoints.Checkpoint) -> torch_bridge.TorchCheckpoint:
+def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
     """A checkpoint of ours to the torch simulator's contract."""
     config, _ = from_dict(checkpoint.config)
     variables, tables = checkpoint.variables, checkpoint.initial_conditions
     adam = _adam(checkpoint)
     optimizer = None
     if adam is not None:
-        optimizer = torch_bridge.adam_state_dict(
+        optimizer = adam_state_dict(
             adam,
             variables,
             lr=config.lr,
@@ -117,7 +119,7 @@ def to_torch(checkpoint: checkpoints.Checkpoint) -> torch_bridge.TorchCheckpoint
             decoupled=config.optimizer == "adamw",
             dtype=np.dtype(config.dtype),
         )
-    return torch_bridge.TorchCheckpoint(
+    return TorchCheckpoint(
         epoch=checkpoint.epoch,
         variables=variables,
         optimizer=optimizer,
@@ -150,7 +152,7 @@ def _adam(checkpoint: checkpoints.Checkpoint) -> optax.ScaleByAdamState | None:
     return optax.ScaleByAdamState(found[0]["count"], found[0]["mu"], found[0]["nu"])
 
 
-def save_as_run(file: torch_bridge.TorchCheckpoint, run: Path, name: str) -> None:
+def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
     """Keeps a torch checkpoint as a run: weights, optimiser, config and initial conditions."""
     raw = torch_config(file)
     config, unknown = from_dict(raw)

@@ -12,6 +12,8 @@ import numpy as np
 from jaxstepper import checkpoints, torch_bridge
 from jaxstepper.errors import UserError
 from jaxstepper.networks import Variables, init_variables
+from jaxstepper.torch_checkpoint import TorchCheckpoint
+from jaxstepper.torch_state import network_shape, to_state_dict
 from jaxstepper.train_state import Plan
 
 
@@ -52,16 +54,16 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
     )
 
 
-def _from_torch(file: torch_bridge.TorchCheckpoint, name: str) -> TrainedModel:
+def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
     table = file.train_ic
     tables = table if table is None or table.ndim == 3 else table[None]
     return TrainedModel(name, file.epoch, file.variables, torch_config(file), tables)
 
 
-def torch_config(file: torch_bridge.TorchCheckpoint) -> dict[str, Any]:
+def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
     """The config of a `.pt` file; where its weights say otherwise, they are right."""
-    state_dict = torch_bridge.to_state_dict(file.variables, float(file.has_dropout))
-    shape = torch_bridge.network_shape(state_dict)
+    state_dict = to_state_dict(file.variables, float(file.has_dropout))
+    shape = network_shape(state_dict)
     return {
         **file.config,
         "hidden_dims": list(shape.hidden_dims),

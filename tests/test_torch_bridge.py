@@ -21,7 +21,13 @@ from jaxstepper.features import FeatureSpec, network_input, observe
 from jaxstepper.history import empty_history
 from jaxstepper.networks import StepNetwork, init_variables
 from jaxstepper.particles import from_table
-from jaxstepper.torch_bridge import TorchCheckpoint
+from jaxstepper.torch_checkpoint import TorchCheckpoint
+from jaxstepper.torch_state import (
+    adam_from_state_dict,
+    adam_state_dict,
+    network_shape,
+    to_state_dict,
+)
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -74,7 +80,7 @@ def make(dtype="float64", steps=3, **settings):
     checkpoint = TorchCheckpoint(
         epoch=7,
         variables=variables,
-        optimizer=torch_bridge.adam_state_dict(
+        optimizer=adam_state_dict(
             adam, variables, lr=LR, weight_decay=DECAY, decoupled=False, dtype=dtype
         ),
         has_dropout=network.dropout > 0,
@@ -162,9 +168,7 @@ def test_torch_predicts_the_same(tmp_path, settings, dtype, tolerance):
     theirs = twin(torch.from_numpy(x)).detach().numpy()
     assert ours.dtype == theirs.dtype == dtype
     np.testing.assert_allclose(ours[:, 0] + 1e-6, theirs[:, 0] + 1e-6, rtol=tolerance)
-    shape = torch_bridge.network_shape(
-        torch_bridge.to_state_dict(checkpoint.variables, network.dropout)
-    )
+    shape = network_shape(to_state_dict(checkpoint.variables, network.dropout))
     fourier = network.fourier_dim if network.fourier_scale > 0 else None
     assert shape == (INPUTS, network.hidden_dims, network.dropout > 0, fourier)
 
@@ -188,13 +192,11 @@ def test_torch_adam_goes_on_as_ours(tmp_path, steps, fourier_scale):
         gradient = gradient_of(params, step)
         updates, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-        named = torch_bridge.to_state_dict({"params": gradient, "constants": {}}, network.dropout)
+        named = to_state_dict({"params": gradient, "constants": {}}, network.dropout)
         for name, parameter in twin.named_parameters():
             parameter.grad = torch.from_numpy(named[name]) if name in named else None
         adam.step()
-    expected = torch_bridge.to_state_dict(
-        checkpoint.variables | {"params": params}, network.dropout
-    )
+    expected = to_state_dict(checkpoint.variables | {"params": params}, network.dropout)
     for name, parameter in twin.named_parameters():
         np.testing.assert_allclose(parameter.detach().numpy(), expected[name], rtol=0, atol=1e-10)
 
@@ -205,7 +207,7 @@ def test_torch_adam_goes_on_as_ours(tmp_path, steps, fourier_scale):
         },
         "param_groups": adam.state_dict()["param_groups"],
     }
-    back = torch_bridge.adam_from_state_dict(optimizer_state, checkpoint.variables)
+    back = adam_from_state_dict(optimizer_state, checkpoint.variables)
     assert back.count == steps + 2
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), back.mu, state[1][0].mu)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), back.nu, state[1][0].nu)
