@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxstepper.config import Config
+from jaxstepper.models import load_model
 from jaxstepper.setup import Given
 from jaxstepper.simulate_command import run_simulate
 from jaxstepper.train_command import fresh_name, run_train
@@ -25,6 +26,8 @@ def run_both(train: tuple[Config, Given], simulate: tuple[Config, Given]) -> int
     run = str(Path(train_config.checkpoint_dir) / str(train_config.save_name))
     mode = config.integrator_mode
     if "integrator_mode" not in given:
-        mode = "history" if train_config.history_len else "ml"
+        # A resumed run has the history it began with.
+        trained = load_model(run, train_config.checkpoint_dir).config
+        mode = "history" if trained["history_len"] else "ml"
     config = replace(config, model_path=run, integrator_mode=mode)
     return run_simulate(config, given)

@@ -1,14 +1,19 @@
-"""Checkpoints of a run: a folder `<checkpoint_dir>/<run>/<epoch>/` each, kept by Orbax.
+"""Checkpoints of a run: a folder `<checkpoint_dir>/<run>/<name>/` each, written by Orbax.
 
 A checkpoint is a nested dict of arrays (the whole `TrainState`) and, as its metadata, the config,
-the metrics of the epoch and the version of this layout.
+the metrics of the epoch, the version of this layout, and a checksum over all of it: Orbax would
+load a flipped bit without a word. Names are those of epochs, counted from 0: `12` was saved at the
+end of epoch 12, `12.3` is the third that was saved in the middle of it.
 """
 
+import errno
+import hashlib
+import json
+import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +24,20 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxstepper.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; a higher one was written by a newer jaxstepper."""
 
+METRICS_FILE = "metrics.jsonl"
+"""Beside the checkpoints of a run: the metrics of every epoch, a line each."""
+
+NAME = re.compile(r"(\d+)(?:\.(\d+))?")
+UNFINISHED = "*.orbax-checkpoint-tmp*"
+
 Tree = TypeVar("Tree")
+
+
+class Damaged(Exception):
+    """A checkpoint cannot be read, or is not what was written; says why."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +46,10 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        epoch: zero-based.
+        epoch: that it was saved in, zero-based.
         config: the flat config of the run.
-        metrics: of that epoch.
+        metrics: of the last epoch that had ended.
+        about: whatever else the run wrote down for itself; JSON values.
         arrays: nested dict of numpy arrays; `restore` puts them into a pytree.
     """
 
@@ -41,6 +57,7 @@ class Checkpoint:
     epoch: int
     config: dict[str, Any]
     metrics: dict[str, Any]
+    about: dict[str, Any]
     arrays: dict[str, Any]
 
     @property
@@ -54,64 +71,157 @@ class Checkpoint:
         return self.arrays["initial_conditions"]
 
 
-class RunWriter:
-    """Writes the checkpoints of one run, in the background."""
-
-    def __init__(self, checkpointer: ocp.training.Checkpointer) -> None:
-        self._checkpointer = checkpointer
-
-    def save(
-        self,
-        epoch: int,
-        state: Any,
-        *,
-        config: dict[str, Any],
-        metrics: dict[str, Any],
-        initial_conditions: np.ndarray,
-    ) -> None:
-        """Copies `state` to the host and starts writing it; an earlier epoch is complete then."""
-        arrays = {"state": to_arrays(state), "initial_conditions": np.asarray(initial_conditions)}
-        about = {"format": FORMAT, "config": config, "metrics": metrics}
-        self._checkpointer.save_async(
-            epoch, arrays, force=True, overwrite=True, custom_metadata=about
-        )
+# --- finding ---------------------------------------------------------------------------------
 
 
-@contextmanager
-def open_run(directory: Path) -> Iterator[RunWriter]:
-    """A writer for the run in `directory`; on leaving, everything saved is on disk."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with ocp.training.Checkpointer(directory.resolve()) as checkpointer:
-        yield RunWriter(checkpointer)
+def paths_of(run: Path) -> list[Path]:
+    """The folders of a run that are named like checkpoints, from the oldest to the newest."""
+    if not run.is_dir():
+        return []
+    return sorted(
+        (each for each in run.iterdir() if NAME.fullmatch(each.name) and each.is_dir()),
+        key=_position,
+    )
 
 
-def to_arrays(tree: Any) -> dict[str, Any]:
-    """A pytree as nested dicts of numpy arrays, by the names of its fields.
+def _position(path: Path) -> tuple[int, float]:
+    match = NAME.fullmatch(path.name)
+    assert match
+    epoch, part = match.groups()
+    return int(epoch), float("inf") if part is None else int(part)
 
-    Empty arrays are left out: Orbax does not store them, and their shape says all about them.
+
+def is_partial(path: Path) -> bool:
+    """Whether a checkpoint was saved in the middle of an epoch."""
+    return "." in path.name
+
+
+def epochs_of(run: Path) -> list[int]:
+    """The epochs at whose end a run was saved, in order."""
+    return [int(path.name) for path in paths_of(run) if not is_partial(path)]
+
+
+def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
+    """The folder of a run, and the name of a checkpoint if one is given, from `RUN` or `RUN/NAME`.
+
+    RUN is a path, or a name below `checkpoint_dir`.
+
+    Raises:
+        UserError: there is no such run.
     """
-    nested: dict[str, Any] = {}
-    paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
-    for path, leaf in zip(paths, jax.device_get(leaves), strict=True):
-        if np.size(leaf):
-            *folders, name = _names(path)
-            place = nested
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            place[name] = np.asarray(leaf)
-    return nested
+    for path in (Path(model_path), Path(checkpoint_dir) / model_path):
+        if NAME.fullmatch(path.name) and paths_of(path.parent):
+            if path in paths_of(path.parent):
+                return path.parent, path.name
+            saved = ", ".join(each.name for each in paths_of(path.parent))
+            raise UserError(f"{model_path}: no such epoch; {path.parent} holds {saved}")
+        if paths_of(path):
+            return path, None
+    raise UserError(
+        f"{model_path}: no checkpoint there; give a run's name or folder, RUN/EPOCH, or a .pt file"
+    )
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def load(run: Path, name: str | int | None = None) -> Checkpoint:
+    """A checkpoint of a run: the one of this name, or the newest that is intact.
+
+    Warns of newer ones that are damaged.
+
+    Raises:
+        UserError: it is damaged, or all are; or it was written by a newer version.
+    """
+    paths = paths_of(run) if name is None else [run / str(name)]
+    damaged: list[str] = []
+    for path in reversed(paths):
+        try:
+            checkpoint = read(path)
+        except Damaged as error:
+            damaged.append(f"{path}: damaged ({error})")
+            continue
+        for line in damaged:
+            warnings.warn(f"{line}; {checkpoint.path} is used", stacklevel=2)
+        return checkpoint
+    if not damaged:
+        raise UserError(f"{run}: no checkpoint there")
+    others = f", and so are the {len(damaged) - 1} older ones" if len(damaged) > 1 else ""
+    raise UserError(f"{damaged[0]}{others}")
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint, checked.
+
+    Raises:
+        Damaged: it is not what was written.
+        UserError: it was written by another version.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            about = ocp.metadata(path.resolve()).custom_metadata
+            arrays = jax.tree.map(np.asarray, ocp.load(path.resolve()))
+    except Exception as error:  # Orbax, tensorstore and json raise a dozen kinds
+        raise Damaged(first_line(error)) from error
+    if not isinstance(about, dict) or "format" not in about:
+        raise Damaged("it does not say what it is")
+    _check_format(path, about["format"])
+    checksum = about.pop("sha256", None)
+    if checksum != digest(arrays, about):
+        raise Damaged("its checksum does not fit")
+    return Checkpoint(
+        path=path,
+        epoch=_position(path)[0],
+        config=about["config"],
+        metrics=about["metrics"],
+        about=about["about"],
+        arrays=arrays,
+    )
+
+
+def metrics_of(path: Path) -> dict[str, Any]:
+    """The metrics of a checkpoint, unchecked.
+
+    Raises:
+        Damaged: they cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ocp.metadata(path.resolve()).custom_metadata["metrics"]
+    except Exception as error:
+        raise Damaged(first_line(error)) from error
+
+
+def _check_format(path: Path, number: Any) -> None:
+    if number == FORMAT:
+        return
+    newer = isinstance(number, int) and number > FORMAT
+    which, what = ("a newer", "upgrade it") if newer else ("an older", "train anew")
+    raise UserError(
+        f"{path}: written by {which} jaxstepper (format {number}, this one reads {FORMAT}); {what}"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another package says, in a line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.split("\n")[0].strip()[:120] or type(error).__name__
 
 
 def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
     """The state of a checkpoint in the structure, shapes and dtypes of `template`.
+
+    Args:
+        checkpoint: of any number of devices.
+        template: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Raises:
         UserError: the checkpoint holds something else.
     """
 
     def leaf(path: tuple[Any, ...], like: Any) -> Any:
-        if not np.size(like):
-            return like
+        if not np.prod(like.shape):
+            return jax.numpy.zeros(like.shape, like.dtype)
         value: Any = checkpoint.arrays["state"]
         for name in _names(path):
             value = value.get(name) if isinstance(value, dict) else None
@@ -123,72 +233,81 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, template)
 
 
+# --- writing ---------------------------------------------------------------------------------
+
+
+def write(
+    path: Path,
+    state: Any,
+    initial_conditions: np.ndarray,
+    *,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> Callable[[], None]:
+    """Copies `state` to the host and starts writing a checkpoint, which appears when it is whole.
+
+    Returns:
+        Waits until it is written; raises what went wrong.
+    """
+    arrays = {"state": to_arrays(state), "initial_conditions": np.array(initial_conditions)}
+    words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
+    words = json.loads(json.dumps(words))
+    words["sha256"] = digest(arrays, words)
+    _check_room(path.parent, sum(array.nbytes for array in jax.tree.leaves(arrays)))
+    saving = ocp.save_async(path.resolve(), arrays, custom_metadata=words)
+    return saving.result
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Looks before Orbax writes, whose threads fail one by one and at length on a full disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        what = f"a checkpoint of {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {what}")
+
+
+def digest(arrays: dict[str, Any], words: dict[str, Any]) -> str:
+    """SHA-256 over the words, and over name, type, shape and bytes of every array."""
+    hasher = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
+    for path, array in jax.tree_util.tree_flatten_with_path(arrays)[0]:
+        hasher.update(f"{'/'.join(_names(path))} {array.dtype} {array.shape}".encode())
+        hasher.update(np.ascontiguousarray(array).data)
+    return hasher.hexdigest()
+
+
+def to_arrays(tree: Any) -> dict[str, Any]:
+    """A pytree as nested dicts of numpy arrays, by the names of its fields.
+
+    They are copies: on a CPU `device_get` may return the buffers themselves, which training
+    overwrites. Empty arrays are left out: Orbax does not store them, and their shape says all.
+    """
+    nested: dict[str, Any] = {}
+    paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
+    for path, leaf in zip(paths, jax.device_get(leaves), strict=True):
+        if np.size(leaf):
+            *folders, name = _names(path)
+            place = nested
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[name] = np.array(leaf)
+    return nested
+
+
 def _names(path: tuple[Any, ...]) -> list[str]:
     return [re.sub(r"\W", "", str(entry)) for entry in path]
 
 
-def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, int | None]:
-    """The folder of a run, and the epoch if one is named, from `RUN` or `RUN/EPOCH`.
-
-    RUN is a path, or a name below `checkpoint_dir`.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    for path in (Path(model_path), Path(checkpoint_dir) / model_path):
-        if epochs_of(path):
-            return path, None
-        if path.name.isdecimal() and int(path.name) in epochs_of(path.parent):
-            return path.parent, int(path.name)
-        if path.name.isdecimal() and epochs_of(path.parent):
-            saved = ", ".join(map(str, epochs_of(path.parent)))
-            raise UserError(f"{model_path}: no such epoch; {path.parent} holds {saved}")
-    raise UserError(
-        f"{model_path}: no checkpoint there; give a run's name or folder, RUN/EPOCH, or a .pt file"
-    )
-
-
-def epochs_of(run: Path) -> list[int]:
-    """The epochs that a run has checkpoints of, in order."""
-    if not run.is_dir():
-        return []
-    return sorted(
-        int(each.name)
-        for each in run.iterdir()
-        if each.name.isdecimal() and (each / "_CHECKPOINT_METADATA").is_file()
-    )
-
-
-def load(run: Path, epoch: int | None = None) -> Checkpoint:
-    """A checkpoint of a run, its newest unless `epoch` says which.
-
-    Raises:
-        UserError: it cannot be read, or was written by a newer version.
-    """
-    epoch = epochs_of(run)[-1] if epoch is None else epoch
-    path = run / str(epoch)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore", category=UserWarning),
-            ocp.training.Checkpointer(run.resolve()) as checkpointer,
-        ):
-            about = checkpointer.metadata(epoch).custom_metadata
-            arrays = checkpointer.load(epoch)
-    except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
-    if not isinstance(about, dict) or "format" not in about:
-        raise UserError(f"{path}: not a checkpoint of jaxstepper")
-    if about["format"] > FORMAT:
-        raise UserError(
-            f"{path}: written by a newer jaxstepper (format {about['format']}, this one reads up "
-            f"to {FORMAT}); upgrade jaxstepper"
-        )
-    arrays = jax.tree.map(np.asarray, arrays)
-    return Checkpoint(path, epoch, about["config"], about["metrics"], arrays)
-
-
 def remove_run(run: Path) -> None:
-    """Deletes the checkpoints of a run, and nothing else in its folder."""
-    for epoch in epochs_of(run):
-        shutil.rmtree(run / str(epoch))
+    """Deletes the checkpoints and the metrics of a run, and nothing else in its folder."""
+    for path in paths_of(run):
+        shutil.rmtree(path)
+    remove_unfinished(run)
+    (run / METRICS_FILE).unlink(missing_ok=True)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Deletes what was being written when a run was killed."""
+    for path in run.glob(UNFINISHED):
+        shutil.rmtree(path, ignore_errors=True)

@@ -43,6 +43,9 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
     except UserError as error:
         print(f"jaxstepper {command}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"jaxstepper {command}: interrupted", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         # The reader of standard output has left; nothing is wrong.
         sys.stderr.close()

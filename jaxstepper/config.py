@@ -241,8 +241,24 @@ class Config:
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
     checkpoint_dir: str = _files("checkpoints", text("DIR"), "folder that holds the runs")
     checkpoint_interval: int = _files(10, COUNT, "epochs between checkpoints", takes="train")
+    checkpoint_minutes: float = _files(
+        10.0, POSITIVE, "longest time between checkpoints, in minutes", takes="train"
+    )
+    keep: int | None = _files(
+        None,
+        COUNT,
+        "keep so many of the newest checkpoints, and the best by pass rate; else all",
+        takes="train",
+    )
+    resume: bool = _files(
+        False,
+        YES_NO,
+        "go on with the run of this --save-name where its newest checkpoint is; more --epochs "
+        "extend it",
+        takes="train",
+    )
     overwrite: bool = _files(
-        False, YES_NO, "delete a run of the same name; else it is moved to NAME.1", takes="train"
+        False, YES_NO, "delete a run of the same name; else it is refused", takes="train"
     )
     model_path: str | None = _files(
         None, text("PATH"), "trained weights to start from: a run, RUN/EPOCH or FILE.pt"

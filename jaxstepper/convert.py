@@ -41,18 +41,19 @@ def run_export(arguments: list[str]) -> int:
         "--checkpoint-dir", default="checkpoints", help="folder that holds the runs"
     )
     options = parser.parse_args(arguments)
-    run, epoch = checkpoints.locate(options.run, options.checkpoint_dir)
+    run, name = checkpoints.locate(options.run, options.checkpoint_dir)
     saved = checkpoints.epochs_of(run)
     if options.epoch is not None and options.epoch not in saved:
         raise UserError(f"--epoch {options.epoch}: {run} holds {', '.join(map(str, saved))}")
-    chosen = options.epoch if options.epoch is not None else epoch
-    epochs = saved if options.all else [saved[-1] if chosen is None else chosen]
+    chosen = name if options.epoch is None else options.epoch
+    names = saved if options.all else [chosen]
     out = Path(options.out) if options.out else run
-    if out.suffix == ".pt" and len(epochs) > 1:
-        raise UserError(f"--out {out}: is one file, and {len(epochs)} epochs are to be written")
-    for each in epochs:
-        file = to_torch(checkpoints.load(run, each))
-        path = out if out.suffix == ".pt" else out / torch_bridge.file_name(each)
+    if out.suffix == ".pt" and len(names) > 1:
+        raise UserError(f"--out {out}: is one file, and {len(names)} epochs are to be written")
+    for each in names:
+        checkpoint = checkpoints.load(run, each)
+        file = to_torch(checkpoint)
+        path = out if out.suffix == ".pt" else out / torch_bridge.file_name(checkpoint.epoch)
         _make_folder(path.parent)
         torch_bridge.write(path, file)
         print(path)
@@ -179,14 +180,15 @@ def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
         state = state.replace(optimizer_state=optimizer_state)
     state = state.replace(epoch=jax.numpy.asarray(file.epoch + 1, state.epoch.dtype))
     metrics = {} if file.loss is None else {"epoch": file.epoch, "mean_retrain_loss": file.loss}
-    with checkpoints.open_run(run) as writer:
-        writer.save(
-            file.epoch,
-            state,
-            config={**unknown, **to_dict(config)},
-            metrics=metrics,
-            initial_conditions=tables,
-        )
+    written = checkpoints.write(
+        run / str(file.epoch),
+        state,
+        tables,
+        config={**unknown, **to_dict(config)},
+        metrics=metrics,
+        about={},
+    )
+    written()
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,15 +1,16 @@
-"""The plan of a run, and its state before the first epoch."""
+"""The plan of a run, and its state before the first epoch or where it was saved."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstepper import setup
+from jaxstepper import checkpoints, setup
 from jaxstepper.calibrate import calibrate
+from jaxstepper.checkpoints import Checkpoint
 from jaxstepper.config import Config
 from jaxstepper.models import TrainedModel, variables_for
 from jaxstepper.networks import Variables
-from jaxstepper.train_state import Plan, TrainState, init_train_state
+from jaxstepper.train_state import RUNNING, Plan, TrainState, init_train_state
 
 
 def prepare_training(
@@ -41,6 +42,22 @@ def prepare_training(
         jnp.asarray(setup.end_times(config, tables)),
     )
     return plan, state
+
+
+def resume_training(config: Config, checkpoint: Checkpoint) -> tuple[Plan, TrainState]:
+    """The plan of a run and its state in a checkpoint.
+
+    Args:
+        config: of the run; `setup.configure_jax` has been called.
+        checkpoint: of that run.
+
+    Raises:
+        UserError: the checkpoint is of another kind of run.
+    """
+    model = TrainedModel(str(checkpoint.path), 0, checkpoint.variables, {}, None)
+    plan, template = prepare_training(config, checkpoint.initial_conditions, model)
+    state = checkpoints.restore(checkpoint, template)
+    return plan, state.replace(status=jnp.asarray(RUNNING, jnp.int32))
 
 
 def _start(

@@ -1,8 +1,11 @@
 """What users see of a run: lines on the console, and Weights & Biases."""
 
+import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from jaxstepper.config import Config, to_dict
@@ -80,11 +83,59 @@ def debug_line(metrics: Mapping[str, Any]) -> str:
     )
 
 
+class MetricsFile:
+    """The metrics of every epoch of a run, one JSON object a line, in its folder."""
+
+    def __init__(self, path: Path, epochs_done: int = 0) -> None:
+        """Opens the file; lines of epochs that a resumed run does again are taken out."""
+        self._path = path
+        self._is_full = False
+        kept = [line for line in _lines(path) if _epoch_of(line) < epochs_done]
+        beside = path.with_suffix(".new")
+        beside.write_text("".join(kept))
+        beside.replace(path)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Adds an epoch; what cannot be written is told of once."""
+        line = json.dumps({name: _finite(value) for name, value in metrics.items()})
+        try:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+            self._is_full = False
+        except OSError as error:
+            if not self._is_full:
+                note(f"{self._path}: cannot be written ({error.strerror}); training goes on")
+            self._is_full = True
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file, if it is there."""
+    text = path.read_text() if path.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for what is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class WandbRun:
     """A run of Weights & Biases; does nothing when it is off."""
 
     def __init__(self, run: Any = None) -> None:
         self._run = run
+
+    @property
+    def id(self) -> str | None:
+        """By which a resumed run goes on in the same place."""
+        return None if self._run is None else self._run.id
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """Logs an epoch of training."""
@@ -107,8 +158,15 @@ def wandb_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def open_wandb(config: Config, default_name: str = "runner_train") -> Iterator[WandbRun]:
+def open_wandb(
+    config: Config, default_name: str = "runner_train", run_id: str | None = None
+) -> Iterator[WandbRun]:
     """A W&B run if the config asks for one; finished on leaving, also when training fails.
+
+    Args:
+        config: of the run.
+        default_name: where neither --wandb-name nor --save-name says more.
+        run_id: of the run to go on with.
 
     Raises:
         UserError: wandb is not installed, or cannot reach its server.
@@ -125,6 +183,8 @@ def open_wandb(config: Config, default_name: str = "runner_train") -> Iterator[W
             project=config.wandb_project,
             name=config.wandb_name or config.save_name or default_name,
             config=to_dict(config),
+            id=run_id,
+            resume="allow",
             settings=wandb.Settings(init_timeout=30, silent=True),
         )
     except (wandb.errors.Error, OSError) as error:

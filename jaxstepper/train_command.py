@@ -1,12 +1,10 @@
 """What `train` does, once its arguments are known to be good."""
 
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,14 +14,49 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper import checkpoints, setup
-from jaxstepper.config import Config, to_dict
+from jaxstepper.checkpoints import Checkpoint
+from jaxstepper.config import CHECKPOINT, Config, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.models import load_model
-from jaxstepper.prepare import prepare_training
+from jaxstepper.prepare import prepare_training, resume_training
+from jaxstepper.resume import resumed_config, what_was_given
+from jaxstepper.run_writer import RunWriter
 from jaxstepper.setup import Given
-from jaxstepper.tracking import Console, note, open_wandb
+from jaxstepper.signals import stop_on_signal
+from jaxstepper.tracking import Console, MetricsFile, note, open_wandb
 from jaxstepper.train_state import Plan, TrainState, restart
 from jaxstepper.training import TrainingResult, run_two_phase_training
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to train.
+
+    Attributes:
+        config: of the run.
+        given: what was given explicitly when the run began, as plain values.
+        tables: initial conditions `[B, N, 1 + 2 D]` it began with.
+        plan: what is trained.
+        state: where it stands.
+        checkpoint: that it goes on from, or None.
+    """
+
+    config: Config
+    given: Mapping[str, Any]
+    tables: np.ndarray
+    plan: Plan
+    state: TrainState
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return _folder(self.config)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the run wrote down for itself."""
+        return self.checkpoint.about if self.checkpoint else {}
 
 
 def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int:
@@ -35,6 +68,92 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
         stream: for the epoch lines and the summary; standard output otherwise.
     """
     began = time.perf_counter()
+    with stop_on_signal() as interrupted:
+        job = _set_up(config, given)
+        config = job.config
+        console = Console(config, stream or sys.stdout)
+        with open_wandb(config, run_id=job.about.get("wandb_id")) as wandb_run:
+            metrics_file = _open_folder(job)
+            _announce(job, time.perf_counter() - began)
+            writer = RunWriter(
+                job.folder,
+                job.tables,
+                to_dict(replace(config, resume=False, overwrite=False)),
+                about={"given": job.given, "wandb_id": wandb_run.id},
+                keep=config.keep,
+                minutes=config.checkpoint_minutes,
+                newest=job.checkpoint.path if job.checkpoint else None,
+            )
+            renew = jax.jit(partial(restart, job.plan))
+
+            def on_epoch(metrics: dict[str, Any]) -> None:
+                console.epoch(metrics)
+                wandb_run.epoch(metrics)
+                metrics_file.epoch(metrics)
+
+            def on_pause(state: TrainState, metrics: dict[str, Any]) -> TrainState:
+                done = metrics["epoch"] + 1
+                if _is_fresh(config, done):
+                    fresh = _fresh_tables(job, done)
+                    state = renew(state, jnp.asarray(fresh), setup.end_times(config, fresh))
+                if _is_saved(config, metrics["epoch"]):
+                    writer.save_epoch(metrics["epoch"], state, metrics)
+                return state
+
+            def on_call(state: TrainState, metrics: dict[str, Any]) -> None:
+                if writer.is_due() and not writer.holds(state):
+                    writer.save_partial(int(state.epoch), state, metrics)
+
+            result = run_two_phase_training(
+                job.plan,
+                job.state,
+                config.epochs,
+                metrics=job.checkpoint.metrics if job.checkpoint else {},
+                pause_after=lambda epoch: _is_saved(config, epoch) or _is_fresh(config, epoch + 1),
+                on_epoch=on_epoch,
+                on_pause=on_pause,
+                on_call=on_call,
+                interrupted=interrupted,
+            )
+            if result.stopped not in ("", "not finite") and not writer.holds(result.state):
+                writer.save_partial(int(result.state.epoch), result.state, result.metrics)
+            writer.finish()
+            console.summary(result)
+            return _verdict(result, job.plan, writer)
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.checkpoint_dir) / str(config.save_name)
+
+
+def _set_up(config: Config, given: Given) -> Job:
+    """A new run, or one that is resumed.
+
+    Raises:
+        UserError: something given cannot be used, or the run is there already.
+    """
+    if config.resume and config.overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one of them")
+    if config.resume and config.save_name is None:
+        raise UserError("--resume needs --save-name, the name of the run to go on with")
+    if config.save_name is None:
+        config = replace(config, save_name=fresh_name())
+    run = _folder(config)
+    if checkpoints.paths_of(run):
+        if config.resume:
+            return _resumed_job(config, given, checkpoints.load(run))
+        if not config.overwrite:
+            raise UserError(
+                f"{run}: there is a run of this name; --resume goes on with it, --overwrite "
+                "deletes it, --save-name names another"
+            )
+    elif config.resume:
+        note(f"{run}: no checkpoint to resume from; the run starts at epoch 0")
+    return _new_job(config, given)
+
+
+def _new_job(asked_for: Config, given: Given) -> Job:
+    config = asked_for
     model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
     if model is not None:
         config = setup.adopt(config, given, model.config, model.name)
@@ -42,46 +161,41 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
     tables = setup.initial_tables(config, given, config.multi_orbit)
     config = setup.with_scales(setup.with_shape_of(config, tables), tables)
     _warn_of_training(config, given)
-    config = config if config.save_name else replace(config, save_name=fresh_name())
-    plan, state = prepare_training(config, tables, model)
-    run = Path(config.checkpoint_dir) / str(config.save_name)
-    console = Console(config, stream or sys.stdout)
-    with open_wandb(config) as wandb_run:
-        _make_room(run, config.overwrite)
-        _announce(config, state, run, time.perf_counter() - began)
+    asked = what_was_given(asked_for, given)
+    return Job(config, asked, tables, *prepare_training(config, tables, model))
 
-        def on_epoch(metrics: dict[str, Any]) -> None:
-            console.epoch(metrics)
-            wandb_run.epoch(metrics)
 
-        with checkpoints.open_run(run) as writer, _stop_on_signal() as interrupted:
-            renew = jax.jit(partial(restart, plan))
-            save = partial(writer.save, config=to_dict(config), initial_conditions=tables)
+def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:
+    config = resumed_config(config, given, checkpoint)
+    config = setup.configure_jax(config)
+    given = checkpoint.about.get("given", {})
+    tables = checkpoint.initial_conditions
+    return Job(config, given, tables, *resume_training(config, checkpoint), checkpoint)
 
-            def on_pause(state: TrainState, metrics: dict[str, Any]) -> TrainState:
-                done = metrics["epoch"] + 1
-                if _is_fresh(config, done):
-                    # A function of seed and epoch alone, so that a resumed run draws the same.
-                    draw = np.random.default_rng([config.seed or 0, done])
-                    fresh = setup.initial_tables(config, given, config.multi_orbit, draw)
-                    state = renew(state, jnp.asarray(fresh), setup.end_times(config, fresh))
-                if _is_saved(config, metrics["epoch"]):
-                    save(metrics["epoch"], state, metrics=metrics)
-                return state
 
-            result = run_two_phase_training(
-                plan,
-                state,
-                config.epochs,
-                pause_after=lambda epoch: _is_saved(config, epoch) or _is_fresh(config, epoch + 1),
-                on_epoch=on_epoch,
-                on_pause=on_pause,
-                interrupted=interrupted,
-            )
-            if result.stopped:
-                save(int(result.state.epoch), result.state, metrics=result.metrics)
-        console.summary(result)
-        return _verdict(result, plan, run)
+def _fresh_tables(job: Job, done: int) -> np.ndarray:
+    """Initial conditions after `done` epochs: a function of seed and epoch alone.
+
+    So a resumed run draws the same. Those of a file are the file's, as the run found it.
+    """
+    if job.config.ic_path is not None:
+        return job.tables
+    draw = np.random.default_rng([job.config.seed or 0, done])
+    given = dict.fromkeys(job.given, CHECKPOINT)
+    return setup.initial_tables(job.config, given, job.config.multi_orbit, draw)
+
+
+def _open_folder(job: Job) -> MetricsFile:
+    """Makes the folder of a run ready to be written to; a run to overwrite goes."""
+    run = job.folder
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if job.config.overwrite:
+            checkpoints.remove_run(run)
+        checkpoints.remove_unfinished(run)
+        return MetricsFile(run / checkpoints.METRICS_FILE, int(job.state.epoch))
+    except OSError as error:
+        raise UserError(f"{run}: cannot hold a run ({error.strerror})") from error
 
 
 def _is_saved(config: Config, epoch: int) -> bool:
@@ -109,73 +223,46 @@ def _warn_of_training(config: Config, given: Given) -> None:
     setup.warn_of_ineffective(config, given)
 
 
-def _announce(config: Config, state: TrainState, run: Path, seconds: float) -> None:
-    parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
-    device = jax.tree.leaves(state.variables)[0].devices().pop()
+def _announce(job: Job, seconds: float) -> None:
+    config = job.config
+    leaves = jax.tree.leaves(job.state.variables["params"])
+    device = leaves[0].devices().pop()
+    size = f"{sum(x.size for x in leaves):,}"
     say = partial(note, quiet=config.quiet)
     say(f"device {device.device_kind} ({device.platform}), {config.dtype}, seed {config.seed}")
-    say(f"network of {parameters:,} parameters, {config.num_particles} particles in {config.dim}D")
-    say(f"checkpoints in {run}; set up in {seconds:.1f}s")
+    say(f"network of {size} parameters, {config.num_particles} particles in {config.dim}D")
+    say(f"checkpoints in {job.folder}; set up in {seconds:.1f}s")
+    if job.checkpoint is not None:
+        say(f"goes on from {job.checkpoint.path}, in epoch {int(job.state.epoch)}")
 
 
-def _make_room(run: Path, overwrite: bool) -> None:
-    """Clears the folder of a run of the same name: its checkpoints go, or are moved aside."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        if not checkpoints.epochs_of(run):
-            return
-        if overwrite:
-            checkpoints.remove_run(run)
-            return
-        number = 1
-        while (aside := run.with_name(f"{run.name}.{number}")).exists():
-            number += 1
-        run.rename(aside)
-        note(f"{run} held a run already; it is kept as {aside}")
-    except OSError as error:
-        raise UserError(f"{run}: cannot hold a run ({error.strerror})") from error
-
-
-def _verdict(result: TrainingResult, plan: Plan, run: Path) -> int:
+def _verdict(result: TrainingResult, plan: Plan, writer: RunWriter) -> int:
     """Says how a run that left early ended; returns the exit code."""
-    state, saved = result.state, f"saved in {run}"
+    state, saved = result.state, f"saved in {writer.newest}"
+    where = f"epoch {int(state.epoch)}, step {int(state.progress.step)}"
+    if result.stopped == "not finite":
+        last = f"the last good checkpoint is {writer.newest}" if writer.newest else "nothing saved"
+        note(f"{where}: the network or its dt is no longer finite; {last}. Try a lower --lr.")
+        return 1
+    if writer.problem:
+        kept = f"{writer.newest} is the newest checkpoint" if writer.newest else "nothing is saved"
+        note(f"{where}: the run ends, and its end could not be saved ({writer.problem}); {kept}")
+        return 1
     if result.stopped == "stuck":
         worst = int(jnp.argmax(state.progress.failures))
         note(
-            f"stuck at epoch {int(state.epoch)}, step {int(state.progress.step)}, system {worst}, "
+            f"stuck at {where}, system {worst}, "
             f"time {float(state.systems.particles.time[worst]):g}: after "
             f"{plan.max_retrain_steps} retrain iterations the relative energy error is still "
             f"{float(state.progress.last_error[worst]):.2e}, not below {plan.gate.threshold:g}; "
             f"{saved}. Try a larger --lr or --max-retrain-steps, or --dropout 0."
         )
         return 1
-    if result.stopped == "not finite":
-        note(
-            f"epoch {int(state.epoch)}: the network's dt is not finite; {saved}. Try a lower --lr."
-        )
-        return 1
     if result.stopped == "interrupted":
-        note(f"interrupted in epoch {int(state.epoch)}; {saved}")
+        note(f"interrupted in {where}; {saved}; --resume goes on")
     if result.stopped == "retired":
         note("every orbit has completed its period")
     return 0
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; the device call under way ends first. A second one leaves now."""
-    pressed: list[int] = []
-
-    def on_signal(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def fresh_name() -> str:

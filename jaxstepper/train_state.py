@@ -182,6 +182,7 @@ class TrainState:
         accepted: `[B]`, steps accepted since the start of the path.
         end_time: `[B]`, when each system retires; infinity for never.
         epoch: `[]`, epochs completed.
+        converged: `[]`, those of them whose phase 2 converged.
         progress: of the epoch under way.
         status: `[]`, a result code; the first failure stays.
     """
@@ -194,6 +195,7 @@ class TrainState:
     accepted: Int[Array, " B"]
     end_time: Float[Array, " B"]
     epoch: Int[Array, ""]
+    converged: Int[Array, ""]
     progress: EpochProgress
     status: Int[Array, ""]
 
@@ -237,6 +239,7 @@ def init_train_state(
         accepted=jnp.zeros((count,), jnp.int32),
         end_time=jnp.broadcast_to(jnp.asarray(end_time, systems.energy.dtype), (count,)),
         epoch=jnp.zeros((), jnp.int32),
+        converged=jnp.zeros((), jnp.int32),
         progress=new_progress(plan, systems),
         status=jnp.asarray(RUNNING, jnp.int32),
     )

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from jaxstepper.collect import collect
 from jaxstepper.generalize import generalize
 from jaxstepper.train_state import (
     NOT_FINITE,
     RETIRED,
+    RUNNING,
     STUCK,
     Plan,
     TrainState,
@@ -126,23 +127,36 @@ def train_chunk(
         return (state, budget), (metrics, ended)
 
     carry, (metrics, ended) = lax.scan(epoch, (state, budget), length=EPOCHS_PER_CALL)
-    return (*carry, metrics, ended)
+    state, left = carry
+    bad = (state.status == RUNNING) & ~_is_finite(state)
+    state = state.replace(status=jnp.where(bad, NOT_FINITE, state.status).astype(jnp.int32))
+    return state, left, metrics, ended
 
 
 def _next_epoch(plan: Plan, state: TrainState) -> TrainState:
     progress = new_progress(plan, state.systems)
     retired = ~(state.systems.particles.time < state.end_time)
-    return state.replace(epoch=state.epoch + 1, progress=progress.replace(waiting=retired))
+    return state.replace(
+        epoch=state.epoch + 1,
+        converged=state.converged + state.progress.replay_converged,
+        progress=progress.replace(waiting=retired),
+    )
+
+
+def _is_finite(state: TrainState) -> Bool[Array, ""]:
+    """Whether network, optimiser and systems hold finite numbers only."""
+    leaves = jax.tree.leaves((state.variables, state.optimizer_state, state.systems))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 class TrainingResult(NamedTuple):
     """What a training run came to.
 
     Attributes:
-        epochs: completed in all, those before a restart included.
+        epochs: completed in all, those before a resumption included.
         total_time: seconds of this call of `run_two_phase_training`.
-        convergence_rate: share of this call's epochs whose phase 2 converged; 0 of none.
-        metrics: of the last epoch, as plain numbers; empty if none ended.
+        convergence_rate: share of those epochs whose phase 2 converged; 0 of none.
+        metrics: of the last epoch, as plain numbers; empty if none has ended.
         state: after it.
         stopped: why it ended before the last epoch: "", "interrupted", "retired", "stuck", or
             "not finite".
@@ -164,10 +178,11 @@ def run_two_phase_training(
     state: TrainState,
     epochs: int,
     *,
+    metrics: dict[str, Any] | None = None,
     pause_after: Callable[[int], bool] = lambda epoch: False,
     on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
     on_pause: Callable[[TrainState, dict[str, Any]], TrainState] = lambda state, metrics: state,
-    on_call: Callable[[TrainState], None] = lambda state: None,
+    on_call: Callable[[TrainState, dict[str, Any]], None] = lambda state, metrics: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
     """Trains until `epochs` epochs are complete, in device calls of bounded length.
@@ -176,23 +191,26 @@ def run_two_phase_training(
         plan: what is trained.
         state: where it stands; donated.
         epochs: in all, counted from the start of the run.
+        metrics: of the last epoch before this call, where a run is resumed.
         pause_after: whether training halts after an epoch (counted from 0) for `on_pause`. It does
             so after the last one in any case.
         on_epoch: told the metrics of every epoch, in order.
         on_pause: given the state between epochs and the last metrics, to save it or to change its
             systems; returns the state to go on with.
-        on_call: told the state after every device call.
-        interrupted: asked after every device call whether to leave.
+        on_call: told the state and the last metrics after every device call, to save it.
+        interrupted: asked before every device call whether to leave.
 
     Returns:
         The result. A run that leaves early returns the state it got to, in the middle of an epoch.
     """
     began = last_end = time.perf_counter()
-    budget, converged, trained, stopped = FIRST_BUDGET, 0, 0, ""
-    metrics: dict[str, Any] = {}
+    budget, warned, stopped = FIRST_BUDGET, 0, ""
+    metrics = {} if metrics is None else metrics
     done = int(state.epoch)
-    warned = 0
     while done < epochs and not stopped:
+        if interrupted():
+            stopped = "interrupted"
+            break
         last = done + 1
         while last < epochs and not pause_after(last - 1):
             last += 1
@@ -207,17 +225,17 @@ def run_two_phase_training(
                 metrics = {name: values[row].item() for name, values in rows._asdict().items()}
                 metrics["epoch_time"] = (now - last_end) / count
                 metrics["acceptance_rate"] = 1 / (1 + metrics["mean_retrain_iterations"])
-                converged += metrics["converged"]
-                trained += 1
                 on_epoch(metrics)
         last_end, warned = (now, 0) if count else (last_end, warned)
         budget = _next_budget(budget, budget - int(left), now - call_began)
-        on_call(state)
         warned = _warn_of_retraining(state, warned)
-        stopped = STOPPED.get(status, "interrupted" if interrupted() else "")
+        stopped = STOPPED.get(status, "")
+        if stopped == "not finite":
+            break
         if count and done == last:
             state = on_pause(state, metrics)
-    rate = converged / trained if trained else 0.0
+        on_call(state, metrics)
+    rate = int(state.converged) / done if done else 0.0
     return TrainingResult(done, time.perf_counter() - began, rate, metrics, state, stopped)
 
 

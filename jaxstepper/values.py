@@ -144,9 +144,13 @@ def as_typed(value: Any, source: str) -> str:
 
 def refusal(name: str, source: str, value: Any, rule: str) -> UserError:
     """The error of one value: `--epochs -3: ...` or `my.toml [train] epochs = -3: ...`."""
+    return line_error(f"{setting(name, source, value)}: {rule}")
+
+
+def setting(name: str, source: str, value: Any) -> str:
+    """A value and where it was set: `--epochs -3` or `my.toml [train] epochs = -3`."""
     shown = as_typed(value, source)
-    where = f"{source} {shown}" if source.startswith("-") else f"{source} {name} = {shown}"
-    return line_error(f"{where}: {rule}")
+    return f"{source} {shown}" if source.startswith("-") else f"{source} {name} = {shown}"
 
 
 def nearest(word: str, known: Collection[str], otherwise: str) -> str:

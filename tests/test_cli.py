@@ -18,6 +18,7 @@ from jaxstepper.arguments import parse
 from jaxstepper.config import from_dict
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
+from jaxstepper.run_writer import RunWriter
 
 ROOT = Path(__file__).parents[1]
 # Steps that are often refused once before they are accepted, and a phase 2 that trains.
@@ -43,14 +44,14 @@ class Run(NamedTuple):
 
 def train(folder, *argv):
     saved = {}
-    save = checkpoints.RunWriter.save
+    save = RunWriter.save_epoch
 
-    def note_and_save(self, epoch, state, **about):
+    def note_and_save(self, epoch, state, metrics):
         saved[epoch] = leaves(state)
-        save(self, epoch, state, **about)
+        save(self, epoch, state, metrics)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.RunWriter, "save", note_and_save)
+        patch.setattr(RunWriter, "save_epoch", note_and_save)
         outcome = call(*argv, "--save-name", folder.name, "--checkpoint-dir", folder.parent)
     return Run(folder, outcome, saved)
 
@@ -199,16 +200,23 @@ def test_a_state_of_another_shape_is_refused(plain, history):
         checkpoints.restore(checkpoint, like)
 
 
-def test_an_earlier_run_is_moved_aside_or_overwritten(tmp_path):
-    again = f"{TRAIN} --save-name r --quiet --epochs"
-    runs = tmp_path / "checkpoints"
-    assert call(again, "1").code == 0
+def test_an_earlier_run_is_refused_or_overwritten(tmp_path):
+    again = f"{TRAIN} --save-name r --num-orbits 1 --quiet --epochs"
+    run = tmp_path / "checkpoints" / "r"
     assert call(again, "2").code == 0
-    assert checkpoints.epochs_of(runs / "r") == [0, 1]
-    assert checkpoints.epochs_of(runs / "r.1") == [0]
+    before = contents(run)
+    assert_refused(call(again, "1"), "checkpoints/r", "--resume", "--overwrite", "--save-name")
+    assert contents(run) == before
+    (run / "notes.txt").write_text("mine")
     assert call(again, "1 --overwrite").code == 0
-    assert checkpoints.epochs_of(runs / "r") == [0]
-    assert sorted(each.name for each in runs.iterdir()) == ["r", "r.1"]
+    assert checkpoints.epochs_of(run) == [0]
+    assert (run / "notes.txt").read_text() == "mine"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def simulate(*argv):
@@ -247,14 +255,6 @@ def test_another_network_than_the_model_is_refused(plain, tmp_path, command):
     outcome = call(command, "--model-path", plain.folder, "--hidden-dims 9 9")
     assert_refused(outcome, "--hidden-dims 9 9", "was trained with 8 8")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_damaged_checkpoint_is_refused(plain, tmp_path):
-    broken = tmp_path / "broken" / "3"
-    broken.mkdir(parents=True)
-    (broken / "_CHECKPOINT_METADATA").write_text("{}")
-    outcome = call("simulate --integrator-mode ml --model-path broken")
-    assert_refused(outcome, "broken/3: not a")
 
 
 # --- modes and dtypes ------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_a_stuck_sgd_run_ends_with_code_1_and_exports_no_optimizer(tmp_path):
     assert run.outcome.code == 1
     assert run.outcome.err.startswith("stuck at epoch 0, step 0, system 0")
     assert run.outcome.err.count("\n") == 1
-    assert checkpoints.epochs_of(run.folder) == [0]
+    assert [path.name for path in checkpoints.paths_of(run.folder)] == ["0.1"]
     torch = pytest.importorskip("torch")
     assert call("export run --out run.pt --checkpoint-dir .").code == 0
     file = torch.load("run.pt", weights_only=True)

@@ -55,6 +55,9 @@ TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("fresh_every", "--fresh-every 5", 5, 0),
     ("overwrite", "--overwrite", True, False),
     ("checkpoint_interval", "--checkpoint-interval 1", 1, 10),
+    ("checkpoint_minutes", "--checkpoint-minutes 2.5", 2.5, 10.0),
+    ("keep", "--keep 3", 3, None),
+    ("resume", "--resume", True, False),
 ]
 SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("history_len", "--history-len 3", 3, 0),

@@ -34,7 +34,7 @@ TOP = {
     "plots",
     "evaluate",
 } & set(TREES)
-MAY_READ_A_CLOCK = {"training", "checkpoints"}
+MAY_READ_A_CLOCK = {"training", "run_writer"}
 
 
 def imported(tree):

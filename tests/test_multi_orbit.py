@@ -187,5 +187,5 @@ def test_ctrl_c_ends_an_endless_step_with_everything_saved(folder: Path) -> None
     guard.cancel()
     assert process.wait() == 0
     assert any("RuntimeWarning" in line and "retrain iterations" in line for line in said)
-    assert "interrupted in epoch 0; saved in checkpoints/run" in said[-1]
+    assert "interrupted in epoch 0, step 0; saved in checkpoints/run/0.1" in said[-1]
     assert kept().arrays["state"]["progress"]["failures"][0] > 1000

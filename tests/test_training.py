@@ -211,7 +211,7 @@ def test_a_run_tells_what_it_did():
         pause_after=lambda epoch: epoch == 1,
         on_epoch=told.append,
         on_pause=on_pause,
-        on_call=lambda state: calls.append(int(state.epoch)),
+        on_call=lambda state, _: calls.append(int(state.epoch)),
     )
     assert (result.epochs, result.stopped) == (4, "")
     assert_identical(result.state, expected)
@@ -231,7 +231,10 @@ def test_a_run_tells_what_it_did():
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(monkeypatch):
     expected, _ = train_in_calls(PLAN, started(PLAN, TABLES, SEED), 2, PLENTY)
     monkeypatch.setattr("jaxstepper.training.FIRST_BUDGET", 2)
-    result = run_two_phase_training(PLAN, started(PLAN, TABLES, SEED), 2, interrupted=lambda: True)
+    answers = iter([False, True])
+    result = run_two_phase_training(
+        PLAN, started(PLAN, TABLES, SEED), 2, interrupted=lambda: next(answers)
+    )
     assert (result.epochs, result.stopped) == (0, "interrupted")
     assert result.metrics == {} and result.convergence_rate == 0
     result = run_two_phase_training(PLAN, result.state, 2)

@@ -1,0 +1,49 @@
+"""A stop that clusters and users ask for by a signal."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from jaxstepper.tracking import note
+
+# Ctrl-C; what a scheduler sends before it kills; what one can have it send some time before that.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Whether a signal has asked for a stop. A second one ends the process at once.
+
+    Python runs signal handlers between its own instructions only, which a device call of minutes
+    would put off; so a thread watches, which hears of signals in any case.
+    """
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    received: list[int] = []
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while byte := os.read(reader, 1):
+            if byte[0] not in numbers:
+                continue
+            received.append(byte[0])
+            if len(received) > 1:
+                os._exit(128 + byte[0])
+            name = signal.Signals(byte[0]).name
+            note(f"{name}: stops and saves at the end of this device call; again to leave at once")
+
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.set_wakeup_fd(wakeup_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
