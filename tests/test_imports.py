@@ -33,6 +33,7 @@ TOP = {
     "tracking",
     "plots",
     "evaluate",
+    "signals",
 } & set(TREES)
 MAY_READ_A_CLOCK = {"training", "run_writer"}
 
