@@ -428,6 +428,26 @@ def test_keep_deletes_nothing_while_the_newest_is_damaged(monkeypatch):
     assert "older checkpoints are kept" in outcome.warned
 
 
+# --- numbers gone bad ------------------------------------------------------------------------
+
+
+def test_a_network_gone_bad_names_the_place_and_the_last_good_checkpoint(monkeypatch):
+    assert call(ONE, EPOCHS, "run --epochs 2").code == 0
+    resume_training = train_command.resume_training
+
+    def resume_badly(*args):
+        plan, state = resume_training(*args)
+        params = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(np.nan), state.variables["params"])
+        return plan, state.replace(variables={**state.variables, "params": params})
+
+    monkeypatch.setattr(train_command, "resume_training", resume_badly)
+    outcome = call("train --resume --save-name run --epochs 5 --quiet")
+    assert outcome.code == 1
+    assert "epoch 2, step 0: the network or its dt is no longer finite" in outcome.err
+    assert "the last good checkpoint is checkpoints/run/1" in outcome.err
+    assert names(Path("checkpoints/run")) == ["0", "1"]
+
+
 # --- kills -----------------------------------------------------------------------------------
 
 

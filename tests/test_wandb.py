@@ -95,6 +95,17 @@ def test_a_training_that_fails_ends_its_run_as_failed(tmp_path, monkeypatch):
     assert [each.exit_code for each in of_kind(tmp_path, "exit")] == [1]
 
 
+def test_a_resumed_run_goes_on_in_the_same_place(tmp_path):
+    assert call(LOGGED).code == 0
+    wandb.teardown()
+    (first,) = tmp_path.glob("wandb/offline-run-*")
+    first = first.rename(tmp_path / first.name)  # folders are named by the second
+    assert call("train --resume --save-name run --epochs 3").code == 0
+    wandb.teardown()
+    (second,) = tmp_path.glob("wandb/offline-run-*")
+    assert second.name.split("-")[-1] == first.name.split("-")[-1]
+
+
 def test_without_the_package_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert_refused(call(LOGGED), "--wandb", "pip install wandb")
