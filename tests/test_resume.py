@@ -292,38 +292,35 @@ def test_without_an_intact_checkpoint_a_line_says_so(kept, tmp_path):
 def test_a_checkpoint_of_a_newer_version_is_not_skipped(kept, tmp_path):
     run = copy_of(kept, tmp_path / "run")
     about = run / "6" / "_CHECKPOINT_METADATA"
+    (run / "6" / "SHA256SUMS").unlink()
     old = f'"format": {checkpoints.FORMAT}'
     assert old in about.read_text()
     about.write_text(about.read_text().replace(old, f'"format": {checkpoints.FORMAT + 1}'))
+    checkpoints._seal(run / "6")
     outcome = call("simulate --integrator-mode ml --model-path", run)
     assert_refused(outcome, "written by a newer jaxstepper")
 
 
-@pytest.mark.slow
-def test_any_flipped_bit_is_noticed_or_changes_nothing(kept, tmp_path):
+def test_any_flipped_bit_is_noticed(kept, tmp_path):
     draw = random.Random(0)
-    expected = checkpoints.load(kept, 6)
-    noticed = 0
-    for attempt in range(300):
-        run = copy_of(kept, tmp_path / str(attempt))
-        path = draw.choice(data_files(run / "6"))
-        data = bytearray(path.read_bytes())
+    folder = copy_of(kept, tmp_path / "run") / "6"
+    files = data_files(folder)
+    checkpoints.read(folder)
+    for _ in range(200):
+        path = draw.choice(files)
+        before = path.read_bytes()
+        data = bytearray(before)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(data)
-        try:
-            loaded = checkpoints.read(run / "6")
-        except (checkpoints.Damaged, checkpoints.UserError):
-            noticed += 1
-        else:
-            assert loaded.config == expected.config
-            assert_same_arrays(loaded.arrays, expected.arrays)
-    print(f"{noticed} of 300 flipped bits noticed, the others changed nothing")
-    assert noticed > 100
+        with pytest.raises(checkpoints.Damaged):
+            checkpoints.read(folder)
+        path.write_bytes(before)
+    checkpoints.read(folder)
 
 
-def assert_same_arrays(mine, theirs):
-    for x, y in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
-        assert x.tobytes() == y.tobytes()
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs the command sha256sum")
+def test_the_checksums_are_those_of_sha256sum(kept):
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=kept / "6", check=True)
 
 
 # --- a full disk -----------------------------------------------------------------------------
@@ -477,9 +474,10 @@ def test_fifty_killed_runs_end_like_one_that_was_not_killed(tmp_path):
                     process.kill()
                     kills += 1
             assert saved <= set(names(run))
-            saved = set(names(run))
-            for path in checkpoints.paths_of(run):
+            whole_ones = [path.parent for path in run.glob("*/SHA256SUMS")]
+            for path in whole_ones:
                 checkpoints.read(path)
+            saved = {path.name for path in whole_ones}
         assert_same_end(run, tmp_path / "checkpoints" / "whole")
     print(f"50 runs, {kills} kills")
     assert kills >= 50
