@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -33,6 +34,7 @@ class ExternalField:
     potential: Callable[[Array, Array], Array]
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Gravity:
     """What moves the bodies: their mutual, softened gravity and perhaps an external field.

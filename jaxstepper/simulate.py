@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxstepper.controllers import Controller, Memory
 from jaxstepper.diagnostics import angular_momentum, momentum, total_energy
 from jaxstepper.dynamics import Gravity
-from jaxstepper.integrators import leapfrog
 from jaxstepper.particles import Particles
 
 # Steps in one device call of `record`: bounds its memory, and lets the host look in.
@@ -72,7 +71,28 @@ def advance(
     particles, memory, steps = rollout
     dt, memory = controller.step_size(memory, particles)
     dt = jnp.minimum(dt, end_time - particles.time)
-    return Rollout(leapfrog(particles, dt, gravity.acceleration), memory, steps + 1)
+    return Rollout(controller.take_step(memory, particles, dt, gravity), memory, steps + 1)
+
+
+def reverse(controller: Controller, rollout: Rollout) -> Rollout:
+    """The rollout turned round: velocities reversed, and the memory that of the way back.
+
+    A reversible rule, such as `symmetrized` ones, then returns to where the rollout came from, as
+    long as no step was shortened to end at a given time.
+    """
+    particles, memory, steps = rollout
+    # What the rule carries belongs to the step before this state; on the way back that is the step
+    # after it.
+    _, memory = controller.step_size(memory, particles)
+    return Rollout(particles.replace(velocity=-particles.velocity), memory, steps)
+
+
+def force_evaluations(controller: Controller, steps: int) -> int:
+    """Evaluations of all bodies' accelerations in a rollout of so many steps, everything included.
+
+    One for the start, and for each step the integrator's one and those of the rule.
+    """
+    return 1 + steps * (1 + controller.evaluations)
 
 
 def is_running(rollout: Rollout, limits: Limits) -> Bool[Array, ""]:

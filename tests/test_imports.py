@@ -14,6 +14,7 @@ PACKAGE = Path(jaxstepper.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
 PHYSICS = {
     "particles",
+    "pairs",
     "dynamics",
     "integrators",
     "diagnostics",
