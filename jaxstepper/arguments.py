@@ -12,6 +12,7 @@ from jaxstepper.config import (
     Config,
     accepts,
     check_band,
+    check_controller,
     check_history,
     check_momentum,
     check_together,
@@ -57,6 +58,7 @@ def _view(command: Command, file: Settings, flags: Settings) -> tuple[Config, di
     config = Config(**{name: value for name, (value, _) in settings.items()})
     check_momentum(config, given)
     check_band(config, given)
+    config = check_controller(config, given)
     if command != "simulate":  # there history_len may still come from the checkpoint
         check_history(config, given)
     return check_together(config, given), given

@@ -25,7 +25,7 @@ def run_both(train: tuple[Config, Given], simulate: tuple[Config, Given]) -> int
     config, given = simulate
     run = str(Path(train_config.checkpoint_dir) / str(train_config.save_name))
     mode = config.integrator_mode
-    if "integrator_mode" not in given:
+    if "integrator_mode" not in given and config.controller is None:
         # A resumed run has the history it began with.
         trained = load_model(run, train_config.checkpoint_dir).config
         mode = "history" if trained["history_len"] else "ml"

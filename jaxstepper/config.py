@@ -65,6 +65,18 @@ def option(
     return field(default=default, metadata={"option": declared})
 
 
+CONTROLLERS = (
+    "fixed",
+    "acceleration",
+    "distance-over-acceleration",
+    "free-fall",
+    "power-law",
+    "huayno",
+    "hairer-soderlind",
+    "logarithmic-hamiltonian",
+    "learned",
+)
+
 _optimisation = partial(option, group="optimisation", takes="train")
 _loop = partial(option, group="two-phase training", takes="train")
 _network = partial(option, group="network (simulate takes it from the checkpoint)")
@@ -74,6 +86,7 @@ _initial = partial(option, group="initial conditions")
 _orbits = partial(option, group="many orbits")
 _force = partial(option, group="force")
 _simulation = partial(option, group="simulation (train accepts these, and stores them)")
+_rule = partial(option, group="step-size rule", takes="simulate")
 _device = partial(option, group="device")
 _files = partial(option, group="files")
 _logging = partial(option, group="logging")
@@ -211,6 +224,22 @@ class Config:
     )
     use_train_ic: bool = _simulation(
         False, YES_NO, "start from the checkpoint's initial conditions"
+    )
+
+    controller: str | None = _rule(
+        None,
+        one_of(*CONTROLLERS),
+        "the step-size rule, in the place of --integrator-mode; learned is the network's, with its "
+        "history window if it has one",
+    )
+    eta: float | None = _rule(
+        None,
+        POSITIVE,
+        "the rule's factor; for fixed its dt, for learned a factor on dt; else the rule's own",
+    )
+    power: float = _rule(1.5, number(), "the power of power-law, eta r^power")
+    symmetrize: bool = _rule(
+        False, YES_NO, "make the rule time-reversible, so that the energy error does not drift"
     )
 
     device: str = _device(
@@ -391,6 +420,26 @@ def check_momentum(config: Config, given: Mapping[str, str]) -> None:
     if "momentum" in given and config.optimizer != "sgd":
         rule = f"must be left out with optimizer {config.optimizer}; only sgd has one"
         raise refusal("momentum", given["momentum"], config.momentum, rule)
+
+
+def check_controller(config: Config, given: Mapping[str, str]) -> Config:
+    """Checks that the step-size rule is chosen once; a flag wins over a file.
+
+    Raises:
+        UserError: two flags, or two keys of a file, disagree; or one has no effect.
+    """
+    mode, controller = given.get("integrator_mode", ""), given.get("controller", "")
+    if mode and controller and mode.startswith("-") == controller.startswith("-"):
+        rule = "and integrator_mode both choose the step-size rule; give one of them"
+        raise refusal("controller", controller, config.controller, rule)
+    if mode.startswith("-"):
+        config = replace(config, controller=None)
+    if "power" in given and config.controller != "power-law":
+        raise refusal("power", given["power"], config.power, "is for --controller power-law alone")
+    mode_is_fixed = config.controller is None and config.integrator_mode == "analytic"
+    if {"eta", "dt"} <= given.keys() and (mode_is_fixed or config.controller == "fixed"):
+        raise refusal("eta", given["eta"], config.eta, "and dt are both the constant dt; give one")
+    return config
 
 
 # --- to and from a checkpoint ----------------------------------------------------------------

@@ -5,11 +5,14 @@ its two masses. Distances are softened as the force is: r^2 becomes r^2 + soften
 an evaluation of accelerations.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxstepper.controllers import Controller, Memory, no_memory
+from jaxstepper.controllers import Controller, Memory, fixed, no_memory
 from jaxstepper.diagnostics import kinetic_energy
 from jaxstepper.dynamics import Gravity, safe_norm
 from jaxstepper.errors import UserError
@@ -101,6 +104,34 @@ def logarithmic_hamiltonian(eta: Eta, gravity: Gravity) -> Controller:
         irreversible="the logarithmic Hamiltonian's leapfrog is reversible as it is",
         take_step=_take_logarithmic_step,
     )
+
+
+class NamedRule(NamedTuple):
+    """A rule as the command line knows it.
+
+    Attributes:
+        eta: what to use if nothing is said; an error of some 1e-3 on eccentric orbits.
+        make: (eta, gravity) -> the rule.
+    """
+
+    eta: float
+    make: Callable[[Eta, Gravity], Controller]
+
+
+BY_NAME = {
+    "fixed": NamedRule(0.01, lambda eta, gravity: fixed(eta)),
+    "acceleration": NamedRule(0.1, lambda eta, gravity: acceleration(eta, gravity.softening)),
+    "distance-over-acceleration": NamedRule(
+        0.01, lambda eta, gravity: distance_over_acceleration(eta, gravity.softening)
+    ),
+    "free-fall": NamedRule(0.01, lambda eta, gravity: free_fall(eta, gravity.softening)),
+    "huayno": NamedRule(0.02, lambda eta, gravity: huayno(eta, gravity.softening)),
+    "hairer-soderlind": NamedRule(
+        0.01, lambda eta, gravity: hairer_soderlind(eta, gravity.softening)
+    ),
+    "logarithmic-hamiltonian": NamedRule(0.05, logarithmic_hamiltonian),
+}
+POWER_LAW_ETA = 0.01
 
 
 # --- the smallest of a quantity over pairs -------------------------------------------------------

@@ -9,29 +9,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstepper import setup
+from jaxstepper import rules, setup
 from jaxstepper.config import Config
-from jaxstepper.controllers import Controller, fixed, learned
+from jaxstepper.controllers import Controller, learned, scaled, symmetrized
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import orbital_period
 from jaxstepper.models import TrainedModel, load_model, variables_for
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.setup import Given
-from jaxstepper.simulate import Limits, record, report, run_steps, run_until
+from jaxstepper.simulate import Limits, force_evaluations, record, report, run_steps, run_until
 from jaxstepper.tables import validate_table
 from jaxstepper.tracking import note, open_wandb
 
-DEFAULT_DT = 1e-2
 DEFAULT_STEPS = 1000
 
 
 def run_simulate(config: Config, given: Given) -> int:
     """`simulate`: rolls out and prints JSON; returns the exit code."""
-    needs_model = config.integrator_mode != "analytic" or config.use_train_ic
+    is_learned = _rule_name(config) == "learned"
+    needs_model = is_learned or config.use_train_ic
     if needs_model and config.model_path is None:
         mode = f"--integrator-mode {config.integrator_mode}"
-        flag = "--use-train-ic" if config.use_train_ic else mode
+        rule = mode if config.controller is None else f"--controller {config.controller}"
+        flag = "--use-train-ic" if config.use_train_ic else rule
         raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
     model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
     if model is not None:
@@ -40,7 +41,7 @@ def run_simulate(config: Config, given: Given) -> int:
     config = setup.choose_seed(setup.configure_jax(config))
     setup.warn_of_ineffective(config, given)
     if model is not None and not needs_model:
-        note(f"dt is constant, {model.name} is not used; --integrator-mode ml follows it")
+        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
     tables = _simulated_tables(config, given, model)
     config = setup.with_shape_of(config, tables)
     gravity = setup.make_gravity(config)
@@ -55,7 +56,8 @@ def run_simulate(config: Config, given: Given) -> int:
         else:
             ends = _roll_out(controller, gravity, starts, limits)
         for first, (last, steps) in zip(starts, ends, strict=True):
-            result = report(gravity, first, last, steps)
+            evaluations = force_evaluations(controller, steps)
+            result = {"force_evaluations": evaluations, **report(gravity, first, last, steps)}
             print(json.dumps(result, allow_nan=False))
             wandb_run.log(result)
             if result["energy_final"] is None:
@@ -65,6 +67,8 @@ def run_simulate(config: Config, given: Given) -> int:
 
 
 def _check_mode(config: Config, given: Given, model: TrainedModel | None) -> None:
+    if config.controller is not None:
+        return
     if config.integrator_mode == "ml" and config.history_len > 0 and model is not None:
         raise UserError(
             f"--integrator-mode ml: {model.name} was trained with a history of "
@@ -94,12 +98,30 @@ def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) 
     return tables if config.multi_orbit_sim else tables[:1]
 
 
+def _rule_name(config: Config) -> str:
+    """The step-size rule: --controller, or what --integrator-mode stands for."""
+    mode = "fixed" if config.integrator_mode == "analytic" else "learned"
+    return config.controller or mode
+
+
 def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Controller:
-    if config.integrator_mode == "analytic":
-        return fixed(config.dt if config.dt > 0 else DEFAULT_DT)
-    assert model is not None
-    plan = setup.make_plan(config)
-    return learned(plan.network, variables_for(plan, model), plan.features, gravity)
+    rule = _plain_controller(config, gravity, model)
+    return symmetrized(rule) if config.symmetrize else rule
+
+
+def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Controller:
+    name = _rule_name(config)
+    if name == "learned":
+        assert model is not None
+        plan = setup.make_plan(config)
+        rule = learned(plan.network, variables_for(plan, model), plan.features, gravity)
+        return rule if config.eta is None else scaled(rule, config.eta)
+    if name == "power-law":
+        eta = config.eta or rules.POWER_LAW_ETA
+        return rules.power_law(eta, config.power, gravity.softening)
+    named = rules.BY_NAME[name]
+    eta = config.dt if name == "fixed" and config.dt > 0 else named.eta
+    return named.make(config.eta or eta, gravity)
 
 
 def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:

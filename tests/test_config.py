@@ -133,7 +133,13 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("compilation_cache", "--no-compilation-cache", False, True),
     ("quiet", "--quiet", True, False),
 ]
-SIMULATE_FLAGS: list[tuple[str, str, Any, Any]] = [("output", "--output a.npz", "a.npz", None)]
+SIMULATE_FLAGS: list[tuple[str, str, Any, Any]] = [
+    ("output", "--output a.npz", "a.npz", None),
+    ("controller", "--controller free-fall", "free-fall", None),
+    ("eta", "--eta 0.1", 0.1, None),
+    ("power", "--power 1 --controller power-law", 1.0, 1.5),
+    ("symmetrize", "--symmetrize", True, False),
+]
 CONFIG_ONLY = {
     "adam_epochs": 0,
     "adam_lr": None,
