@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write checkpoints as files for the torch simulator",
     "import": "make a run of a torch checkpoint file",
     "plot": "draw a recorded rollout",
+    "make-ics": "write initial conditions: Kepler pairs, Plummer spheres, three-body classics",
 }
 
 
@@ -65,6 +66,11 @@ def _run(command: str, arguments: list[str]) -> int:
 
         run = {"export": run_export, "import": run_import, "plot": run_plot}[command]
         return run(arguments)
+
+    if command == "make-ics":
+        from jaxstepper.make_ics_command import run_make_ics
+
+        return run_make_ics(arguments)
 
     from jaxstepper.arguments import parse, parse_both
 

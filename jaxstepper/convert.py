@@ -1,15 +1,15 @@
 """What `export`, `import` and `plot` do: from one file to another."""
 
-import argparse
 import zipfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from jaxstepper import checkpoints, setup, torch_bridge
+from jaxstepper.command_parser import CommandParser
 from jaxstepper.config import from_dict, summary, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
@@ -20,14 +20,9 @@ from jaxstepper.torch_checkpoint import TorchCheckpoint
 from jaxstepper.torch_state import adam_state_dict
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def run_export(arguments: list[str]) -> int:
     """`export RUN [--epoch E | --all] [--out PATH]`; returns the exit code."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="jaxstepper export",
         description="Writes checkpoints of a run as model_epoch_XXXX.pt for the torch simulator.",
         allow_abbrev=False,
@@ -62,7 +57,7 @@ def run_export(arguments: list[str]) -> int:
 
 def run_import(arguments: list[str]) -> int:
     """`import FILE.pt [--out RUN]`; returns the exit code."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="jaxstepper import",
         description="Makes a run of a checkpoint file of the torch system. No code in it is run.",
         allow_abbrev=False,
@@ -84,7 +79,7 @@ def run_import(arguments: list[str]) -> int:
 
 def run_plot(arguments: list[str]) -> int:
     """`plot FILE.npz [--out PICTURE]`; returns the exit code."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="jaxstepper plot",
         description="Draws orbits, dt and energy error of a rollout that simulate --output wrote.",
         allow_abbrev=False,

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from jaxstepper.errors import UserError, require
 
 Table = npt.NDArray[np.float64]
-TEXT_SUFFIXES = (".txt", ".dat")
+TEXT_SUFFIXES = (".txt", ".dat", ".csv")
 
 
 def load_table(path: str | Path) -> Table:
-    """Read a table from whitespace text (# comments), or a table or batch from `.npy`.
+    """Read a table from text (# comments), or a table or batch from `.npy`.
 
+    Columns of text are separated by blanks; those of `.csv` by commas, with or without their names.
     Coincident bodies pass, since a file does not know the softening: see `validate_table`.
 
     Raises:
@@ -48,8 +49,12 @@ def save_table(path: str | Path, table: Table) -> None:
             np.save(path, table)
         else:
             require(table.ndim == 2, f"{path}: text holds one system; save a batch as .npy")
-            header = " ".join(_column_names(table.shape[1]))
-            np.savetxt(path, table, fmt="%.17g", header=header)
+            names = _column_names(table.shape[1])
+            if path.suffix == ".csv":
+                header = ",".join(names)
+                np.savetxt(path, table, fmt="%.17g", delimiter=",", header=header, comments="")
+            else:
+                np.savetxt(path, table, fmt="%.17g", header=" ".join(names))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); check the path") from error
 
@@ -112,10 +117,13 @@ def _read_text(path: Path) -> Table:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not text; a binary table must end in .npy") from error
+    is_csv = path.suffix == ".csv"
     rows: list[list[float]] = []
     for number, line in enumerate(lines, start=1):
-        words = line.split("#")[0].split()
-        if not words:
+        line = line.split("#")[0]
+        words = line.split("," if is_csv and "," in line else None)
+        is_header = is_csv and not rows and all(_is_name(word) for word in words)
+        if not line.strip() or is_header:
             continue
         row = [
             _number(word, f"{path}: line {number}, column {i}") for i, word in enumerate(words, 1)
@@ -128,11 +136,16 @@ def _read_text(path: Path) -> Table:
     return np.array(rows)
 
 
+def _is_name(word: str) -> bool:
+    name = word.strip().lower()
+    return name.isidentifier() and name not in ("nan", "inf", "infinity")
+
+
 def _number(word: str, where: str) -> float:
     try:
         return float(word.replace("_", "?"))  # float() takes 1_000, np.loadtxt does not
     except ValueError as error:
-        message = f"{word[:40]!r} is no number; write numbers separated by blanks"
+        message = f"{word[:40]!r} is no number; write numbers separated by blanks (.csv: commas)"
         raise UserError(f"{where}: {message}") from error
 
 

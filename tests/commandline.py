@@ -79,6 +79,6 @@ def assert_refused(outcome, *words):
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
-    assert re.match(r"jaxstepper \w+: error: ", outcome.err)
+    assert re.match(r"jaxstepper [\w-]+: error: ", outcome.err)
     for word in words:
         assert word in outcome.err

@@ -31,6 +31,8 @@ TOP = {
     "train_command",
     "simulate_command",
     "convert",
+    "make_ics_command",
+    "evaluate_command",
     "tracking",
     "plots",
     "evaluate",

@@ -12,7 +12,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.tables import load_table, save_table, validate_table
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".txt", ".dat"])
+@pytest.mark.parametrize("suffix", [".npy", ".txt", ".dat", ".csv"])
 @pytest.mark.parametrize("dim", [1, 2, 3, 4])
 def test_a_saved_table_comes_back_exactly(tmp_path, suffix, dim):
     table = ic.random_table(1, 6, dim, mass=1 / 3, pos_scale=1e-7, vel_scale=1e9)
@@ -38,7 +38,7 @@ def test_a_batch_is_saved_as_npy_only(tmp_path):
         save_table(tmp_path / "batch.txt", batch)
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table", "missing/table.txt", "missing/table.npy"])
+@pytest.mark.parametrize("name", ["table.xyz", "table", "missing/table.txt", "missing/table.npy"])
 def test_tables_are_not_saved_to_unknown_suffixes_or_places(tmp_path, name):
     with pytest.raises(UserError, match="table") as caught:
         save_table(tmp_path / name, ic.figure_eight())
@@ -50,6 +50,23 @@ def test_text_takes_comments_blank_lines_and_any_suffix(tmp_path):
     path.write_text("# m x y vx vy\n\n1 -0.5 0 0 1e0  # first\n\t2 +.5 0 0 -1\n")
     expected = [[1, -0.5, 0, 0, 1], [2, 0.5, 0, 0, -1]]
     np.testing.assert_array_equal(load_table(path), expected)
+
+
+@pytest.mark.parametrize("header", ["", "mass,x,y,vx,vy\n", "# Kepler\nm, x_0, x_1, v_0, v_1\n"])
+def test_csv_has_commas_and_perhaps_a_line_of_names(tmp_path, header):
+    path = tmp_path / "pair.csv"
+    path.write_text(f"{header}\n1,-0.5,0, 0,1e0\n2,+.5,0,0,-1 # second\n")
+    expected = [[1, -0.5, 0, 0, 1], [2, 0.5, 0, 0, -1]]
+    np.testing.assert_array_equal(load_table(path), expected)
+    path.write_text(f"{header}1,-0.5,0,,1\n2,.5,0,0,-1\n")
+    with pytest.raises(UserError, match=r"line \d, column 4: '' is no number"):
+        load_table(path)
+    path.write_text("nan,nan,nan\n1,-0.5,0\n2,1,0")
+    with pytest.raises(UserError, match="nan"):
+        load_table(path)
+    path.write_text("1,-0.5,0,0,1\nmass,x,y,vx,vy\n")
+    with pytest.raises(UserError, match="line 2, column 1: 'mass' is no number"):
+        load_table(path)
 
 
 def test_integer_and_float32_npy_become_float64(tmp_path):
