@@ -19,6 +19,7 @@ COMMANDS = {
     "import": "make a run of a torch checkpoint file",
     "plot": "draw a recorded rollout",
     "make-ics": "write initial conditions: Kepler pairs, Plummer spheres, three-body classics",
+    "evaluate": "compare step-size rules: force evaluations against energy error",
 }
 
 
@@ -71,6 +72,11 @@ def _run(command: str, arguments: list[str]) -> int:
         from jaxstepper.make_ics_command import run_make_ics
 
         return run_make_ics(arguments)
+
+    if command == "evaluate":
+        from jaxstepper.evaluate_command import run_evaluate
+
+        return run_evaluate(arguments)
 
     from jaxstepper.arguments import parse, parse_both
 

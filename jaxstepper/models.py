@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstepper import checkpoints, torch_bridge
+from jaxstepper import checkpoints, setup, torch_bridge
+from jaxstepper.config import Config
+from jaxstepper.controllers import Controller, learned
+from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.networks import Variables, init_variables
 from jaxstepper.torch_checkpoint import TorchCheckpoint
@@ -52,6 +55,16 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
         checkpoint.config,
         checkpoint.initial_conditions,
     )
+
+
+def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) -> Controller:
+    """The step-size rule of a model; `config` says what its network and inputs are.
+
+    Raises:
+        UserError: its network is not the config's.
+    """
+    plan = setup.make_plan(config)
+    return learned(plan.network, variables_for(plan, model), plan.features, gravity)
 
 
 def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:

@@ -129,7 +129,7 @@ BY_NAME = {
     "hairer-soderlind": NamedRule(
         0.01, lambda eta, gravity: hairer_soderlind(eta, gravity.softening)
     ),
-    "logarithmic-hamiltonian": NamedRule(0.05, logarithmic_hamiltonian),
+    "logarithmic-hamiltonian": NamedRule(0.02, logarithmic_hamiltonian),
 }
 POWER_LAW_ETA = 0.01
 

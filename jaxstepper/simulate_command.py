@@ -11,11 +11,11 @@ import numpy as np
 
 from jaxstepper import rules, setup
 from jaxstepper.config import Config
-from jaxstepper.controllers import Controller, learned, scaled, symmetrized
+from jaxstepper.controllers import Controller, scaled, symmetrized
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import orbital_period
-from jaxstepper.models import TrainedModel, load_model, variables_for
+from jaxstepper.models import TrainedModel, learned_controller, load_model
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.setup import Given
 from jaxstepper.simulate import Limits, force_evaluations, record, report, run_steps, run_until
@@ -113,8 +113,7 @@ def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | No
     name = _rule_name(config)
     if name == "learned":
         assert model is not None
-        plan = setup.make_plan(config)
-        rule = learned(plan.network, variables_for(plan, model), plan.features, gravity)
+        rule = learned_controller(config, model, gravity)
         return rule if config.eta is None else scaled(rule, config.eta)
     if name == "power-law":
         eta = config.eta or rules.POWER_LAW_ETA

@@ -33,12 +33,12 @@ TOP = {
     "convert",
     "make_ics_command",
     "evaluate_command",
+    "evaluate_arguments",
     "tracking",
     "plots",
-    "evaluate",
     "signals",
 } & set(TREES)
-MAY_READ_A_CLOCK = {"training", "run_writer"}
+MAY_READ_A_CLOCK = {"training", "run_writer", "evaluate", "reference"}
 
 
 def imported(tree):
@@ -115,13 +115,18 @@ def test_the_configuration_rests_on_itself_and_the_standard_library():
 
 @pytest.mark.parametrize(
     ("package", "home"),
-    [("orbax", "checkpoints"), ("torch", "torch_bridge"), ("wandb", "tracking")],
+    [
+        ("orbax", "checkpoints"),
+        ("torch", "torch_bridge"),
+        ("wandb", "tracking"),
+        ("rebound", "reference"),
+    ],
 )
 def test_a_heavy_package_has_one_home(package, home):
     assert users_of(package) == {home}
 
 
-@pytest.mark.parametrize("package", ["torch", "wandb"])
+@pytest.mark.parametrize("package", ["torch", "wandb", "rebound"])
 def test_optional_packages_are_imported_in_functions_only(package):
     for name in users_of(package):
         assert package not in packages(at_import(TREES[name])), name

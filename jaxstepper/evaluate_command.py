@@ -1,0 +1,179 @@
+"""What `evaluate` does: runs step-size rules on problems, and writes what came of it."""
+
+import argparse
+import csv
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+from jaxstepper import reference, setup
+from jaxstepper.config import Config
+from jaxstepper.controllers import symmetrized
+from jaxstepper.dynamics import Gravity
+from jaxstepper.errors import UserError
+from jaxstepper.evaluate import Run, evaluate
+from jaxstepper.evaluate_arguments import SYMMETRIZED, Candidate, candidates, parse_evaluate
+from jaxstepper.plots import plot_work_precision
+from jaxstepper.problems import Problem, problem
+from jaxstepper.tracking import note
+from jaxstepper.work_precision import COLUMNS, TARGETS, Curve, curves, summary
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def run_evaluate(arguments: list[str]) -> int:
+    """`evaluate [flags]`; returns the exit code."""
+    options = parse_evaluate(arguments)
+    setup.configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
+    to_judge = candidates(options)
+    problems = [
+        problem(name, options.orbits, options.seed, options.end_time) for name in options.problems
+    ]
+    out = _folder(options.out)
+    runs: list[Run] = []
+    for new in _all_runs(options, to_judge, problems):
+        runs += new
+        # Written anew after each rule, so that what is done is kept whatever comes.
+        _write_csv(out / "runs.csv", runs)
+    if not runs:
+        raise UserError("no rule of --rules can run on these problems")
+    found = curves(runs)
+    _write_json(out / "summary.json", found, options)
+    _print_table(found)
+    print(out / "runs.csv", out / "summary.json", sep="\n")
+    try:
+        plot_work_precision(found, out / "work-precision.png")
+        print(out / "work-precision.png")
+    except UserError as error:
+        note(f"no figure: {error}")
+    return 0
+
+
+def _folder(path: str) -> Path:
+    out = Path(path)
+    if (out / "runs.csv").exists():
+        raise UserError(f"--out {out}: holds an evaluation already; name another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from error
+    return out
+
+
+def _all_runs(
+    options: argparse.Namespace, to_judge: Sequence[Candidate], problems: Sequence[Problem]
+) -> Iterator[list[Run]]:
+    """The runs of one rule on problems of one kind after another."""
+
+    def kind(each: Problem) -> tuple:
+        return (*each.tables.shape[1:], each.softening)
+
+    for _, group in groupby(sorted(problems, key=kind), key=kind):
+        alike = list(group)
+        for candidate in to_judge:
+            for form in _forms(options, candidate, alike):
+                yield _sweep(options, candidate, form, alike)
+
+
+def _forms(
+    options: argparse.Namespace, candidate: Candidate, problems: Sequence[Problem]
+) -> Iterator[bool]:
+    """Whether to run it plain, symmetrised, or both; neither where it cannot run."""
+    if candidate.name == reference.NAME:
+        yield False
+        return
+    try:
+        rule = candidate.controller(Gravity(problems[0].softening))
+    except UserError as error:
+        if options.rules is not None:
+            note(f"{candidate.name} is left out of {_names(problems)}: {error}")
+        return
+    yield False
+    kind = candidate.name.partition(":")[0]
+    wanted = kind in SYMMETRIZED or (options.symmetrize_all and kind != "fixed")
+    if wanted and not rule.irreversible:
+        yield True
+    elif wanted and kind in SYMMETRIZED:
+        note(f"{candidate.name} is not symmetrised: {rule.irreversible}")
+
+
+def _sweep(
+    options: argparse.Namespace, candidate: Candidate, form: bool, problems: Sequence[Problem]
+) -> list[Run]:
+    name, began = candidate.name, time.monotonic()
+    label = f"{name}{', symmetrized' if form else ''} on {_names(problems)}"
+    if name == reference.NAME:
+        runs: Iterable[Run] = (
+            run
+            for each in problems
+            for run in reference.ias15(each, options.factors, options.max_steps)
+        )
+    else:
+        rule = candidate.controller(Gravity(problems[0].softening))
+        rule = symmetrized(rule) if form else rule
+        report = _Progress(label)
+        runs = evaluate(rule, name, form, problems, options.factors, options.max_steps, report)
+    done = list(runs)
+    failed = sum(bool(run.failed) for run in done)
+    failures = f", {failed} failed" if failed else ""
+    note(f"{label}: {len(done)} runs{failures}, {time.monotonic() - began:.1f} s")
+    return done
+
+
+class _Progress:
+    """A line on standard error every few seconds."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.last = label, time.monotonic()
+
+    def __call__(self, share: float) -> None:
+        if time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            note(f"{self.label}: {share:.0%} of the time simulated")
+
+
+def _names(problems: Sequence[Problem]) -> str:
+    names = [each.name for each in problems]
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)} problems)"
+
+
+def _write_csv(path: Path, runs: Sequence[Run]) -> None:
+    unfinished = path.with_suffix(".part")
+    try:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(asdict(run) for run in runs)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _write_json(path: Path, found: Sequence[Curve], options: argparse.Namespace) -> None:
+    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    content = {**summary(found), "settings": settings}
+    try:
+        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _print_table(found: Sequence[Curve]) -> None:
+    """Evaluations per unit at each target; < where fewer may do, - where it is not reached."""
+    problems = summary(found)["problems"]
+    width = max(len(curve.label) for curve in found)
+    keys = [f"{target:g}" for target in TARGETS]
+    for name, entry in problems.items():
+        print(f"{name}: evaluations per {entry['unit']} for an energy error of")
+        print(" " * (width + 2) + "".join(f"{key:>10}" for key in keys))
+        for label, rule in entry["rules"].items():
+            cells = []
+            for key in keys:
+                number = rule["evaluations_per_unit"][key]
+                sign = "<" if key in rule["at_most"] else ""
+                cells.append("-" if number is None else f"{sign}{number:.4g}")
+            print(f"  {label:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
