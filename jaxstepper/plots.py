@@ -84,7 +84,7 @@ def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
             line = _draw_curve(axes, curve, style)
             handles.setdefault(curve.label, line)
         axes.set(xscale="log", yscale="log", title=problem)
-        axes.set_ylim(SMALLEST_ERROR, 1)
+        axes.set_ylim(SMALLEST_ERROR / 2, 2)
         axes.set_xlabel(f"force evaluations per {UNITS[mine[0].unit]}")
         axes.set_ylabel("max |E / E0 - 1|")
         axes.grid(which="major", color="0.9", linewidth=0.6)
@@ -116,7 +116,7 @@ def _draw_curve(axes: Any, curve: Curve, style: dict[str, Any]) -> Any:
     errors, low, high = (
         np.clip(each[shown], SMALLEST_ERROR, 1) for each in (curve.errors, curve.low, curve.high)
     )
-    (line,) = axes.plot(work, errors, clip_on=False, **style)
+    (line,) = axes.plot(work, errors, **style)
     if np.any(low < high):
         axes.fill_between(work, low, high, color=style["color"], alpha=0.08, linewidth=0)
     return line

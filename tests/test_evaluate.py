@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.evaluate import evaluate
 from jaxstepper.particles import from_table
+from jaxstepper.plots import plot_work_precision
 from jaxstepper.problems import KEPLER, problem
 from jaxstepper.reference import ias15
 from jaxstepper.simulate import Limits, record
@@ -192,6 +194,17 @@ def test_a_curve_holds_medians_and_quantiles_and_leaves_out_what_was_cut_off():
         assert found.errors[i] == (errors[4] + errors[5]) / 2
         assert (found.low[i], found.high[i]) == (errors[1], errors[8])
         assert found.evaluations[i] == np.median([run.evaluations_per_unit for run in mine])
+
+
+def test_a_figure_of_many_panels_is_laid_out(tmp_path):
+    # A warning of matplotlib, such as one of a layout that failed, is an error in these tests.
+    names = ["kepler-0.1", "kepler-0.9", "pythagorean", "plummer-64", "triple"]
+    each = [curve(WORK, [math.inf, 1.0, 1e-2, 1e-4, 1e-14], rule) for rule in ("fixed", "ias15")]
+    each.append(curve(WORK, np.full(5, math.inf), "failed"))
+    wide = [replace(c, high=10 * c.errors, unit="time") for c in each]
+    many = [replace(c, problem=name) for name in names for c in (*each, *wide)]
+    plot_work_precision(many, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 # --- problems ------------------------------------------------------------------------------------
