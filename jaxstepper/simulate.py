@@ -129,6 +129,22 @@ def run_until(
     return lax.while_loop(running, body, start(controller, particles))
 
 
+def blown_up_at(controller: Controller, gravity: Gravity, particles: Particles, steps: int) -> int:
+    """The first step after which the energy of a rollout is no longer finite, if `steps` is one.
+
+    By bisection, since it stays so from there on; looking after every step would cost every rollout.
+    """
+    fine, bad = 0, steps
+    while bad - fine > 1:
+        middle = (fine + bad) // 2
+        rollout = run_until(controller, gravity, particles, Limits(steps=middle))
+        if np.isfinite(total_energy(rollout.particles, gravity)):
+            fine = middle
+        else:
+            bad = middle
+    return bad
+
+
 def record(
     controller: Controller, gravity: Gravity, particles: Particles, limits: Limits
 ) -> tuple[Rollout, Trajectory]:

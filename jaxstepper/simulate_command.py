@@ -18,7 +18,15 @@ from jaxstepper.initial_conditions import orbital_period
 from jaxstepper.models import TrainedModel, learned_controller, load_model
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.setup import Given
-from jaxstepper.simulate import Limits, force_evaluations, record, report, run_steps, run_until
+from jaxstepper.simulate import (
+    Limits,
+    blown_up_at,
+    force_evaluations,
+    record,
+    report,
+    run_steps,
+    run_until,
+)
 from jaxstepper.tables import validate_table
 from jaxstepper.tracking import note, open_wandb
 
@@ -61,7 +69,8 @@ def run_simulate(config: Config, given: Given) -> int:
             print(json.dumps(result, allow_nan=False))
             wandb_run.log(result)
             if result["energy_final"] is None:
-                note(f"the rollout blew up: its energy is not finite after {steps} steps")
+                step = blown_up_at(controller, gravity, first, steps)
+                note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
                 code = 1
     return code
 

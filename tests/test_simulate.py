@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstepper.controllers import fixed, learned
+from jaxstepper.controllers import Controller, fixed, learned
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec, network_input, observe
 from jaxstepper.history import empty_history, push
@@ -15,7 +15,7 @@ from jaxstepper.initial_conditions import figure_eight, kepler_pair, kepler_tabl
 from jaxstepper.integrators import leapfrog
 from jaxstepper.networks import StepNetwork, init_variables
 from jaxstepper.particles import from_table
-from jaxstepper.simulate import Limits, record, report, run_steps, run_until
+from jaxstepper.simulate import Limits, blown_up_at, record, report, run_steps, run_until
 
 GRAVITY = Gravity()
 
@@ -223,3 +223,14 @@ def test_report_has_no_angular_momentum_residual_where_it_began_at_zero():
     assert report(GRAVITY, at_rest, at_rest, 0)["angular_momentum_residual"] is None
     at_rest = state_of(pythagorean(3))
     assert report(GRAVITY, at_rest, at_rest, 0)["angular_momentum_residual"] == 0
+
+
+def test_the_step_at_which_a_rollout_blew_up_is_found():
+    def step_size(memory, particles):
+        return jnp.where(particles.time < 0.0065, 1e-3, jnp.nan), memory
+
+    rule = Controller(lambda particles: (), step_size)
+    start = state_of(figure_eight())
+    end = run_steps(rule, GRAVITY, start, 1000)
+    assert not np.isfinite(end.particles.position).any()
+    assert blown_up_at(rule, GRAVITY, start, 1000) == 8  # seven reach 0.007
