@@ -132,7 +132,7 @@ def run_until(
 def blown_up_at(controller: Controller, gravity: Gravity, particles: Particles, steps: int) -> int:
     """The first step after which the energy of a rollout is no longer finite, if `steps` is one.
 
-    By bisection, since it stays so from there on; looking after every step would cost every rollout.
+    By bisection, since it stays so; looking every step would cost all rollouts.
     """
     fine, bad = 0, steps
     while bad - fine > 1:
