@@ -89,6 +89,8 @@ def _forms(
     try:
         rule = candidate.controller(Gravity(problems[0].softening))
     except UserError as error:
+        if candidate.model is not None:
+            raise
         if options.rules is not None:
             note(f"{candidate.name} is left out of {_names(problems)}: {error}")
         return

@@ -19,11 +19,13 @@ from jaxstepper.diagnostics import total_energy
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.evaluate import evaluate
+from jaxstepper.initial_conditions import pythagorean
 from jaxstepper.particles import from_table
 from jaxstepper.plots import plot_work_precision
 from jaxstepper.problems import KEPLER, problem
 from jaxstepper.reference import ias15
 from jaxstepper.simulate import Limits, record
+from jaxstepper.tables import save_table
 from jaxstepper.work_precision import COLUMNS, Curve, curves, evaluations_at, summary
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -220,6 +222,14 @@ def test_a_kepler_problem_starts_at_apocentre_and_lasts_whole_orbits():
     assert float(jax.jit(lambda p: total_energy(p, GRAVITY))(start)) == pytest.approx(-1 / 8)
     assert problem("kepler-0.7", end_time=np.pi).units == pytest.approx(0.5)
     assert problem("triple", orbits=2).end_time == pytest.approx(4 * np.pi * np.sqrt(1000 / 3))
+
+
+def test_the_bodies_of_a_file_are_a_problem(tmp_path):
+    path = tmp_path / "bodies.csv"
+    save_table(path, pythagorean())
+    mine = problem(str(path), end_time=2.0)
+    assert (mine.tables.shape, mine.unit, mine.units) == ((1, 3, 5), "time", 2.0)
+    np.testing.assert_array_equal(mine.tables[0], pythagorean())
 
 
 @pytest.mark.parametrize(
