@@ -479,7 +479,7 @@ def test_fifty_killed_runs_end_like_one_that_was_not_killed(tmp_path):
 
 
 def killed_in_time(process, run, checkpoints_there, draw):
-    """Kills a run some time after it has so many checkpoints; whether it had not ended by itself."""
+    """Kills a run some time after it has so many checkpoints, unless it ends before; says so."""
     while len(list(run.glob("*/SHA256SUMS"))) < checkpoints_there:
         if process.poll() is not None:
             return False
