@@ -14,6 +14,8 @@ from jaxstepper.train_state import NOT_FINITE, RUNNING, Plan, Sample, TrainState
 
 # Keeps dt above zero in training.
 DT_FLOOR = 1e-12
+# Most samples in one backward pass.
+TRAINED_AT_ONCE = 64
 
 
 class Attempt(NamedTuple):
@@ -43,25 +45,24 @@ def attempt(
     the mean loss of those that do. A dt that is not finite sets the status.
     """
     state, dropout_key = state.split_key()
-
-    def step_sizes(params: Variables) -> Float[Array, " S"]:
-        return propose_dt(plan, {**state.variables, "params": params}, sample.inputs, dropout_key)
-
-    params = state.variables["params"]
-    dt, pull_back = jax.vjp(step_sizes, params)
+    keys = jax.random.split(dropout_key, present.shape[0])
+    dt = propose_dt(plan, state.variables, sample.inputs, keys)
     trial = try_steps(plan.gate, plan.gravity, sample.particles, sample.energy, dt)
     safe, failed = present & trial.safe, present & ~trial.safe
     trained = failed | (present & trial.wasteful)
 
     def train(params: Variables, optimizer_state: optax.OptState) -> tuple:
-        # The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count.
-        share = trained.astype(dt.dtype) / jnp.sum(trained).astype(dt.dtype)
-        (gradient,) = pull_back(share * trial.slope)
+        variables = {**state.variables, "params": params}
+        gradient = _loss_gradient(plan, variables, sample.inputs, keys, trial.slope, trained)
         updates, optimizer_state = plan.optimizer.update(gradient, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state
 
     params, optimizer_state = lax.cond(
-        jnp.any(trained), train, lambda *same: same, params, state.optimizer_state
+        jnp.any(trained),
+        train,
+        lambda *same: same,
+        state.variables["params"],
+        state.optimizer_state,
     )
     finite = jnp.all(jnp.isfinite(dt) | ~present)
     status = jnp.where((state.status == RUNNING) & ~finite, NOT_FINITE, state.status)
@@ -73,9 +74,54 @@ def attempt(
     return state, Attempt(dt, trial, safe, failed, trained)
 
 
+def _loss_gradient(
+    plan: Plan,
+    variables: Variables,
+    inputs: Float[Array, "S F"],
+    keys: Array,
+    slope: Float[Array, " S"],
+    trained: Bool[Array, " S"],
+) -> Variables:
+    """Gradient in the params of the mean loss over the samples that are `trained` on.
+
+    The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count. Mostly
+    few samples of many fail, so the network runs again, on those alone, `TRAINED_AT_ONCE` at once.
+    """
+    size = trained.shape[0]
+    block = min(size, TRAINED_AT_ONCE)
+    count = jnp.sum(trained, dtype=jnp.int32)
+    weight = jnp.where(trained, slope, 0.0) / count.astype(slope.dtype)
+
+    def of_block(rows: Array) -> Variables:
+        def step_sizes(params: Variables) -> Float[Array, " R"]:
+            now = {**variables, "params": params}
+            return propose_dt(plan, now, inputs[rows], keys[rows])
+
+        _, pull_back = jax.vjp(step_sizes, variables["params"])
+        return pull_back(weight.at[rows].get(mode="fill", fill_value=0.0))[0]
+
+    if block == size:
+        return of_block(jnp.arange(size))
+    # Past the samples that are trained on, rows of weight 0 fill the last block.
+    (rows,) = jnp.nonzero(trained, size=-(-size // block) * block, fill_value=size)
+
+    def add_block(carry: tuple[Array, Variables]) -> tuple[Array, Variables]:
+        done, total = carry
+        gradient = of_block(lax.dynamic_slice(rows, (done,), (block,)))
+        return done + block, jax.tree.map(jnp.add, total, gradient)
+
+    nothing = jax.tree.map(jnp.zeros_like, variables["params"])
+    first = (jnp.zeros((), jnp.int32), nothing)
+    return lax.while_loop(lambda carry: carry[0] < count, add_block, first)[1]
+
+
 def propose_dt(
-    plan: Plan, variables: Variables, inputs: Float[Array, "S F"], dropout_key: Array
+    plan: Plan, variables: Variables, inputs: Float[Array, "S F"], keys: Array
 ) -> Float[Array, " S"]:
-    """The steps `[S]` that the network proposes while training, with dropout."""
-    outputs = plan.network.apply(variables, inputs, train=True, rngs={"dropout": dropout_key})
-    return outputs[:, 0] + DT_FLOOR
+    """The steps `[S]` that the network proposes while training, each with its own dropout key."""
+
+    def of_state(features: Float[Array, " F"], key: Array) -> Float[Array, ""]:
+        outputs = plan.network.apply(variables, features, train=True, rngs={"dropout": key})
+        return outputs[0] + DT_FLOOR
+
+    return jax.vmap(of_state)(inputs, keys)
