@@ -1,9 +1,9 @@
 """Accelerations and potential energies: softened gravity and external fields. Units: G = 1.
 
 Pairs are treated in one of two ways, by their number. A handful of bodies is unrolled into scalar
-arithmetic, which XLA fuses into one loop-free kernel. Larger systems go row by row in small blocks,
-so that memory grows as N, not N^2. Both take differences of positions first and square them
-afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs to cancellation.
+arithmetic, which XLA fuses into one loop-free kernel. Larger systems go through the pair matrix in
+small blocks, so that memory grows as N, not N^2. Both take differences of positions first and
+square them afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs to cancellation.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,9 @@ from jaxtyping import Array, Float
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
 UNROLLED_UP_TO = 6
+# Bodies whose pull on all others is in memory at once (tried: 4 to 64). With fewer than 16, XLA
+# computes each weight once for every component.
+SOURCES_AT_ONCE = 16
 # Rows of the pair matrix that are in memory at once. Small blocks stay in cache (tried: 1 to 64).
 ROWS_AT_ONCE = 8
 
@@ -73,13 +76,7 @@ def self_acceleration(
     """
     if position.shape[0] <= UNROLLED_UP_TO:
         return _acceleration_unrolled(position, mass, softening)
-
-    def row(x_i: Float[Array, " D"]) -> Float[Array, " D"]:
-        dx = position.T - x_i[:, None]
-        inverse = _inverse_distance(_distance_squared(dx, softening))
-        return dx @ (mass * inverse**3)
-
-    return lax.map(row, position, batch_size=ROWS_AT_ONCE)
+    return _acceleration_by_sources(position, mass, softening)
 
 
 def self_potential_energy(
@@ -145,6 +142,34 @@ def _acceleration_unrolled(
                 a[i][k] = a[i][k] + mass[j] * pull
                 a[j][k] = a[j][k] - mass[i] * pull
     return jnp.stack([jnp.stack(a_i) for a_i in a])
+
+
+def _acceleration_by_sources(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, "N D"]:
+    """Adds up the pull of a few sources at a time on all bodies.
+
+    Every operation is on vectors over the bodies `[N]`, whose sums need no reduction: twice as fast
+    on a CPU as rows of the pair matrix times the masses.
+    """
+    count, dim = position.shape
+    size = min(count, SOURCES_AT_ONCE)
+    missing = -count % size
+    # Copies of the last body without mass fill the last block.
+    sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
+    masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
+    x = [position[:, k] for k in range(dim)]
+
+    def add_pull(a: list[Array], block: tuple[Array, Array]) -> tuple[list[Array], None]:
+        x_s, m_s = block
+        dx = [x_s[:, k, None] - x[k] for k in range(dim)]
+        inverse = _inverse_distance(sum(d * d for d in dx) + softening**2)
+        weight = m_s[:, None] * inverse * inverse * inverse
+        pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in range(size)] for k in range(dim)]
+        return [sum(pulls_k, start=a_k) for a_k, pulls_k in zip(a, pulls, strict=True)], None
+
+    zero = [jnp.zeros((count,), position.dtype)] * dim
+    return jnp.stack(lax.scan(add_pull, zero, (sources, masses))[0], axis=1)
 
 
 def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Array, "..."]:

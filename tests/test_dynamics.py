@@ -13,6 +13,7 @@ from jax import lax
 from jaxstepper.diagnostics import angular_momentum, momentum, total_energy
 from jaxstepper.dynamics import (
     ROWS_AT_ONCE,
+    SOURCES_AT_ONCE,
     UNROLLED_UP_TO,
     Gravity,
     self_acceleration,
@@ -111,6 +112,7 @@ def test_golden_cases_cover_tides_and_both_ways_to_sum():
         (MANY, 1, 0.1),
         (MANY, 3, 0.0),
         (2 * ROWS_AT_ONCE + 1, 2, 0.1),
+        (2 * SOURCES_AT_ONCE + 1, 3, 0.0),
     ],
 )
 def test_forces_and_energy_are_direct_sums(count, dim, softening):
@@ -121,7 +123,7 @@ def test_forces_and_energy_are_direct_sums(count, dim, softening):
 
 
 @pytest.mark.parametrize("count", [3, MANY])
-def test_unrolled_and_row_blocked_sums_agree(count, monkeypatch):
+def test_unrolled_and_blocked_sums_agree(count, monkeypatch):
     position, mass = random_bodies(count, 3)
     results = []
     for limit in (0, count):
