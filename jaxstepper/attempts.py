@@ -15,7 +15,7 @@ from jaxstepper.train_state import NOT_FINITE, RUNNING, Plan, Sample, TrainState
 # Keeps dt above zero in training.
 DT_FLOOR = 1e-12
 # Most samples in one backward pass.
-TRAINED_AT_ONCE = 64
+TRAINED_AT_ONCE = 128
 
 
 class Attempt(NamedTuple):

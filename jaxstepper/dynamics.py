@@ -45,16 +45,19 @@ class Gravity:
     Attributes:
         softening: Plummer softening length of the mutual gravity, >= 0.
         external: the external field, or None.
+        by_component: adds up the pulls of a few bodies component by component, which is fast where
+            many systems share one operation, on the last axis, and slow for a single one.
     """
 
     softening: float = 0.0
     external: ExternalField | None = None
+    by_component: bool = False
 
     def acceleration(
         self, position: Float[Array, "N D"], mass: Float[Array, " N"], time: Float[Array, ""]
     ) -> Float[Array, "N D"]:
         """Acceleration `[N, D]` of every body."""
-        own = self_acceleration(position, mass, self.softening)
+        own = self_acceleration(position, mass, self.softening, self.by_component)
         return own if self.external is None else own + self.external.acceleration(position, time)
 
     def potential_energy(
@@ -68,14 +71,17 @@ class Gravity:
 
 
 def self_acceleration(
-    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float = 0.0
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float = 0.0,
+    by_component: bool = False,
 ) -> Float[Array, "N D"]:
     """a_i = sum_{j != i} m_j (x_j - x_i) / (|x_j - x_i|^2 + softening^2)^(3/2), `[N, D]`.
 
     Bodies at the same place do not attract each other, and the gradient is finite there.
     """
     if position.shape[0] <= UNROLLED_UP_TO:
-        return _acceleration_unrolled(position, mass, softening)
+        return _acceleration_unrolled(position, mass, softening, by_component)
     return _acceleration_by_sources(position, mass, softening)
 
 
@@ -127,21 +133,25 @@ def tidal_field(mass: float, position: tuple[float, ...]) -> ExternalField:
 
 
 def _acceleration_unrolled(
-    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float, by_component: bool
 ) -> Float[Array, "N D"]:
     count, dim = position.shape
-    x = [[position[i, k] for k in range(dim)] for i in range(count)]
-    a = [[jnp.zeros((), position.dtype)] * dim for _ in range(count)]
-    for i in range(count):
-        for j in range(i + 1, count):
-            dx = [x[j][k] - x[i][k] for k in range(dim)]
-            inverse = _inverse_distance(_distance_squared(jnp.stack(dx), softening))
-            inverse_cubed = inverse * inverse * inverse
-            for k in range(dim):
-                pull = dx[k] * inverse_cubed
-                a[i][k] = a[i][k] + mass[j] * pull
-                a[j][k] = a[j][k] - mass[i] * pull
-    return jnp.stack([jnp.stack(a_i) for a_i in a])
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    r_squared = [sum((position[j, k] - position[i, k]) ** 2 for k in range(dim)) for i, j in pairs]
+    inverse = _inverse_distance(jnp.stack(r_squared) + softening**2)
+    inverse_cubed = inverse * inverse * inverse
+
+    def add_pulls(x: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
+        a = [jnp.zeros_like(x[0])] * count
+        for pair, (i, j) in enumerate(pairs):
+            pull = inverse_cubed[pair] * (x[j] - x[i])
+            a[i] = a[i] + mass[j] * pull
+            a[j] = a[j] - mass[i] * pull
+        return jnp.stack(a)
+
+    if by_component:
+        return jnp.stack([add_pulls(position[:, k]) for k in range(dim)], axis=1)
+    return add_pulls(position)
 
 
 def _acceleration_by_sources(
@@ -163,7 +173,8 @@ def _acceleration_by_sources(
     def add_pull(a: list[Array], block: tuple[Array, Array]) -> tuple[list[Array], None]:
         x_s, m_s = block
         dx = [x_s[:, k, None] - x[k] for k in range(dim)]
-        inverse = _inverse_distance(sum(d * d for d in dx) + softening**2)
+        r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
+        inverse = _inverse_distance(r_squared)
         weight = m_s[:, None] * inverse * inverse * inverse
         pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in range(size)] for k in range(dim)]
         return [sum(pulls_k, start=a_k) for a_k, pulls_k in zip(a, pulls, strict=True)], None

@@ -90,8 +90,8 @@ def _drop(key: Array, x: Float[Array, "*B W"], rate: float) -> Float[Array, "*B 
 
     Drawing them costs as much as a small matrix product, so one long word serves several units.
     """
-    word = jnp.uint64 if jax.config.jax_enable_x64 else jnp.uint32
-    units = jnp.dtype(word).itemsize // 2
+    word = jax.dtypes.canonicalize_dtype(jnp.uint64)
+    units = word.itemsize // 2
     words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // units)), word)
     draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)
     keep = draws[..., : x.shape[-1]] < np.uint32(round((1 - rate) * 2**16))

@@ -1,5 +1,6 @@
 """Rollouts: a controller proposes dt, the leapfrog takes the step."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -112,6 +113,32 @@ def run_steps(
         return advance(controller, gravity, rollout), None
 
     return lax.scan(body, start(controller, particles), length=num_steps)[0]
+
+
+@partial(jax.jit, static_argnames=("gravity", "num_steps"))
+def run_systems(
+    controller: Controller, gravity: Gravity, particles: Particles, num_steps: int
+) -> Rollout:
+    """Rollouts of `num_steps` steps of many systems, every field `[B, ...]`.
+
+    The same as `vmap` of `run_steps`, and several times faster for a few bodies: on the way, the
+    systems are the last axis of every array, so that arithmetic runs along them.
+    """
+    gravity = replace(gravity, by_component=True)
+    starts = jax.vmap(lambda each: start(controller, each))(particles)
+    # Bare arrays: with the systems last, they are no `Particles`.
+    leaves, structure = jax.tree.flatten(starts)
+
+    def step(one: list[Array]) -> list[Array]:
+        rollout = jax.tree.unflatten(structure, one)
+        return jax.tree.leaves(advance(controller, gravity, rollout))
+
+    def body(all_systems: list[Array], _: None) -> tuple[list[Array], None]:
+        return jax.vmap(step, in_axes=-1, out_axes=-1)(all_systems), None
+
+    systems_last = [jnp.moveaxis(leaf, 0, -1) for leaf in leaves]
+    systems_last, _ = lax.scan(body, systems_last, length=num_steps)
+    return jax.tree.unflatten(structure, [jnp.moveaxis(leaf, -1, 0) for leaf in systems_last])
 
 
 @partial(jax.jit, static_argnames="gravity")

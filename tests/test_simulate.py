@@ -11,11 +11,25 @@ from jaxstepper.controllers import Controller, fixed, learned
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec, network_input, observe
 from jaxstepper.history import empty_history, push
-from jaxstepper.initial_conditions import figure_eight, kepler_pair, kepler_table, pythagorean
+from jaxstepper.initial_conditions import (
+    figure_eight,
+    kepler_pair,
+    kepler_table,
+    pythagorean,
+    random_batch,
+)
 from jaxstepper.integrators import leapfrog
 from jaxstepper.networks import StepNetwork, init_variables
 from jaxstepper.particles import from_table
-from jaxstepper.simulate import Limits, blown_up_at, record, report, run_steps, run_until
+from jaxstepper.simulate import (
+    Limits,
+    blown_up_at,
+    record,
+    report,
+    run_steps,
+    run_systems,
+    run_until,
+)
 
 GRAVITY = Gravity()
 
@@ -166,6 +180,22 @@ def test_vmapped_rollouts_each_end_at_their_own_limits():
             batch.particles.position[i], alone.particles.position, rtol=0, atol=1e-14
         )
         np.testing.assert_allclose(batch.particles.time[i], alone.particles.time, rtol=1e-15)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("fixed", 0), ("basic", 0), ("delta_mag", 2)])
+def test_many_systems_go_the_ways_they_go_alone(kind, length):
+    features = FeatureSpec(kind, length)
+    gravity, controller = Gravity(0.1), fixed(0.02)
+    if kind != "fixed":
+        controller = learned(*small_network(features), features, gravity)
+    tables = jnp.asarray(random_batch(0, 4, 3, 2, 1.0, 1.0, 1.0))
+    starts = jax.vmap(lambda table: state_of(table, gravity))(tables)
+    together = run_systems(controller, gravity, starts, 5)
+    for i in range(4):
+        alone = run_steps(controller, gravity, jax.tree.map(lambda x, i=i: x[i], starts), 5)
+        pairs = zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True)
+        for many, one in pairs:
+            np.testing.assert_allclose(many[i], one, rtol=1e-11, atol=1e-12)
 
 
 def test_gradient_through_a_rollout_agrees_with_finite_differences():
