@@ -4,10 +4,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxstepper.config import Config
+from jaxstepper import setup
+from jaxstepper.config import Config, to_dict
 from jaxstepper.models import load_model
 from jaxstepper.setup import Given
-from jaxstepper.simulate_command import run_simulate
+from jaxstepper.simulate_command import check_mode, check_output, run_simulate
 from jaxstepper.train_command import fresh_name, run_train
 
 
@@ -19,15 +20,31 @@ def run_both(train: tuple[Config, Given], simulate: tuple[Config, Given]) -> int
     train_config, train_given = train
     if train_config.save_name is None:
         train_config = replace(train_config, save_name=fresh_name())
+    config, given = simulate
+    run = str(Path(train_config.checkpoint_dir) / str(train_config.save_name))
+    config = replace(config, model_path=run)
+    _check_simulation(config, given, train_config)
     code = run_train(train_config, train_given, stream=sys.stderr)
     if code:
         return code
-    config, given = simulate
-    run = str(Path(train_config.checkpoint_dir) / str(train_config.save_name))
-    mode = config.integrator_mode
     if "integrator_mode" not in given and config.controller is None:
         # A resumed run has the history it began with.
         trained = load_model(run, train_config.checkpoint_dir).config
         mode = "history" if trained["history_len"] else "ml"
-    config = replace(config, model_path=run, integrator_mode=mode)
+        config = replace(config, integrator_mode=mode)
     return run_simulate(config, given)
+
+
+def _check_simulation(config: Config, given: Given, trained: Config) -> None:
+    """Finds what would stop the simulation before the training that it follows.
+
+    Raises:
+        UserError: something would.
+    """
+    check_output(config)
+    if trained.model_path is None and not trained.resume:  # else those decide on the network
+        config = setup.adopt(config, given, to_dict(trained), str(config.model_path))
+        if "integrator_mode" in given:
+            check_mode(config, str(config.model_path))
+    if not config.use_train_ic:
+        setup.initial_tables(config, given, config.multi_orbit_sim)

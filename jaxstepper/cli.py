@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, one_line
 
 COMMANDS = {
     "train": "train a network to choose time steps",
@@ -43,7 +43,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
     try:
         sys.exit(_run(command, arguments))
     except UserError as error:
-        print(f"jaxstepper {command}: error: {error}", file=sys.stderr)
+        print(one_line(f"jaxstepper {command}: error: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"jaxstepper {command}: interrupted", file=sys.stderr)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jaxstepper.errors import UserError
+from jaxstepper.values import MOST_OF_INTEGER, is_path
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -16,19 +17,28 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises the UserError."""
-        raise UserError(message)
+        raise UserError(f"{message}; see --help")
 
 
 def count(least: int = 1) -> Callable[[str], int]:
     """The type of an integer >= `least`."""
 
     def convert(text: str) -> int:
-        value = int(text) if text.lstrip("-").isdigit() else least - 1
+        value = int(text) if text.lstrip("-").isdecimal() else least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"{text!r}: must be an integer >= {least}")
+        if value > MOST_OF_INTEGER:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be at most {MOST_OF_INTEGER}")
         return value
 
     return convert
+
+
+def place(text: str) -> str:
+    """The type of a path."""
+    if not is_path(text):
+        raise argparse.ArgumentTypeError("must be a path, printable and not too long")
+    return text
 
 
 def number(text: str) -> float:

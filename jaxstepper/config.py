@@ -5,6 +5,7 @@ the checkpoint reader are all generated from it. Only the standard library is im
 `--help` answers at once.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -27,6 +28,7 @@ from jaxstepper.values import (
     integer,
     number,
     one_of,
+    path,
     read_value,
     refusal,
     text,
@@ -34,6 +36,7 @@ from jaxstepper.values import (
 
 Command = Literal["train", "simulate", "both"]
 CHECKPOINT = "checkpoint config"
+LEAST_DISTANCE = 1e-100  # whose cube is still a number
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class Config:
     norm_T0: float | None = _scales(None, POSITIVE, "time scale; else L0/V0")
 
     ic_path: str | None = _initial(
-        None, text("PATH"), "table of bodies: .npy, or text of columns m x.. v.."
+        None, path("PATH"), "table of bodies: .npy, or text of columns m x.. v.."
     )
     num_particles: int = _initial(2, integer(2), "particles of random initial conditions")
     dim: int = _initial(2, COUNT, "dimensions of space")
@@ -268,7 +271,7 @@ class Config:
     )
 
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
-    checkpoint_dir: str = _files("checkpoints", text("DIR"), "folder that holds the runs")
+    checkpoint_dir: str = _files("checkpoints", path("DIR"), "folder that holds the runs")
     checkpoint_interval: int = _files(10, COUNT, "epochs between checkpoints", takes="train")
     checkpoint_minutes: float = _files(
         10.0, POSITIVE, "longest time between checkpoints, in minutes", takes="train"
@@ -290,11 +293,11 @@ class Config:
         False, YES_NO, "delete a run of the same name; else it is refused", takes="train"
     )
     model_path: str | None = _files(
-        None, text("PATH"), "trained weights to start from: a run, RUN/EPOCH or FILE.pt"
+        None, path("PATH"), "trained weights to start from: a run, RUN/EPOCH or FILE.pt"
     )
     output: str | None = _files(
         None,
-        text("PATH", "a path that ends in .npz", suffix=".npz"),
+        path("PATH", "a path that ends in .npz", suffix=".npz"),
         "write the trajectory to this .npz file",
         takes="simulate",
     )
@@ -307,7 +310,7 @@ class Config:
     wandb_name: str | None = _logging(None, text("NAME"), "its run name; else save_name")
 
     movie: bool = _movie(False, YES_NO, "not available yet; warns")
-    movie_dir: str | None = _movie(None, text("DIR"), "folder of the movie")
+    movie_dir: str | None = _movie(None, path("DIR"), "folder of the movie")
     movie_max_frames: int = _movie(1000, COUNT, "most frames")
     movie_fps: int = _movie(30, COUNT, "frames per second")
     movie_dpi: int = _movie(120, COUNT, "dots per inch")
@@ -387,6 +390,9 @@ def _field_position(config: Config, given: Mapping[str, str]) -> tuple[float, ..
             rule = f"must come together with {other} ({flag_of(other)})"
             raise refusal(one, _source(one, given), getattr(config, one), rule)
     where, dim = config.external_field_position, config.dim
+    if where is not None and not LEAST_DISTANCE < math.hypot(*where) < 1 / LEAST_DISTANCE:
+        rule = "must be away from the origin; the field is that of a distant point"
+        raise refusal(position, _source(position, given), where, rule)
     if where is None or len(where) == dim:
         return where
     if dim == 2 and len(where) == 3 and where[2] == 0:  # X Y Z is how the torch system has it

@@ -1,6 +1,5 @@
 """What `export`, `import` and `plot` do: from one file to another."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,12 @@ import numpy as np
 import optax
 
 from jaxstepper import checkpoints, setup, torch_bridge
-from jaxstepper.command_parser import CommandParser
+from jaxstepper.command_parser import CommandParser, place
 from jaxstepper.config import from_dict, summary, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
 from jaxstepper.models import TrainedModel, torch_config
+from jaxstepper.places import check_file_place, check_folder_place, check_run_place
 from jaxstepper.plots import plot_rollout
 from jaxstepper.prepare import prepare_training
 from jaxstepper.torch_checkpoint import TorchCheckpoint
@@ -27,13 +27,17 @@ def run_export(arguments: list[str]) -> int:
         description="Writes checkpoints of a run as model_epoch_XXXX.pt for the torch simulator.",
         allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder, or RUN/EPOCH")
+    parser.add_argument(
+        "run", type=place, metavar="RUN", help="a run's name or folder, or RUN/EPOCH"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--epoch", type=int, metavar="E", help="this epoch; else the newest")
     which.add_argument("--all", action="store_true", help="every epoch that was kept")
-    parser.add_argument("--out", metavar="PATH", help="a folder, or a .pt file; else the run's own")
     parser.add_argument(
-        "--checkpoint-dir", default="checkpoints", help="folder that holds the runs"
+        "--out", type=place, metavar="PATH", help="a folder, or a .pt file; else the run's own"
+    )
+    parser.add_argument(
+        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
     )
     options = parser.parse_args(arguments)
     run, name = checkpoints.locate(options.run, options.checkpoint_dir)
@@ -45,6 +49,10 @@ def run_export(arguments: list[str]) -> int:
     out = Path(options.out) if options.out else run
     if out.suffix == ".pt" and len(names) > 1:
         raise UserError(f"--out {out}: is one file, and {len(names)} epochs are to be written")
+    if out.suffix == ".pt":
+        check_file_place(out, f"--out {out}")
+    else:
+        check_folder_place(out, f"--out {out}")
     for each in names:
         checkpoint = checkpoints.load(run, each)
         file = to_torch(checkpoint)
@@ -62,14 +70,17 @@ def run_import(arguments: list[str]) -> int:
         description="Makes a run of a checkpoint file of the torch system. No code in it is run.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE.pt")
-    parser.add_argument("--out", metavar="RUN", help="the run's folder; else named like the file")
+    parser.add_argument("file", type=place, metavar="FILE.pt")
     parser.add_argument(
-        "--checkpoint-dir", default="checkpoints", help="folder that holds the runs"
+        "--out", type=place, metavar="RUN", help="the run's folder; else named like the file"
+    )
+    parser.add_argument(
+        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
     )
     options = parser.parse_args(arguments)
     file = torch_bridge.read(options.file)
     run = Path(options.out or Path(options.checkpoint_dir) / Path(options.file).stem)
+    check_run_place(run)
     if file.epoch in checkpoints.epochs_of(run):
         raise UserError(f"{run}: holds epoch {file.epoch} already; name another with --out")
     save_as_run(file, run, options.file)
@@ -84,20 +95,39 @@ def run_plot(arguments: list[str]) -> int:
         description="Draws orbits, dt and energy error of a rollout that simulate --output wrote.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE.npz")
-    parser.add_argument("--out", metavar="PICTURE", help="a .png, .pdf or .svg; else FILE.png")
+    parser.add_argument("file", type=place, metavar="FILE.npz")
+    parser.add_argument(
+        "--out", type=place, metavar="PICTURE", help="a .png, .pdf or .svg; else FILE.png"
+    )
     options = parser.parse_args(arguments)
     path = Path(options.out or Path(options.file).with_suffix(".png"))
-    try:
-        with np.load(options.file, allow_pickle=False) as file:
-            trajectory = {name: file[name] for name in ("time", "dt", "position", "energy")}
-    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{options.file}: is no rollout that simulate --output wrote") from error
-    if trajectory["time"].ndim != 1:
-        raise UserError(f"{options.file}: holds several rollouts; record one to draw it")
+    trajectory = _read_rollout(options.file)
+    check_file_place(path, f"--out {path}" if options.out else str(path))
     plot_rollout(trajectory, path)
     print(path)
     return 0
+
+
+def _read_rollout(path: str) -> dict[str, np.ndarray]:
+    """The arrays of one recorded rollout, as `simulate --output` writes it."""
+    dimensions = {"time": 1, "dt": 1, "position": 3, "energy": 1}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            rollout = {name: file[name] for name in dimensions}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
+    except Exception as error:  # a damaged archive fails in any way it likes
+        raise UserError(f"{path}: is no rollout that simulate --output wrote") from error
+    if rollout["time"].ndim == 2:
+        raise UserError(f"{path}: holds several rollouts; record one to draw it")
+    states = rollout["time"].shape[:1]
+    fits = all(rollout[name].ndim == ndim for name, ndim in dimensions.items())
+    fits = fits and rollout["position"].shape[:1] == rollout["energy"].shape == states
+    if not fits or rollout["dt"].size + 1 != rollout["time"].size or 0 in rollout["position"].shape:
+        raise UserError(f"{path}: its arrays are not those of a rollout")
+    if any(array.dtype.kind != "f" for array in rollout.values()):
+        raise UserError(f"{path}: its arrays hold no real numbers")
+    return rollout
 
 
 def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxstepper import reference, rules
-from jaxstepper.command_parser import CommandParser, count, positive
+from jaxstepper.command_parser import CommandParser, count, place, positive
 from jaxstepper.config import from_dict
 from jaxstepper.controllers import Controller
 from jaxstepper.dynamics import Gravity
@@ -84,13 +84,14 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--model",
+        type=place,
         action="append",
         default=[],
         metavar="PATH",
         help="a trained network as one more rule: a run, RUN/EPOCH or FILE.pt; may be repeated",
     )
     parser.add_argument(
-        "--checkpoint-dir", default="checkpoints", help="folder that holds the runs"
+        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
     )
     parser.add_argument(
         "--symmetrize-all",
@@ -126,6 +127,7 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
+        type=place,
         default="evaluation",
         metavar="DIR",
         help="folder to write to (default: evaluation)",

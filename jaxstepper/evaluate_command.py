@@ -17,6 +17,7 @@ from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.evaluate import Run, evaluate
 from jaxstepper.evaluate_arguments import SYMMETRIZED, Candidate, candidates, parse_evaluate
+from jaxstepper.places import check_folder_place
 from jaxstepper.plots import plot_work_precision
 from jaxstepper.problems import Problem, problem
 from jaxstepper.tracking import note
@@ -28,15 +29,16 @@ SECONDS_BETWEEN_LINES = 10.0
 def run_evaluate(arguments: list[str]) -> int:
     """`evaluate [flags]`; returns the exit code."""
     options = parse_evaluate(arguments)
+    out = _folder(options.out)
     setup.configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
     to_judge = candidates(options)
     problems = [
         problem(name, options.orbits, options.seed, options.end_time) for name in options.problems
     ]
-    out = _folder(options.out)
     runs: list[Run] = []
     for new in _all_runs(options, to_judge, problems):
         runs += new
+        out.mkdir(parents=True, exist_ok=True)
         # Written anew after each rule, so that what is done is kept whatever comes.
         _write_csv(out / "runs.csv", runs)
     if not runs:
@@ -57,10 +59,7 @@ def _folder(path: str) -> Path:
     out = Path(path)
     if (out / "runs.csv").exists():
         raise UserError(f"--out {out}: holds an evaluation already; name another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from error
+    check_folder_place(out, f"--out {out}")
     return out
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxstepper import initial_conditions as ics
-from jaxstepper.command_parser import CommandParser, count, number, positive
+from jaxstepper.command_parser import CommandParser, count, number, place, positive
 from jaxstepper.errors import UserError, require
-from jaxstepper.tables import Table, save_table, validate_table
+from jaxstepper.memory import require_memory
+from jaxstepper.places import check_file_place
+from jaxstepper.tables import TEXT_SUFFIXES, Table, save_table, validate_table
 
 Options = argparse.Namespace
 Draw = Callable[[Options, np.random.Generator], Table]
@@ -22,6 +24,11 @@ def run_make_ics(arguments: list[str]) -> int:
     draw: Draw = options.draw
     rng = np.random.default_rng(options.seed)
     path = Path(options.out)
+    known = (".npy", *TEXT_SUFFIXES)
+    require(path.suffix in known, f"--out {path}: unknown suffix; use one of {', '.join(known)}")
+    check_file_place(path, f"--out {path}")
+    bodies, dim = getattr(options, "num_particles", 2), getattr(options, "dim", 3)
+    require_memory(8 * (options.count or 1) * bodies * (1 + 2 * dim), "so many bodies")
     if options.count is None:
         tables = draw(options, rng)
     else:
@@ -48,7 +55,11 @@ def _parser() -> CommandParser:
         each = kinds.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
         each.set_defaults(draw=draw)
         each.add_argument(
-            "--out", metavar="FILE", required=True, help="a .txt, .dat, .csv or .npy file"
+            "--out",
+            type=place,
+            metavar="FILE",
+            required=True,
+            help="a .txt, .dat, .csv or .npy file",
         )
         each.add_argument("--count", type=count(), metavar="B", help="a batch of B systems (.npy)")
         each.add_argument(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ from jaxstepper.dynamics import Gravity, tidal_field
 from jaxstepper.errors import UserError
 from jaxstepper.features import FeatureSpec, Scales, automatic_scales
 from jaxstepper.losses import Gate
-from jaxstepper.networks import StepNetwork
+from jaxstepper.memory import require_memory
+from jaxstepper.networks import OUTPUTS, StepNetwork
 from jaxstepper.particles import from_table
+from jaxstepper.precision import check_precision
 from jaxstepper.tables import load_table, validate_table
 from jaxstepper.train_state import Plan
+from jaxstepper.values import refusal
 
 Given = Mapping[str, str]
 """Names that were given explicitly, with where: {"lr": "--lr"}."""
+
+LEAST_BYTES = 4  # of a number, in float32
 
 # What a network was trained with, and simulation must repeat.
 NETWORK_FIELDS = ("hidden_dims", "activation", "dropout", "fourier_scale", "fourier_dim")
@@ -92,7 +98,7 @@ def choose_seed(config: Config) -> Config:
 
 
 def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = None) -> np.ndarray:
-    """Initial conditions `[B, N, 1 + 2 D]`.
+    """Initial conditions `[B, N, 1 + 2 D]` that can be simulated in the run's dtype.
 
     Args:
         config: of the run.
@@ -103,15 +109,33 @@ def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = No
         seed: of the draws; the config's otherwise.
 
     Raises:
-        UserError: the file cannot be used.
+        UserError: the file cannot be used, or the draws cannot be made.
     """
     if config.ic_path is not None:
-        return _tables_from_file(config, given, many)
+        tables, where = _tables_from_file(config, given, many), config.ic_path
+    else:
+        tables, where = _drawn_tables(config, given, many, seed), "the drawn bodies"
+    check_precision(tables, where, config.dtype, config.softening)
+    return tables
+
+
+def _drawn_tables(config: Config, given: Given, many: bool, seed: ics.Seed) -> np.ndarray:
     seed = config.seed if seed is None else seed
     systems = config.num_orbits if many else None
+    size = f"{config.num_particles} particles in {config.dim}D"
+    size = size if systems is None else f"{systems} systems of {size}"
+    numbers = (systems or 1) * config.num_particles * (1 + 2 * config.dim)
+    require_memory(8 * numbers, size)
     if systems is not None and config.draw == "kepler":
         if config.dim < 2:
             raise UserError("--dim 1: Kepler pairs need 2 dimensions or more; or use --draw random")
+        if "num_particles" in given and config.num_particles != 2:
+            raise refusal(
+                "num_particles",
+                given["num_particles"],
+                config.num_particles,
+                "Kepler pairs have 2 bodies; leave it out, or use --draw random",
+            )
         return ics.kepler_batch(
             seed,
             systems,
@@ -122,8 +146,7 @@ def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = No
             config.mass,
             config.dim,
         )
-    kepler = {"eccentricity", "semi_major"} & given.keys()
-    if systems is None and kepler and config.num_particles == 2 and config.dim >= 2:
+    if systems is None and _is_kepler_pair(config, given):
         masses = (config.mass, config.mass)
         return ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)[None]
     return ics.random_batch(
@@ -135,6 +158,11 @@ def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = No
         config.pos_scale,
         config.vel_scale,
     )
+
+
+def _is_kepler_pair(config: Config, given: Given) -> bool:
+    asked = {"eccentricity", "semi_major"} & given.keys()
+    return bool(asked) and config.num_particles == 2 and config.dim >= 2
 
 
 def _tables_from_file(config: Config, given: Given, many: bool) -> np.ndarray:
@@ -239,8 +267,35 @@ def make_optimizer(
     return optax.chain(optax.add_decayed_weights(weight_decay), step)
 
 
+def require_room(config: Config) -> None:
+    """Refuses a network, or samples of an epoch, that this machine's memory cannot hold.
+
+    Raises:
+        UserError: it cannot.
+    """
+    inputs = FeatureSpec(config.feature_type, config.history_len).size
+    has_fourier = config.fourier_scale > 0
+    frequencies = inputs * config.fourier_dim // 2 if has_fourier else 0
+    widths = (config.fourier_dim if has_fourier else inputs, *config.hidden_dims, OUTPUTS)
+    weights = frequencies + sum(a * b for a, b in pairwise(widths))
+    size = " ".join(map(str, widths))
+    require_memory(LEAST_BYTES * weights, f"a network of layers of {size}")
+    systems = config.num_orbits if config.multi_orbit and config.ic_path is None else 1
+    state = 3 * config.num_particles * config.dim
+    samples = config.steps_per_epoch * systems
+    require_memory(
+        LEAST_BYTES * samples * state * (1 + config.history_len),
+        f"an epoch of {samples} samples with {config.history_len} past states each",
+    )
+
+
 def make_plan(config: Config) -> Plan:
-    """Everything about a training run that does not change while it runs."""
+    """Everything about a training run that does not change while it runs.
+
+    Raises:
+        UserError: it does not fit into memory.
+    """
+    require_room(config)
     return Plan(
         network=make_network(config),
         features=make_features(config),
@@ -287,6 +342,21 @@ def adopt(config: Config, given: Given, checkpoint: Mapping[str, Any], name: str
 
 def _words(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def warn_of_unused_orbit(config: Config, given: Given, many: bool) -> None:
+    """Warns of an eccentricity or semi-major axis that was given and makes no Kepler pair."""
+    if config.ic_path is not None:
+        why = f"the bodies are those of {config.ic_path}"
+    elif many:
+        why = "many orbits are drawn from e_min to e_max and a_min to a_max"
+    elif not _is_kepler_pair(config, given):
+        why = f"a Kepler pair has 2 particles in 2D or more, not {config.num_particles} in "
+        why += f"{config.dim}D"
+    else:
+        return
+    for name in [each for each in ("eccentricity", "semi_major") if each in given]:
+        warnings.warn(f"{given[name]} is not used: {why}", stacklevel=3)
 
 
 def warn_of_ineffective(config: Config, given: Given) -> None:

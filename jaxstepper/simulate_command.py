@@ -17,6 +17,8 @@ from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import orbital_period
 from jaxstepper.models import TrainedModel, learned_controller, load_model
 from jaxstepper.particles import Particles, from_table
+from jaxstepper.places import check_file_place
+from jaxstepper.precision import check_precision
 from jaxstepper.setup import Given
 from jaxstepper.simulate import (
     Limits,
@@ -31,6 +33,7 @@ from jaxstepper.tables import validate_table
 from jaxstepper.tracking import note, open_wandb
 
 DEFAULT_STEPS = 1000
+MANY = 30_000  # particles, with which a step takes seconds
 
 
 def run_simulate(config: Config, given: Given) -> int:
@@ -42,18 +45,24 @@ def run_simulate(config: Config, given: Given) -> int:
         rule = mode if config.controller is None else f"--controller {config.controller}"
         flag = "--use-train-ic" if config.use_train_ic else rule
         raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
+    check_output(config)
     model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
     if model is not None:
         config = setup.adopt(config, given, model.config, model.name)
-    _check_mode(config, given, model)
+        check_mode(config, model.name)
     config = setup.choose_seed(setup.configure_jax(config))
-    setup.warn_of_ineffective(config, given)
-    if model is not None and not needs_model:
-        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
     tables = _simulated_tables(config, given, model)
     config = setup.with_shape_of(config, tables)
     gravity = setup.make_gravity(config)
     controller = _make_controller(config, gravity, model)
+    setup.warn_of_ineffective(config, given)
+    if not config.use_train_ic:
+        setup.warn_of_unused_orbit(config, given, config.multi_orbit_sim)
+    if model is not None and not needs_model:
+        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
+    if config.num_particles >= MANY:
+        pairs = config.num_particles**2
+        note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
     dtype = jnp.dtype(config.dtype)
     starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
     limits = [_limits(config, given, table) for table in tables]
@@ -75,17 +84,32 @@ def run_simulate(config: Config, given: Given) -> int:
     return code
 
 
-def _check_mode(config: Config, given: Given, model: TrainedModel | None) -> None:
+def check_output(config: Config) -> None:
+    """Checks that a trajectory that is asked for can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if config.output is not None:
+        check_file_place(Path(config.output), f"--output {config.output}")
+
+
+def check_mode(config: Config, model: str) -> None:
+    """Checks that the integrator mode is that of the model, which is called so.
+
+    Raises:
+        UserError: it is not.
+    """
     if config.controller is not None:
         return
-    if config.integrator_mode == "ml" and config.history_len > 0 and model is not None:
+    if config.integrator_mode == "ml" and config.history_len > 0:
         raise UserError(
-            f"--integrator-mode ml: {model.name} was trained with a history of "
+            f"--integrator-mode ml: {model} was trained with a history of "
             f"{config.history_len} states; use --integrator-mode history"
         )
-    if config.integrator_mode == "history" and config.history_len == 0 and model is not None:
+    if config.integrator_mode == "history" and config.history_len == 0:
         raise UserError(
-            f"--integrator-mode history: {model.name} was trained without a history; use "
+            f"--integrator-mode history: {model} was trained without a history; use "
             "--integrator-mode ml"
         )
 
@@ -104,7 +128,9 @@ def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) 
         dim=config.dim if "dim" in given else None,
         num_particles=config.num_particles if "num_particles" in given else None,
     )
-    return tables if config.multi_orbit_sim else tables[:1]
+    tables = tables if config.multi_orbit_sim else tables[:1]
+    check_precision(tables, model.name, config.dtype, config.softening)
+    return tables
 
 
 def _rule_name(config: Config) -> str:

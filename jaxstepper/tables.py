@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxstepper.errors import UserError, require
+from jaxstepper.memory import require_memory
 
 Table = npt.NDArray[np.float64]
 TEXT_SUFFIXES = (".txt", ".dat", ".csv")
+# A text of short numbers takes so many times its size while it is read.
+GROWTH_OF_TEXT = 10
 
 
 def load_table(path: str | Path) -> Table:
@@ -28,7 +31,12 @@ def load_table(path: str | Path) -> Table:
     """
     path = Path(path)
     try:
-        table = _read_npy(path) if path.suffix == ".npy" else _read_text(path)
+        # Not /dev/zero, which never ends; a pipe may be what a shell puts in the place of <(...).
+        require(not path.is_char_device(), f"{path}: is a device, not a file; check the path")
+        is_npy = path.suffix == ".npy"
+        growth = 1 if is_npy else GROWTH_OF_TEXT
+        require_memory(growth * path.stat().st_size, f"{path}: to read it")
+        table = _read_npy(path) if is_npy else _read_text(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     return _checked_values(table, str(path))
@@ -114,7 +122,7 @@ def _read_npy(path: Path) -> npt.NDArray[np.generic]:
 def _read_text(path: Path) -> Table:
     # The format of np.loadtxt, read here so that a fault is named by its line in the file.
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not text; a binary table must end in .npy") from error
     is_csv = path.suffix == ".csv"
@@ -161,7 +169,8 @@ def _checked_values(table: npt.ArrayLike, where: str) -> Table:
     message = f"{where}: has {columns} columns; give mass, D positions and D velocities (1 + 2 D)"
     require(columns >= 3 and columns % 2 == 1, message)
     require(bodies >= 2, f"{where}: has only one body; give two or more")
-    values = array.astype(np.float64)
+    with np.errstate(over="ignore"):  # of a wider type than ours: named below
+        values = array.astype(np.float64)
     for *body, column in np.argwhere(~np.isfinite(values))[:1]:
         what = f"has {_column_names(columns)[column]} = {values[(*body, column)]}"
         raise UserError(f"{where}: {_body_name(body)} {what}; give a finite number")

@@ -23,12 +23,14 @@ def read_toml(path: str | None) -> dict[Command, Settings]:
         return found
     try:
         with open(path, "rb") as file:
-            content = tomllib.load(file)
+            content = tomllib.loads(file.read().decode("utf-8-sig"))  # editors may write a BOM
     except OSError as error:
         reason = error.strerror or str(error)
         raise line_error(f"--config {path}: cannot read this file ({reason})") from None
     except ValueError as error:  # bad syntax, or not UTF-8; both say where
         raise line_error(f"--config {path}: not a TOML file: {error}") from None
+    except RecursionError:
+        raise line_error(f"--config {path}: nested too deeply") from None
 
     tables = {name: content.pop(name) for name in TABLES if name in content}
     for name, value in content.items():

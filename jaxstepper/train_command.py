@@ -18,6 +18,7 @@ from jaxstepper.checkpoints import Checkpoint
 from jaxstepper.config import CHECKPOINT, Config, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.models import load_model
+from jaxstepper.places import check_run_place
 from jaxstepper.prepare import prepare_training, resume_training
 from jaxstepper.resume import resumed_config, what_was_given
 from jaxstepper.run_writer import RunWriter
@@ -139,6 +140,7 @@ def _set_up(config: Config, given: Given) -> Job:
     if config.save_name is None:
         config = replace(config, save_name=fresh_name())
     run = _folder(config)
+    check_run_place(run)
     if checkpoints.paths_of(run):
         if config.resume:
             return _resumed_job(config, given, checkpoints.load(run))
@@ -147,9 +149,10 @@ def _set_up(config: Config, given: Given) -> Job:
                 f"{run}: there is a run of this name; --resume goes on with it, --overwrite "
                 "deletes it, --save-name names another"
             )
-    elif config.resume:
+    job = _new_job(config, given)
+    if config.resume:
         note(f"{run}: no checkpoint to resume from; the run starts at epoch 0")
-    return _new_job(config, given)
+    return job
 
 
 def _new_job(asked_for: Config, given: Given) -> Job:
@@ -160,9 +163,10 @@ def _new_job(asked_for: Config, given: Given) -> Job:
     config = setup.choose_seed(setup.configure_jax(config))
     tables = setup.initial_tables(config, given, config.multi_orbit)
     config = setup.with_scales(setup.with_shape_of(config, tables), tables)
-    _warn_of_training(config, given)
     asked = what_was_given(asked_for, given)
-    return Job(config, asked, tables, *prepare_training(config, tables, model))
+    job = Job(config, asked, tables, *prepare_training(config, tables, model))
+    _warn_of_training(config, given)
+    return job
 
 
 def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:
@@ -221,6 +225,7 @@ def _warn_of_training(config: Config, given: Given) -> None:
             stacklevel=2,
         )
     setup.warn_of_ineffective(config, given)
+    setup.warn_of_unused_orbit(config, given, config.multi_orbit)
 
 
 def _announce(job: Job, seconds: float) -> None:

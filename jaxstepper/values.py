@@ -3,13 +3,18 @@
 import difflib
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, one_line
+
+MOST_OF_INTEGER = 2**31 - 1  # JAX counts in 32 bits
+# Common file systems take no longer ones, in bytes; what is added to a run's name needs some.
+MOST_OF_PATH, MOST_OF_NAME = 3900, 230
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Allowed:
     metavar: str = ""
     test: Callable[[Any], bool] = lambda value: True
     many: bool = False
+    most: int = MOST_OF_INTEGER
     refused: Mapping[str, str] = field(default_factory=dict)  # known names, and why they are not
 
 
@@ -46,9 +52,15 @@ def _bounded(
     return Allowed(kind, words, "N" if kind is int else "X", test)
 
 
+def _fits(allowed: Allowed, value: Any) -> bool:
+    numbers = value if allowed.many else (value,)
+    return allowed.kind is not int or max(numbers) <= allowed.most
+
+
 def integer(low: int | None = None, below: int | None = None) -> Allowed:
     """An integer with `low` <= value < `below`."""
-    return _bounded(int, "an integer", low, None, below)
+    allowed = _bounded(int, "an integer", low, None, below)
+    return allowed if below is None else replace(allowed, most=below)
 
 
 def number(
@@ -66,20 +78,34 @@ def one_of(*names: str, refused: Mapping[str, str] | None = None) -> Allowed:
     return Allowed(str, words, braces, names.__contains__, refused=refused or {})
 
 
-def text(metavar: str, words: str = "a text that is not empty", suffix: str = "") -> Allowed:
-    """A printable text, not empty, that ends with `suffix`."""
+def text(metavar: str) -> Allowed:
+    """A printable text, not empty."""
 
     def test(value: str) -> bool:
-        return bool(value.strip()) and value.isprintable() and value.endswith(suffix)
+        return bool(value.strip()) and value.isprintable()
 
-    return Allowed(str, words, metavar, test)
+    return Allowed(str, "a printable text, not empty", metavar, test)
+
+
+def is_path(value: str) -> bool:
+    """Whether a printable text is a path, and not one that is too long for any file system."""
+    parts = PurePath(value).parts
+    short = len(value) <= MOST_OF_PATH and all(len(os.fsencode(p)) <= MOST_OF_NAME for p in parts)
+    return bool(value.strip()) and value.isprintable() and short
 
 
 def _is_run_name(value: str) -> bool:
     # The name becomes a folder below the checkpoint directory and must not leave it.
     path = PurePath(value)
     inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-    return inside and bool(value.strip()) and value.isprintable()
+    return inside and is_path(value)
+
+
+def path(
+    metavar: str, words: str = "a path, printable and not too long", suffix: str = ""
+) -> Allowed:
+    """A path, of which nothing needs to be there, that ends with `suffix`."""
+    return Allowed(str, words, metavar, lambda value: is_path(value) and value.endswith(suffix))
 
 
 YES_NO = Allowed(bool, "true or false")
@@ -127,7 +153,7 @@ STEP_COUNT = Allowed(
 
 def line_error(message: str) -> UserError:
     """The error of a message that quotes what users typed: its line breaks are escaped."""
-    return UserError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+    return UserError(one_line(message))
 
 
 def as_typed(value: Any, source: str) -> str:
@@ -180,9 +206,13 @@ def read_value(allowed: Allowed, name: str, raw: Any, source: str) -> Any:
         if allowed.many and not isinstance(raw, list | tuple):
             raise ValueError
         value = tuple(map(convert, raw)) if allowed.many else convert(raw)
-        if allowed.test(value):
+        if not allowed.test(value):
+            rule = allowed.words
+        elif not _fits(allowed, value):
+            rule = f"at most {allowed.most}"
+        else:
             return value
     except (ValueError, OverflowError):
-        value = None
+        value, rule = None, allowed.words
     why = allowed.refused.get(value, "") if isinstance(value, str) else ""
-    raise refusal(name, source, raw, f"must be {allowed.words}" + (f"; {why}" if why else ""))
+    raise refusal(name, source, raw, f"must be {rule}" + (f"; {why}" if why else ""))

@@ -1,7 +1,20 @@
 """Tests run in float64; it must be on before the first array."""
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 # Most of the tests' time is compiling programs that run once.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="session")
+def sandbox_source(tmp_path_factory):
+    """A folder to copy, with all that a command may be pointed at."""
+    import sandbox
+
+    folder = tmp_path_factory.mktemp("sandbox")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        sandbox.build(folder)
+    return folder

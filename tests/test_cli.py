@@ -150,7 +150,8 @@ def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
     def stop(*_):
         raise UserError("enough")
 
-    monkeypatch.setattr(train_command, "prepare_training", stop)
+    monkeypatch.setattr(train_command, "prepare_training", lambda *_: (None, None))
+    monkeypatch.setattr(train_command, "open_wandb", stop)
     config, given = parse("train", f"{TINY} --device cpu --num-orbits 4".split()[1:])
     with (
         pytest.warns(UserWarning, match=r"\(num_orbits=4\).*Using single orbit"),

@@ -1,0 +1,29 @@
+"""The memory of this machine, so that what cannot fit is refused before it is tried."""
+
+import os
+
+from jaxstepper.errors import UserError
+
+GIGABYTE = 1e9
+
+
+def physical_memory() -> float:
+    """Bytes of memory that this machine has; infinite where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def require_memory(num_bytes: float, what: str) -> None:
+    """Refuses what takes more bytes than there are; `what` begins the message.
+
+    Raises:
+        UserError: it cannot fit.
+    """
+    present = physical_memory()
+    if num_bytes > present:
+        raise UserError(
+            f"{what}: needs more than {num_bytes / GIGABYTE:,.0f} GB of memory, and this machine "
+            f"has {present / GIGABYTE:,.0f} GB; choose less"
+        )
