@@ -18,7 +18,7 @@ from jaxstepper.config import OPTIONS, accepts, flag_of
 
 # Derandomised: a failure repeats, and two runs of one commit agree. No deadline: machines differ.
 FEW = settings(
-    max_examples=120,
+    max_examples=300,
     derandomize=True,
     deadline=None,
     database=None,
