@@ -12,6 +12,8 @@ import pytest
 import sandbox
 from commandline import assert_refused, call
 
+from jaxstepper import checkpoints
+
 ROOT = Path(__file__).parents[1]
 TRAIN = "train --epochs 1 --hidden-dims 4 --save-name new --no-compilation-cache"
 SIMULATE = "simulate --steps 3 --no-compilation-cache"
@@ -280,6 +282,7 @@ def change_metadata(box, change):
         about = json.loads(path.read_text())
         change(about["custom_metadata"])
         path.write_text(json.dumps(about))
+        checkpoints._seal(path.parent)  # as a newer version would have
 
 
 @pytest.mark.parametrize(
@@ -389,3 +392,21 @@ def test_scripts_refuse_in_one_line_and_write_nothing(box, script, argv, words):
     assert run.stderr.count("\n") == 1
     assert words in run.stderr
     assert sandbox.snapshot(box) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("make-ics plummer --out x.xyz", "--out x.xyz: unknown suffix"),
+        ("make-ics plummer --out good.txt/x.npy", "cannot be written (Not a directory)"),
+        ("make-ics plummer --out new/x.txt -n 3 --count 9", "many systems (--count)"),
+        ("make-ics random --out x.npy -n 2147483647 --dim 99", "GB of memory"),
+        (f"make-ics plummer --out x.npy -n {HUGE}", "must be at most 2147483647"),
+        ("evaluate --quick --out good.txt", "cannot be written (Not a directory)"),
+        ("evaluate --quick --rules none --out new", "there is no such rule"),
+        ("evaluate --quick --model none --out new", "none: no checkpoint there"),
+        ("evaluate --quick --problems none --out new", "none"),
+    ],
+)
+def test_faulty_flags_of_make_ics_and_evaluate(box, argv, words):
+    assert_refused_and_untouched(box, argv, words)
