@@ -349,7 +349,7 @@ def warn_of_unused_orbit(config: Config, given: Given, many: bool) -> None:
     if config.ic_path is not None:
         why = f"the bodies are those of {config.ic_path}"
     elif many:
-        why = "many orbits are drawn from e_min to e_max and a_min to a_max"
+        why = f"many systems are drawn (--draw {config.draw})"
     elif not _is_kepler_pair(config, given):
         why = f"a Kepler pair has 2 particles in 2D or more, not {config.num_particles} in "
         why += f"{config.dim}D"

@@ -257,7 +257,7 @@ def test_both_reads_the_simulation_s_table_before_it_trains(box):
         ("-e 0.5 --num-particles 3", "a Kepler pair has 2 particles in 2D or more, not 3 in 2D"),
         ("-a 0.5 --dim 1", "a Kepler pair has 2 particles in 2D or more, not 2 in 1D"),
         ("-e 0.5 --ic-path good.txt", "the bodies are those of good.txt"),
-        ("-e 0.5 --multi-orbit-sim --num-orbits 2", "many orbits are drawn"),
+        ("-e 0.5 --multi-orbit-sim --num-orbits 2", "many systems are drawn (--draw kepler)"),
     ],
 )
 def test_an_orbit_that_is_not_used_is_warned_of(box, flags, why):
