@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 # Steps that are often refused before they are accepted, a phase 2 that trains, and dropout.
 ONE = f"{TINY} --num-orbits 1 --lr 0.01 --energy-threshold 5e-6 --E_upper 5e-6 --dropout 0.2"
 WINDOW = f"{TINY} --num-orbits 1 --history-len 3 --feature-type delta_mag --dtype float32"
-MANY = f"{TINY} --multi-orbit --num-orbits 3 --fresh-every 2 --band both --stop-at-period"
+MANY = f"{TINY} --draw random --multi-orbit --num-orbits 3 --fresh-every 2 --band both"
 RUNS = {"one": ONE, "window": WINDOW, "many": MANY}
 EPOCHS = "--epochs 7 --checkpoint-interval 3 --quiet --save-name"
 
