@@ -8,6 +8,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxstepper.devices import split, whole
 from jaxstepper.losses import Trial, try_steps
 from jaxstepper.networks import Variables
 from jaxstepper.train_state import NOT_FINITE, RUNNING, Plan, Sample, TrainState
@@ -46,6 +47,7 @@ def attempt(
     """
     state, dropout_key = state.split_key()
     keys = jax.random.split(dropout_key, present.shape[0])
+    sample, keys = split(plan.mesh, (sample, keys))
     dt = propose_dt(plan, state.variables, sample.inputs, keys)
     trial = try_steps(plan.gate, plan.gravity, sample.particles, sample.energy, dt)
     safe, failed = present & trial.safe, present & ~trial.safe
@@ -71,7 +73,7 @@ def attempt(
         optimizer_state=optimizer_state,
         status=status.astype(jnp.int32),
     )
-    return state, Attempt(dt, trial, safe, failed, trained)
+    return state, whole(plan.mesh, Attempt(dt, trial, safe, failed, trained))
 
 
 def _loss_gradient(

@@ -14,7 +14,9 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jaxstepper.errors import UserError
+from jaxstepper.processes import are_several, is_main, to_host, try_on_main
 
 FORMAT = 2
 """Version of the layout; a higher one was written by a newer jaxstepper."""
@@ -162,7 +165,7 @@ def read(path: Path) -> Checkpoint:
     """
     _check_seal(path)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), _alone():
             about = ocp.metadata(path.resolve()).custom_metadata
             arrays = jax.tree.map(np.asarray, ocp.load(path.resolve()))
     except Exception as error:  # Orbax, tensorstore and json raise a dozen kinds
@@ -187,10 +190,21 @@ def metrics_of(path: Path) -> dict[str, Any]:
         Damaged: they cannot be read.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), _alone():
             return ocp.metadata(path.resolve()).custom_metadata["metrics"]
     except Exception as error:
         raise Damaged(first_line(error)) from error
+
+
+def _alone() -> AbstractContextManager[Any]:
+    """Lets each process read for itself; Orbax would have them wait for each other."""
+    if not are_several():
+        return nullcontext()
+    context, this = ocp.Context(), jax.process_index()
+    context.multiprocessing.primary_host = this
+    context.multiprocessing.active_processes = {this}
+    context.multiprocessing.barrier_sync_key_prefix = f"process{this}"
+    return context
 
 
 def _check_format(path: Path, number: Any) -> None:
@@ -210,7 +224,7 @@ def first_line(error: Exception) -> str:
 
 
 def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
-    """The state of a checkpoint in the structure, shapes and dtypes of `template`.
+    """The state of a checkpoint in the structure, shapes, dtypes and on the devices of `template`.
 
     Args:
         checkpoint: of any number of devices.
@@ -229,7 +243,7 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
         if value is None or np.shape(value) != np.shape(like):
             where = "/".join(_names(path))
             raise UserError(f"{checkpoint.path}: holds another kind of run ({where} does not fit)")
-        return jax.numpy.asarray(value, dtype=like.dtype)
+        return jax.device_put(np.asarray(value, like.dtype), getattr(like, "sharding", None))
 
     return jax.tree_util.tree_map_with_path(leaf, template)
 
@@ -248,17 +262,21 @@ def write(
 ) -> Callable[[], None]:
     """Copies `state` to the host and starts writing a checkpoint, which appears when it is whole.
 
+    All processes of a run must call it; the main process writes.
+
     Returns:
         Waits until it is written; raises what went wrong.
     """
     arrays = {"state": to_arrays(state), "initial_conditions": np.array(initial_conditions)}
     words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
-    _check_room(path.parent, sum(array.nbytes for array in jax.tree.leaves(arrays)))
+    needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
+    try_on_main(partial(_check_room, path.parent, needed))
     saving = ocp.save_async(path.resolve(), arrays, custom_metadata=words)
 
     def finish() -> None:
         saving.result()
-        _seal(path)
+        if is_main():
+            _seal(path)
 
     pool = ThreadPoolExecutor(1)
     finished = pool.submit(finish)
@@ -311,7 +329,7 @@ def to_arrays(tree: Any) -> dict[str, Any]:
     """
     nested: dict[str, Any] = {}
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
-    for path, leaf in zip(paths, jax.device_get(leaves), strict=True):
+    for path, leaf in zip(paths, jax.device_get(to_host(leaves)), strict=True):
         if np.size(leaf):
             *folders, name = _names(path)
             place = nested

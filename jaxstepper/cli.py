@@ -4,7 +4,9 @@ Nothing heavy is imported before the arguments are known to be good, so that `--
 answer at once.
 """
 
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -44,14 +46,22 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
         sys.exit(_run(command, arguments))
     except UserError as error:
         print(one_line(f"jaxstepper {command}: error: {error}"), file=sys.stderr)
+        _leave_the_others(2)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"jaxstepper {command}: interrupted", file=sys.stderr)
+        _leave_the_others(130)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of standard output has left; nothing is wrong.
         sys.stderr.close()
+        _leave_the_others(0)
         sys.exit(0)
+    except Exception:
+        if _is_one_of_several():
+            traceback.print_exc()
+            _leave_the_others(1)
+        raise
 
 
 def console() -> NoReturn:
@@ -82,18 +92,45 @@ def _run(command: str, arguments: list[str]) -> int:
 
     if command == "both":
         train, simulate = parse_both(arguments)
+        _join(train[0])
         from jaxstepper.both_command import run_both
 
         return run_both(train, simulate)
     if command == "train":
         parsed = parse("train", arguments)
+        _join(parsed[0])
         from jaxstepper.train_command import run_train
 
         return run_train(*parsed)
     parsed = parse("simulate", arguments)
+    _join(parsed[0])
     from jaxstepper.simulate_command import run_simulate
 
     return run_simulate(*parsed)
+
+
+def _join(config: Any) -> None:
+    from jaxstepper.setup import join
+
+    join(config)
+
+
+def _leave_the_others(code: int) -> None:
+    """Leaves at once if this is one of several processes; at a normal exit, it would wait for them.
+
+    They wait for this one somewhere else, and end when it is gone.
+    """
+    if _is_one_of_several():
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _is_one_of_several() -> bool:
+    if "jaxstepper.processes" not in sys.modules:
+        return False
+    from jaxstepper.processes import are_several
+
+    return are_several()
 
 
 def _usage() -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool
 
 from jaxstepper.attempts import Attempt, attempt
 from jaxstepper.calibrate import shift_dt_bias
+from jaxstepper.devices import whole
 from jaxstepper.networks import Variables
 from jaxstepper.train_state import (
     RETIRED,
@@ -63,6 +64,7 @@ def _attempt(plan: Plan, state: TrainState) -> TrainState:
     # Slots that no system fills hold `count`: writes there are dropped, reads there are ignored.
     (chosen,) = jnp.nonzero(~state.progress.waiting, size=size, fill_value=count)
     sample = jax.tree.map(lambda x: x.at[chosen].get(mode="clip"), state.systems)
+    sample = whole(plan.mesh, sample)
     state, outcome = attempt(plan, state, sample, present=chosen < count)
     progress = _record(state.progress, chosen, outcome)
     state = state.replace(progress=progress, status=_status(plan, state.status, progress))

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from jaxstepper.values import (
+    ADDRESS,
     COUNT,
     EVEN,
     FRACTION,
@@ -91,6 +92,7 @@ _force = partial(option, group="force")
 _simulation = partial(option, group="simulation (train accepts these, and stores them)")
 _rule = partial(option, group="step-size rule", takes="simulate")
 _device = partial(option, group="device")
+_processes = partial(option, group="several processes")
 _files = partial(option, group="files")
 _logging = partial(option, group="logging")
 _movie = partial(option, group="movie")
@@ -270,6 +272,19 @@ class Config:
         "stop at the first NaN that a jitted function produces (jax_debug_nans); slow",
     )
 
+    distributed: bool = _processes(
+        False,
+        YES_NO,
+        "be one of the processes that SLURM, Open MPI or a TPU pod has started for this run",
+    )
+    coordinator: str | None = _processes(
+        None, ADDRESS, "be one of several processes; process 0 is at this address"
+    )
+    num_processes: int | None = _processes(None, COUNT, "with --coordinator: how many there are")
+    process_id: int | None = _processes(
+        None, integer(0), "with --coordinator: which of them this is, from 0"
+    )
+
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
     checkpoint_dir: str = _files("checkpoints", path("DIR"), "folder that holds the runs")
     checkpoint_interval: int = _files(10, COUNT, "epochs between checkpoints", takes="train")
@@ -380,7 +395,21 @@ def check_together(config: Config, given: Mapping[str, str]) -> Config:
                 source = _source("norm_mode", given)
                 rule = f"needs {scale} too ({flag_of(scale)}), a number > 0"
                 raise refusal("norm_mode", source, "manual", rule)
+    _check_processes(config, given)
     return replace(config, external_field_position=_field_position(config, given))
+
+
+def _check_processes(config: Config, given: Mapping[str, str]) -> None:
+    index, count = config.process_id, config.num_processes
+    together = {"coordinator": config.coordinator, "num_processes": count, "process_id": index}
+    absent = [name for name, value in together.items() if value is None]
+    if 0 < len(absent) < len(together):
+        name, value = next(each for each in together.items() if each[1] is not None)
+        rule = f"must come together with {absent[0]} ({flag_of(absent[0])})"
+        raise refusal(name, _source(name, given), value, rule)
+    if index is not None and count is not None and index >= count:
+        rule = f"must be below num_processes, {count}"
+        raise refusal("process_id", _source("process_id", given), index, rule)
 
 
 def _field_position(config: Config, given: Mapping[str, str]) -> tuple[float, ...] | None:

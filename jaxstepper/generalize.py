@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxstepper.attempts import attempt
+from jaxstepper.devices import whole
 from jaxstepper.train_state import RUNNING, Plan, Sample, TrainState, empty_tally
 
 
@@ -69,4 +70,5 @@ def _draw(plan: Plan, state: TrainState, key: Array) -> tuple[Sample, Bool[Array
     # The smallest of uniform numbers are a random subset; places without a sample come last.
     order = jnp.where(progress.is_sample, jax.random.uniform(key, (length,)), jnp.inf)
     _, chosen = lax.top_k(-order, plan.replay_batch_size)
-    return jax.tree.map(lambda x: x[chosen], progress.trajectory), progress.is_sample[chosen]
+    batch = (progress.trajectory, progress.is_sample)
+    return whole(plan.mesh, jax.tree.map(lambda x: x[chosen], batch))

@@ -1,5 +1,7 @@
 """The plan of a run, and its state before the first epoch or where it was saved."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,10 @@ from jaxstepper import checkpoints, setup
 from jaxstepper.calibrate import calibrate
 from jaxstepper.checkpoints import Checkpoint
 from jaxstepper.config import Config
+from jaxstepper.devices import choose_mesh
 from jaxstepper.models import TrainedModel, variables_for
 from jaxstepper.networks import Variables
-from jaxstepper.train_state import RUNNING, Plan, TrainState, init_train_state
+from jaxstepper.train_state import RUNNING, Plan, TrainState, init_train_state, place
 
 
 def prepare_training(
@@ -27,8 +30,9 @@ def prepare_training(
         UserError: the model does not fit.
     """
     assert config.seed is not None
-    plan = setup.make_plan(config)
-    key = jax.random.PRNGKey(config.seed)
+    plan = replace(setup.make_plan(config), mesh=choose_mesh(len(tables)))
+    # Plain arrays: each process has the same, and the program puts them where they belong.
+    key = np.asarray(jax.random.PRNGKey(config.seed))
     variables = None if model is None else variables_for(plan, model)
     # One compiled program: run one by one, the operations of a start take several seconds.
     start = jax.jit(_start, static_argnums=(0, 1))
@@ -36,10 +40,10 @@ def prepare_training(
     state = start(
         plan,
         calibrated,
-        jnp.asarray(tables, plan.network.dtype),
+        np.asarray(tables, plan.network.dtype),
         key,
-        variables,
-        jnp.asarray(setup.end_times(config, tables)),
+        jax.tree.map(np.asarray, variables),
+        setup.end_times(config, tables),
     )
     return plan, state
 
@@ -57,7 +61,7 @@ def resume_training(config: Config, checkpoint: Checkpoint) -> tuple[Plan, Train
     model = TrainedModel(str(checkpoint.path), 0, checkpoint.variables, {}, None)
     plan, template = prepare_training(config, checkpoint.initial_conditions, model)
     state = checkpoints.restore(checkpoint, template)
-    return plan, state.replace(status=jnp.asarray(RUNNING, jnp.int32))
+    return plan, state.replace(status=jnp.full_like(state.status, RUNNING))
 
 
 def _start(
@@ -69,6 +73,6 @@ def _start(
     end_time: jax.Array,
 ) -> TrainState:
     state = init_train_state(plan, tables, key, variables, end_time)
-    if not calibrated:
-        return state
-    return state.replace(variables=calibrate(plan, state.variables, state.systems))
+    if calibrated:
+        state = state.replace(variables=calibrate(plan, state.variables, state.systems))
+    return place(plan, state)

@@ -30,7 +30,11 @@ HARMLESS = {
     "duration",
     "Nperiod",
     "use_train_ic",
-    *(name for name, option in OPTIONS.items() if option.group in ("logging", "movie")),
+    *(
+        name
+        for name, option in OPTIONS.items()
+        if option.group in ("logging", "movie", "several processes")
+    ),
     *(name for name, option in OPTIONS.items() if not option.effect),
 }
 

@@ -12,11 +12,14 @@ import numpy as np
 
 from jaxstepper import checkpoints
 from jaxstepper.checkpoints import Damaged, first_line, is_partial, paths_of
+from jaxstepper.processes import from_main, is_main, try_on_main
 
 
 @dataclass
 class RunWriter:
     """Writes the checkpoints of one run, one after the other, in the background.
+
+    Each process of a run has one and calls it alike; the main process writes.
 
     A checkpoint that cannot be written is warned of, and nothing that was there is lost: older
     ones are deleted only after a newer one has been read back and found intact.
@@ -47,7 +50,8 @@ class RunWriter:
 
     def is_due(self) -> bool:
         """Whether the last checkpoint is longer ago than `minutes`."""
-        return time.monotonic() - self._last > 60 * self.minutes
+        is_due = time.monotonic() - self._last > 60 * self.minutes
+        return bool(from_main(is_due))
 
     def holds(self, state: Any) -> bool:
         """Whether `state` is what was saved last."""
@@ -62,15 +66,14 @@ class RunWriter:
         self.finish()
         parts = [path.name.split(".")[1] for path in self.run.glob(f"{epoch}.*")]
         number = 1 + max((int(part) for part in parts if part.isdecimal()), default=0)
-        self._save(self.run / f"{epoch}.{number}", state, metrics)
+        self._save(self.run / f"{epoch}.{from_main(number)}", state, metrics)
 
     def _save(self, path: Path, state: Any, metrics: Mapping[str, Any]) -> None:
         self.finish()
         self._last, self._path, self._state = time.monotonic(), path, state
         try:
-            if path.exists():
-                # A damaged one, for training came here again from an older one.
-                shutil.rmtree(path)
+            # A damaged one, for training came here again from an older one.
+            try_on_main(lambda: shutil.rmtree(path) if path.exists() else None)
             self._wait = checkpoints.write(
                 path,
                 state,
@@ -96,12 +99,15 @@ class RunWriter:
         self._prune()
 
     def _fail(self, error: Exception) -> None:
-        checkpoints.remove_unfinished(self.run)
+        if is_main():
+            checkpoints.remove_unfinished(self.run)
         self.problem = first_line(error)
         warnings.warn(f"{self._path}: could not be saved ({self.problem})", stacklevel=2)
 
     def _prune(self) -> None:
         """Deletes the checkpoints that are no longer wanted, if the newest is intact."""
+        if not is_main():
+            return
         paths = paths_of(self.run)
         doomed = unwanted(paths, self.keep) if self.keep else superseded(paths)
         if not doomed:

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxstepper import initial_conditions as ics
+from jaxstepper import processes
 from jaxstepper.config import Config, check_together, from_dict, ineffective
 from jaxstepper.dynamics import Gravity, tidal_field
 from jaxstepper.errors import UserError
@@ -49,6 +50,16 @@ INPUT_FIELDS = (
 )
 
 
+def join(config: Config) -> None:
+    """Joins the processes of the run, if it has several; must come before anything else of JAX.
+
+    Raises:
+        UserError: they are not reached.
+    """
+    if config.distributed or config.coordinator is not None:
+        processes.join(config.coordinator, config.num_processes, config.process_id)
+
+
 def configure_jax(config: Config) -> Config:
     """Chooses device and precision for this process; must run before the first array.
 
@@ -71,7 +82,7 @@ def configure_jax(config: Config) -> Config:
         # Other devices are not even initialised then.
         jax.config.update("jax_platforms", "cpu")
     try:
-        device = jax.devices(None if kind == "auto" else kind)[0]
+        device = jax.local_devices(backend=None if kind == "auto" else kind)[0]
     except RuntimeError as error:
         present = ", ".join(sorted({each.platform for each in jax.devices()}))
         raise UserError(
@@ -94,7 +105,9 @@ def cache_dir() -> Path:
 
 def choose_seed(config: Config) -> Config:
     """The config with a seed: a run without one draws it, and keeps it."""
-    return config if config.seed is not None else replace(config, seed=secrets.randbits(32))
+    if config.seed is not None:
+        return config
+    return replace(config, seed=processes.from_main(secrets.randbits(32)))
 
 
 def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = None) -> np.ndarray:

@@ -2,16 +2,18 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxstepper import rules, setup
 from jaxstepper.config import Config
 from jaxstepper.controllers import Controller, scaled, symmetrized
+from jaxstepper.devices import choose_mesh, each_its_share
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import orbital_period
@@ -19,9 +21,11 @@ from jaxstepper.models import TrainedModel, learned_controller, load_model
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.places import check_file_place
 from jaxstepper.precision import check_precision
+from jaxstepper.processes import is_main, on_main, to_host
 from jaxstepper.setup import Given
 from jaxstepper.simulate import (
     Limits,
+    Rollout,
     blown_up_at,
     force_evaluations,
     record,
@@ -53,6 +57,7 @@ def run_simulate(config: Config, given: Given) -> int:
     config = setup.choose_seed(setup.configure_jax(config))
     tables = _simulated_tables(config, given, model)
     config = setup.with_shape_of(config, tables)
+    mesh = choose_mesh(len(tables))
     gravity = setup.make_gravity(config)
     controller = _make_controller(config, gravity, model)
     setup.warn_of_ineffective(config, given)
@@ -71,11 +76,12 @@ def run_simulate(config: Config, given: Given) -> int:
         if config.output is not None:
             ends = _record_to(Path(config.output), controller, gravity, starts, limits)
         else:
-            ends = _roll_out(controller, gravity, starts, limits)
+            ends = _roll_out(mesh, controller, gravity, starts, limits)
         for first, (last, steps) in zip(starts, ends, strict=True):
             evaluations = force_evaluations(controller, steps)
             result = {"force_evaluations": evaluations, **report(gravity, first, last, steps)}
-            print(json.dumps(result, allow_nan=False))
+            if is_main():
+                print(json.dumps(result, allow_nan=False))
             wandb_run.log(result)
             if result["energy_final"] is None:
                 step = blown_up_at(controller, gravity, first, steps)
@@ -178,25 +184,30 @@ def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
 
 
 def _roll_out(
-    controller: Controller, gravity: Gravity, starts: list[Particles], limits: list[Limits]
+    mesh: Mesh | None,
+    controller: Controller,
+    gravity: Gravity,
+    starts: list[Particles],
+    limits: list[Limits],
 ) -> list[tuple[Particles, int]]:
-    """The last state of each rollout and its number of steps; several run as one batch."""
+    """The last state of each rollout and its number of steps; several run as one batch.
+
+    The devices of the mesh share it.
+    """
     if len(starts) == 1 and np.isinf(limits[0].time):
         rollout = run_steps(controller, gravity, starts[0], int(limits[0].steps))
         return [(rollout.particles, int(rollout.steps))]
 
-    def stack(*leaves: Any) -> jax.Array:
-        return jnp.stack([jnp.asarray(leaf) for leaf in leaves])
-
-    particles = jax.tree.map(stack, *starts)
-    dtype = particles.time.dtype
+    particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     bounds = Limits(
-        jnp.asarray([limit.time for limit in limits], dtype),
+        jnp.asarray([limit.time for limit in limits], particles.time.dtype),
         jnp.asarray([limit.steps for limit in limits], jnp.int32),
     )
-    rollouts = jax.jit(jax.vmap(lambda start, ends: run_until(controller, gravity, start, ends)))(
-        particles, bounds
-    )
+
+    def roll_out(controller: Controller, batch: tuple[Particles, Limits]) -> Rollout:
+        return jax.vmap(lambda start, ends: run_until(controller, gravity, start, ends))(*batch)
+
+    rollouts = to_host(each_its_share(mesh, roll_out)(controller, (particles, bounds)))
     return [
         (jax.tree.map(lambda x, i=i: x[i], rollouts.particles), int(rollouts.steps[i]))
         for i in range(len(starts))
@@ -225,12 +236,16 @@ def _record_to(
     }
     if len(starts) == 1:
         arrays = {name: array[0] for name, array in arrays.items()}
+    on_main(partial(_write, path, arrays))
+    return [(rollout.particles, int(rollout.steps)) for rollout, _ in recorded]
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, allow_pickle=False, **arrays)
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
-    return [(rollout.particles, int(rollout.steps)) for rollout, _ in recorded]
 
 
 def _stack_padded(arrays: list[np.ndarray]) -> np.ndarray:

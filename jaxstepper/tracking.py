@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from jaxstepper.config import Config, to_dict
 from jaxstepper.errors import UserError
+from jaxstepper.processes import is_main
 from jaxstepper.training import TrainingResult
 
 LINE_EVERY = 10
@@ -43,7 +44,7 @@ class Console:
 
     def print(self, line: str) -> None:
         """A line, unless quiet."""
-        if not self.quiet:
+        if not self.quiet and is_main():
             print(line, file=self.stream, flush=True)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
@@ -171,7 +172,7 @@ def open_wandb(
     Raises:
         UserError: wandb is not installed, or cannot reach its server.
     """
-    if not config.wandb:
+    if not (config.wandb and is_main()):
         yield WandbRun()
         return
     try:
@@ -203,5 +204,5 @@ def open_wandb(
 
 def note(message: str, quiet: bool = False) -> None:
     """A line on standard error."""
-    if not quiet:
+    if not quiet and is_main():
         print(message, file=sys.stderr, flush=True)

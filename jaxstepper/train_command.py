@@ -16,10 +16,12 @@ import numpy as np
 from jaxstepper import checkpoints, setup
 from jaxstepper.checkpoints import Checkpoint
 from jaxstepper.config import CHECKPOINT, Config, to_dict
+from jaxstepper.devices import describe
 from jaxstepper.errors import UserError
 from jaxstepper.models import load_model
 from jaxstepper.places import check_run_place
 from jaxstepper.prepare import prepare_training, resume_training
+from jaxstepper.processes import from_main, meet, on_main
 from jaxstepper.resume import resumed_config, what_was_given
 from jaxstepper.run_writer import RunWriter
 from jaxstepper.setup import Given
@@ -27,6 +29,16 @@ from jaxstepper.signals import stop_on_signal
 from jaxstepper.tracking import Console, MetricsFile, note, open_wandb
 from jaxstepper.train_state import Plan, TrainState, restart
 from jaxstepper.training import TrainingResult, run_two_phase_training
+
+# Of how this part of a run was started, which is nothing to the next.
+NOT_KEPT: dict[str, Any] = {
+    "resume": False,
+    "overwrite": False,
+    "distributed": False,
+    "coordinator": None,
+    "num_processes": None,
+    "process_id": None,
+}
 
 
 @dataclass(frozen=True)
@@ -74,12 +86,12 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
         config = job.config
         console = Console(config, stream or sys.stdout)
         with open_wandb(config, run_id=job.about.get("wandb_id")) as wandb_run:
-            metrics_file = _open_folder(job)
+            metrics_file = on_main(partial(_open_folder, job))
             _announce(job, time.perf_counter() - began)
             writer = RunWriter(
                 job.folder,
                 job.tables,
-                to_dict(replace(config, resume=False, overwrite=False)),
+                to_dict(replace(config, **NOT_KEPT)),
                 about={"given": job.given, "wandb_id": wandb_run.id},
                 keep=config.keep,
                 minutes=config.checkpoint_minutes,
@@ -90,13 +102,14 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
             def on_epoch(metrics: dict[str, Any]) -> None:
                 console.epoch(metrics)
                 wandb_run.epoch(metrics)
-                metrics_file.epoch(metrics)
+                if metrics_file is not None:
+                    metrics_file.epoch(metrics)
 
             def on_pause(state: TrainState, metrics: dict[str, Any]) -> TrainState:
                 done = metrics["epoch"] + 1
                 if _is_fresh(config, done):
                     fresh = _fresh_tables(job, done)
-                    state = renew(state, jnp.asarray(fresh), setup.end_times(config, fresh))
+                    state = renew(state, fresh, setup.end_times(config, fresh))
                 if _is_saved(config, metrics["epoch"]):
                     writer.save_epoch(metrics["epoch"], state, metrics)
                 return state
@@ -119,6 +132,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
             if result.stopped not in ("", "not finite") and not writer.holds(result.state):
                 writer.save_partial(int(result.state.epoch), result.state, result.metrics)
             writer.finish()
+            meet()
             console.summary(result)
             return _verdict(result, job.plan, writer)
 
@@ -230,11 +244,9 @@ def _warn_of_training(config: Config, given: Given) -> None:
 
 def _announce(job: Job, seconds: float) -> None:
     config = job.config
-    leaves = jax.tree.leaves(job.state.variables["params"])
-    device = leaves[0].devices().pop()
-    size = f"{sum(x.size for x in leaves):,}"
+    size = f"{sum(x.size for x in jax.tree.leaves(job.state.variables['params'])):,}"
     say = partial(note, quiet=config.quiet)
-    say(f"device {device.device_kind} ({device.platform}), {config.dtype}, seed {config.seed}")
+    say(f"device {describe(job.plan.mesh)}, {config.dtype}, seed {config.seed}")
     say(f"network of {size} parameters, {config.num_particles} particles in {config.dim}D")
     say(f"checkpoints in {job.folder}; set up in {seconds:.1f}s")
     if job.checkpoint is not None:
@@ -272,4 +284,4 @@ def _verdict(result: TrainingResult, plan: Plan, writer: RunWriter) -> int:
 
 def fresh_name() -> str:
     """A name for a run that was given none."""
-    return time.strftime("run-%Y%m%d-%H%M%S")
+    return time.strftime("run-%Y%m%d-%H%M%S", time.localtime(from_main(int(time.time()))))

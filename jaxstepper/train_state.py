@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxstepper.devices import split, whole
 from jaxstepper.diagnostics import total_energy
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec, network_input, observe
@@ -23,6 +25,20 @@ from jaxstepper.particles import Particles, from_table
 RUNNING, STUCK, NOT_FINITE, RETIRED = 0, 1, 2, 3
 """Result codes: all is well; a step exceeded the retrain cap; the network's dt is not finite; every
 system has reached the end of its time."""
+
+
+# The fields of a state, and of the progress of its epoch, that have one entry per system.
+SYSTEM_FIELDS = ("systems", "history", "accepted", "end_time")
+SYSTEM_PROGRESS = (
+    "reached",
+    "waiting",
+    "failures",
+    "failure_loss",
+    "failure_error",
+    "last_error",
+    "trajectory",
+    "is_sample",
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,7 @@ class Plan:
         replay_steps: most iterations of phase 2 in an epoch.
         replay_batch_size: samples in an iteration of phase 2.
         min_replay_size: fewer samples than this skip phase 2.
+        mesh: the devices that share the systems; None for one device.
     """
 
     network: StepNetwork
@@ -54,6 +71,7 @@ class Plan:
     replay_steps: int = 1000
     replay_batch_size: int = 512
     min_replay_size: int = 2
+    mesh: Mesh | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -250,13 +268,27 @@ def init_train_state(
 def restart(plan: Plan, state: TrainState, tables: ArrayLike, end_time: ArrayLike) -> TrainState:
     """The state, between epochs, with its systems at the start of new paths `[B, N, 1 + 2 D]`."""
     systems, history = start_systems(plan, tables)
-    return state.replace(
+    state = state.replace(
         systems=systems,
         history=history,
         accepted=jnp.zeros_like(state.accepted),
         end_time=jnp.asarray(end_time, state.end_time.dtype),
         progress=new_progress(plan, systems),
     )
+    return place(plan, state)
+
+
+def place(plan: Plan, state: TrainState) -> TrainState:
+    """Under `jit`: the state with its systems split among the plan's devices, and the rest whole.
+
+    A state that leaves a compiled program must be placed: as it enters the next one, that is
+    compiled once, and can reuse its memory.
+    """
+    mesh, progress = plan.mesh, state.progress
+    split_fields = {name: split(mesh, getattr(state, name)) for name in SYSTEM_FIELDS}
+    split_progress = {name: split(mesh, getattr(progress, name)) for name in SYSTEM_PROGRESS}
+    state = whole(mesh, state).replace(**split_fields)
+    return state.replace(progress=state.progress.replace(**split_progress))
 
 
 def apply_if(

@@ -13,7 +13,9 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxstepper.collect import collect
+from jaxstepper.devices import whole
 from jaxstepper.generalize import generalize
+from jaxstepper.processes import any_of, from_main
 from jaxstepper.train_state import (
     NOT_FINITE,
     RETIRED,
@@ -23,6 +25,7 @@ from jaxstepper.train_state import (
     TrainState,
     apply_if,
     new_progress,
+    place,
 )
 
 # Epochs in one device call. The program holds the epoch once, whatever this is.
@@ -130,7 +133,7 @@ def train_chunk(
     state, left = carry
     bad = (state.status == RUNNING) & ~_is_finite(state)
     state = state.replace(status=jnp.where(bad, NOT_FINITE, state.status).astype(jnp.int32))
-    return state, left, metrics, ended
+    return place(plan, state), *whole(plan.mesh, (left, metrics, ended))
 
 
 def _next_epoch(plan: Plan, state: TrainState) -> TrainState:
@@ -208,7 +211,7 @@ def run_two_phase_training(
     metrics = {} if metrics is None else metrics
     done = int(state.epoch)
     while done < epochs and not stopped:
-        if interrupted():
+        if any_of(interrupted()):
             stopped = "interrupted"
             break
         last = done + 1
@@ -227,7 +230,7 @@ def run_two_phase_training(
                 metrics["acceptance_rate"] = 1 / (1 + metrics["mean_retrain_iterations"])
                 on_epoch(metrics)
         last_end, warned = (now, 0) if count else (last_end, warned)
-        budget = _next_budget(budget, budget - int(left), now - call_began)
+        budget = from_main(_next_budget(budget, budget - int(left), now - call_began))
         warned = _warn_of_retraining(state, warned)
         stopped = STOPPED.get(status, "")
         if stopped == "not finite":

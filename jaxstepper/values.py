@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -108,6 +109,12 @@ def path(
     return Allowed(str, words, metavar, lambda value: is_path(value) and value.endswith(suffix))
 
 
+ADDRESS = Allowed(
+    str,
+    "HOST:PORT",
+    "HOST:PORT",
+    lambda value: re.fullmatch(r"\S+:\d{1,5}", value) is not None,
+)
 YES_NO = Allowed(bool, "true or false")
 FRACTION = number(low=0, below=1)
 POSITIVE = number(above=0)

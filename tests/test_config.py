@@ -59,7 +59,12 @@ TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("keep", "--keep 3", 3, None),
     ("resume", "--resume", True, False),
 ]
+TOGETHER = "--coordinator node1:1234 --num-processes 4 --process-id 3"
 SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
+    ("distributed", "--distributed", True, False),
+    ("coordinator", TOGETHER, "node1:1234", None),
+    ("num_processes", TOGETHER, 4, None),
+    ("process_id", TOGETHER, 3, None),
     ("history_len", "--history-len 3", 3, 0),
     ("feature_type", "--feature-type rich", "rich", "delta_mag"),
     ("normalize_inputs", "--normalize-inputs", True, False),
@@ -327,6 +332,15 @@ INTEGER = "must be an integer"
         (
             "--external-field-position 1 2 --external-field-mass 5 --dim 3",
             "--external-field-position 1.0 2.0: must be 3 numbers (dim is 3)",
+        ),
+        ("--coordinator node1", "--coordinator node1: must be HOST:PORT"),
+        (
+            "--num-processes 2 --process-id 0",
+            "--num-processes 2: must come together with coordinator (--coordinator)",
+        ),
+        (
+            "--coordinator a:1 --num-processes 2 --process-id 2",
+            "--process-id 2: must be below num_processes, 2",
         ),
         ("--tf32=yes", "--tf32: ignored explicit argument 'yes'; takes no value"),
         ("--epoch 3", "--epoch: unknown flag; did you mean --epochs?"),
