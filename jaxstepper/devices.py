@@ -56,7 +56,7 @@ def make_mesh(devices: list[jax.Device]) -> Mesh:
 
 
 def describe(mesh: Mesh | None) -> str:
-    """The devices in words, as "2 x NVIDIA H200 (gpu)", and how many there are, if some are idle."""
+    """The devices in words, as "2 x NVIDIA H200 (gpu)", and of how many, if some are idle."""
     devices = local_devices()[:1] if mesh is None else list(mesh.devices.flat)
     words = f"{devices[0].device_kind} ({devices[0].platform})"
     words = f"{len(devices)} x {words}" if mesh is not None else words
