@@ -1,156 +1,111 @@
-"""Measures what jaxstepper takes for its work, after compilation, as ratios within one run.
+"""Measures what jaxstepper takes for its work, as ratios within one run.
 
     python scripts/benchmark.py [--only PATTERN] [--json FILE] [--quick]
 
-Rows are {name, value, unit, reference, reference_value, ratio, goal}; a ratio >= goal is good.
+PATTERN is a group (rollouts, systems, learned, retrain, replay, orbits, startup, growth) or matches
+names of rows. A row is {name, value, unit, reference, reference_value, ratio, goal}; ratio says how
+many times better than the reference we are, and a ratio >= goal is good. Times are the best of some
+runs, in turns with the peer's; compile time is in a column of its own, and in no other figure.
+Peers that are not installed (the packages `rebound` and `torch`) leave NaN.
 
-`rollout`: 20,000 leapfrog steps of three bodies with a constant dt, against rebound's leapfrog in C
-(the package `rebound`; without it there is no reference).
+What bounds each from below:
 
-`orbits B`: training on B Kepler pairs at once with the default network: time for one orbit to have
-one step accepted, both phases included, against the same at B = 1. With one orbit the floor is
-reading the network's weights from memory for every attempt; with many, its matrix products.
+rollouts: leapfrog with a constant dt, against rebound's in C on one core. Three bodies: the chain
+    of dependent operations in a step, some 40 ns. Many: per pair two Newton iterations of a
+    reciprocal square root and some 20 other operations, four pairs at a time. `memory` is the
+    scratch memory, which a matrix of all pairs would make grow by N numbers a body.
+systems: independent systems of three bodies. The same arithmetic, with full vectors; memory
+    bandwidth where the states outgrow the caches.
+learned: rollouts whose dt the default network chooses. One system: reading the network's weights
+    (11 MB) from cache or memory at every step. Many: the network's matrix products, at the rate
+    that one large product reaches on this machine.
+retrain: a failed attempt of phase 1, three bodies. The memory traffic of Adam: weights and two
+    moments are read and written, and the gradient is read, 7 x 8 bytes a weight.
+replay: an iteration of phase 2 in which every sample fails: the network forwards, and forwards and
+    backwards again in blocks, then Adam. The peer runs one forward pass and one backward pass.
+orbits: training on B Kepler pairs with the default network: time for one orbit to have one step
+    accepted, both phases included, in a run that has found its dt. With one orbit the floor is
+    reading the weights for every attempt; with many, the matrix products (`products`).
+startup: processes from their start, and compiling a training chunk; there the limit is a promise.
+growth: cost of a unit of work against size, without a goal. The cost of a pair falls with N until
+    vectors are full, and that of a system with B; an epoch costs the same however many there are.
 """
 
 import argparse
 import fnmatch
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import benchmark_rollouts as rollouts
+import benchmark_startup as startup
+import benchmark_training as training
+from benchmark_rows import Row
 
 from jaxstepper import setup
 from jaxstepper.config import Config
-from jaxstepper.controllers import fixed
-from jaxstepper.dynamics import Gravity
-from jaxstepper.initial_conditions import figure_eight
-from jaxstepper.particles import from_table
-from jaxstepper.prepare import prepare_training
-from jaxstepper.simulate import run_steps
-from jaxstepper.training import train_chunk
 
-REPEATS = 5
-ROLLOUT_STEPS = 20_000
-DT = 1e-3
-WARM_UP_EPOCHS, TIMED_EPOCHS = 10, 3
+FIELDS = ("name", "value", "unit", "reference", "reference_value", "ratio", "goal")
 
 
-def best_time(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one that compiles."""
-    jax.block_until_ready(work())
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(work())
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def row(name: str, value: float, unit: str, reference: str, other: float, ratio: float) -> dict:
-    """One figure beside its reference."""
+def groups(quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
+    """The measurements, by name."""
+    many = 2 if quick else 10
+    few = 1 if quick else 3
     return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "reference": reference,
-        "reference_value": other,
-        "ratio": ratio,
-        "goal": None,
+        "rollouts": lambda: rollouts.rollouts(many, (3, 64) if quick else (3, 64, 1024, 4096)),
+        "systems": lambda: rollouts.systems(many, 256 if quick else 4096),
+        "learned": lambda: rollouts.learned_steps(many, 64 if quick else 1024),
+        "retrain": lambda: training.retrain(few, 5 if quick else 20),
+        "replay": lambda: training.replay(few, 64 if quick else 512),
+        "orbits": lambda: training.orbits(few, (1, 64) if quick else (1, 64, 1024)),
+        "startup": lambda: startup.startup(few),
+        "growth": lambda: _all_growth(few, quick),
     }
 
 
-def rollout(repeats: int) -> Iterator[dict]:
-    """Steps per second of a constant dt, N = 3."""
-    gravity = Gravity()
-    start = from_table(figure_eight(), gravity.acceleration, jnp.float64)
-    ours = best_time(lambda: run_steps(fixed(DT), gravity, start, ROLLOUT_STEPS), repeats)
-    theirs = rebound_time(figure_eight(), repeats)
-    yield row(
-        "rollout",
-        ROLLOUT_STEPS / ours,
-        "steps/s",
-        "rebound leapfrog",
-        ROLLOUT_STEPS / theirs,
-        theirs / ours,
+def _all_growth(repeats: int, quick: bool) -> Iterator[Row]:
+    yield from rollouts.growth(repeats, quick)
+    yield from training.growth(repeats, quick)
+
+
+def line(row: Row) -> str:
+    """A line of the table."""
+    goal = "" if row.goal is None else f"{row.goal:.3g}"
+    verdict = "" if row.goal is None else ("good" if row.ratio >= row.goal else "below")
+    compiling = "" if row.compile_time != row.compile_time else f"{row.compile_time:.2f}"
+    return (
+        f"{row.name:<30} {row.value:>10.4g} {row.unit:<15} {row.reference:<27} "
+        f"{row.reference_value:>10.4g} {row.ratio:>8.3g} {goal:>6} {verdict:<6} {compiling:>10}"
     )
 
 
-def rebound_time(table: np.ndarray, repeats: int) -> float:
-    """Seconds rebound's leapfrog takes for the same steps; NaN without rebound."""
-    try:
-        import rebound
-    except ImportError:
-        return float("nan")
-
-    def run() -> None:
-        simulation = rebound.Simulation()
-        simulation.integrator, simulation.dt = "leapfrog", DT
-        for mass, x, y, vx, vy in table:
-            simulation.add(m=mass, x=x, y=y, vx=vx, vy=vy)
-        simulation.steps(ROLLOUT_STEPS)
-
-    return best_time(run, repeats)
-
-
-def orbits(repeats: int, sizes: tuple[int, ...]) -> Iterator[dict]:
-    """Seconds for an orbit to have a step accepted, for B orbits at once."""
-    alone = float("nan")
-    for size in sizes:
-        cost = orbit_step_time(size, repeats)
-        alone = cost if size == 1 else alone
-        yield row(f"orbits {size}", cost, "s/orbit-step", "one orbit", alone, alone / cost)
-
-
-def orbit_step_time(size: int, repeats: int, steps_per_epoch: int = 10) -> float:
-    """Mean over some epochs of a run that has found its dt; each repeat does the same ones."""
-    config = Config(multi_orbit=True, num_orbits=size, steps_per_epoch=steps_per_epoch, seed=0)
-    tables = setup.initial_tables(config, {}, many=True)
-    config = setup.with_shape_of(config, tables)
-    plan, state = prepare_training(config, tables)
-    enough = np.int32(10**6)
-    state, *_ = train_chunk(plan, state, np.int32(WARM_UP_EPOCHS), enough)
-    last = np.int32(WARM_UP_EPOCHS + TIMED_EPOCHS)
-
-    def run() -> object:
-        # The state is donated, so every run gets a copy.
-        copy = jax.tree.map(jnp.copy, state)
-        return train_chunk(plan, copy, last, enough)[2].total_steps
-
-    return best_time(run, repeats) / (TIMED_EPOCHS * steps_per_epoch * size)
+HEADER = (
+    f"{'name':<30} {'value':>10} {'unit':<15} {'reference':<27} "
+    f"{'its value':>10} {'ratio':>8} {'goal':>6} {'':<6} {'compiling/s':>10}"
+)
 
 
 def main() -> int:
     """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="rows whose name matches")
+    parser.add_argument("--only", metavar="PATTERN", help="a group, or rows whose name matches")
     parser.add_argument("--json", metavar="FILE", help="write the rows there too")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller sizes")
     options = parser.parse_args()
-    setup.configure_jax(Config())
-    repeats = 1 if options.quick else REPEATS
-    sizes = (1, 64) if options.quick else (1, 64, 1024)
-    groups = {
-        "rollout": lambda: rollout(repeats),
-        "orbits": lambda: orbits(min(repeats, 2), sizes),
-    }
+    setup.configure_jax(Config(compilation_cache=False))
     rows = []
-    for name, measure in groups.items():
-        if not fnmatch.fnmatch(name, options.only):
-            continue
-        for each in measure():
-            rows.append(each)
-            print(
-                f"{each['name']:<14} {each['value']:>12.4g} {each['unit']:<14} "
-                f"{each['reference']}: {each['reference_value']:.4g}, ratio {each['ratio']:.3g}",
-                flush=True,
-            )
+    print(HEADER)
+    measurements = groups(options.quick)
+    chosen = fnmatch.filter(measurements, options.only or "*")
+    for name in chosen or measurements:
+        for row in measurements[name]():
+            if chosen or fnmatch.fnmatch(row.name, options.only):
+                rows.append(row)
+                print(line(row), flush=True)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+            json.dump([{f: getattr(row, f) for f in FIELDS} for row in rows], file, indent=1)
     return 0
 
 
