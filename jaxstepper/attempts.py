@@ -53,19 +53,17 @@ def attempt(
     safe, failed = present & trial.safe, present & ~trial.safe
     trained = failed | (present & trial.wasteful)
 
-    def train(params: Variables, optimizer_state: optax.OptState) -> tuple:
+    def train(_: Array | int, carry: tuple) -> tuple:
+        params, optimizer_state = carry
         variables = {**state.variables, "params": params}
         gradient = _loss_gradient(plan, variables, sample.inputs, keys, trial.slope, trained)
         updates, optimizer_state = plan.optimizer.update(gradient, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state
 
-    params, optimizer_state = lax.cond(
-        jnp.any(trained),
-        train,
-        lambda *same: same,
-        state.variables["params"],
-        state.optimizer_state,
-    )
+    # A loop of one turn or none works in place, where a conditional would copy the network.
+    turns = jnp.any(trained).astype(jnp.int32)
+    untrained = (state.variables["params"], state.optimizer_state)
+    params, optimizer_state = lax.fori_loop(0, turns, train, untrained)
     finite = jnp.all(jnp.isfinite(dt) | ~present)
     status = jnp.where((state.status == RUNNING) & ~finite, NOT_FINITE, state.status)
     state = state.replace(

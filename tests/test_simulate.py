@@ -264,3 +264,12 @@ def test_the_step_at_which_a_rollout_blew_up_is_found():
     end = run_steps(rule, GRAVITY, start, 1000)
     assert not np.isfinite(end.particles.position).any()
     assert blown_up_at(rule, GRAVITY, start, 1000) == 8  # seven reach 0.007
+
+
+def test_rollouts_of_other_settings_do_not_compile_again():
+    starts = jax.vmap(state_of)(jnp.asarray(random_batch(0, 2, 3, 2, 1.0, 1.0, 1.0)))
+    for run, particles in ((run_steps, state_of(figure_eight())), (run_systems, starts)):
+        run(fixed(0.01), GRAVITY, particles, 3)
+        compiled = run._cache_size()
+        run(fixed(0.02), Gravity(), jax.tree.map(lambda x: 2 * x, particles), 3)
+        assert run._cache_size() == compiled
