@@ -15,6 +15,7 @@ from jaxstepper.config import (
     check_controller,
     check_history,
     check_momentum,
+    check_objective,
     check_together,
     flag_of,
     read_option,
@@ -61,6 +62,7 @@ def _view(command: Command, file: Settings, flags: Settings) -> tuple[Config, di
     config = check_controller(config, given)
     if command != "simulate":  # there history_len may still come from the checkpoint
         check_history(config, given)
+        config = check_objective(config, given)
     return check_together(config, given), given
 
 

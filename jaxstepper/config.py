@@ -83,6 +83,7 @@ CONTROLLERS = (
 
 _optimisation = partial(option, group="optimisation", takes="train")
 _loop = partial(option, group="two-phase training", takes="train")
+_window = partial(option, group="window training (objective window)", takes="train")
 _network = partial(option, group="network (simulate takes it from the checkpoint)")
 _features = partial(option, group="features and history")
 _scales = partial(option, group="normalisation")
@@ -134,6 +135,35 @@ class Config:
         "always ask for less; torch does as the torch system, --band upper included",
     )
 
+    objective: str = _window(
+        "gate",
+        one_of("gate", "window"),
+        "gate is two-phase training, on single steps; window trains through all steps of a window, "
+        "on their number and largest energy error",
+    )
+    window_steps: int = _window(1024, COUNT, "most steps of a window")
+    window_length: float = _window(
+        12.0, POSITIVE, "longest window, in periods of bound pairs or else in units of time"
+    )
+    window_batch: int = _window(32, COUNT, "windows in an iteration")
+    window_iterations: int = _window(20, COUNT, "iterations in an epoch")
+    unit_spread: float = _window(
+        1.0,
+        number(low=1),
+        "each window is in units of mass and length of its own, up to so many times larger or "
+        "smaller, for networks that are not free of scale",
+    )
+    imitation_epochs: int = _window(
+        0, integer(0), "epochs at the start in which the network learns the free-fall rule's dt"
+    )
+    lr_decay: str = _window(
+        "cosine", one_of("none", "cosine"), "how the learning rate falls until the last epoch"
+    )
+    tolerance_min: float = _window(1e-3, POSITIVE, "smallest energy error to aim for")
+    tolerance_max: float = _window(
+        3e-2, POSITIVE, "largest energy error to aim for; a tolerance is drawn for each window"
+    )
+
     hidden_dims: tuple[int, ...] = _network((200, 1000, 1000, 200), WIDTHS, "hidden widths")
     activation: str = _network("tanh", one_of("relu", "tanh", "sigmoid", "silu"), "activation")
     dropout: float = _network(0.2, FRACTION, "dropout probability while training")
@@ -142,8 +172,10 @@ class Config:
 
     feature_type: str = _features(
         "delta_mag",
-        one_of("delta_mag", "basic", "rich"),
-        "input of the network; delta_mag without history is basic",
+        one_of("delta_mag", "basic", "rich", "orbital"),
+        "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
+        "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
+        "window; there is no export of it",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
@@ -185,7 +217,10 @@ class Config:
     multi_orbit: bool = _orbits(False, YES_NO, "train on num_orbits systems at once", takes="train")
     multi_orbit_sim: bool = _orbits(False, YES_NO, "simulate num_orbits systems at once")
     draw: str = _orbits(
-        "kepler", one_of("kepler", "random"), "how the initial conditions of many orbits are drawn"
+        "kepler",
+        one_of("kepler", "apocentre", "random"),
+        "how the initial conditions of many orbits are drawn: Kepler pairs at pericentre or at "
+        "apocentre, or random bodies",
     )
     retrain_batch: int = _orbits(
         256, COUNT, "most systems that are tried, and trained on, at once in phase 1", takes="train"
@@ -241,6 +276,9 @@ class Config:
         None,
         POSITIVE,
         "the rule's factor; for fixed its dt, for learned a factor on dt; else the rule's own",
+    )
+    tolerance: float = _rule(
+        1e-3, POSITIVE, "energy error that a network with orbital inputs aims for"
     )
     power: float = _rule(1.5, number(), "the power of power-law, eta r^power")
     symmetrize: bool = _rule(
@@ -385,7 +423,12 @@ def check_together(config: Config, given: Mapping[str, str]) -> Config:
     Raises:
         UserError: two values contradict each other.
     """
-    for low, high in (("E_lower", "E_upper"), ("e_min", "e_max"), ("a_min", "a_max")):
+    for low, high in (
+        ("E_lower", "E_upper"),
+        ("e_min", "e_max"),
+        ("a_min", "a_max"),
+        ("tolerance_min", "tolerance_max"),
+    ):
         smaller, larger = getattr(config, low), getattr(config, high)
         if smaller > larger:
             raise refusal(low, _source(low, given), smaller, f"must be <= {high}, {larger}")
@@ -448,6 +491,28 @@ def check_band(config: Config, given: Mapping[str, str]) -> None:
     if config.phase1 == "torch" and config.band == "both" and "band" in given:
         rule = "is not for phase1 torch, which trains errors above the band alone"
         raise refusal("band", given["band"], config.band, rule)
+
+
+def check_objective(config: Config, given: Mapping[str, str]) -> Config:
+    """Checks that the objective can train such a network; window training has no dropout.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if config.feature_type == "orbital":
+        source = _source("feature_type", given)
+        if config.objective != "window":
+            rule = "needs objective window (--objective window)"
+            raise refusal("feature_type", source, "orbital", rule)
+        if config.history_len > 0 or config.normalize_inputs:
+            rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
+            raise refusal("feature_type", source, "orbital", rule)
+    if config.objective != "window":
+        return config
+    if "dropout" in given and config.dropout > 0:
+        rule = "must be 0 with objective window, where all steps of a window are of one network"
+        raise refusal("dropout", given["dropout"], config.dropout, rule)
+    return replace(config, dropout=0.0)
 
 
 def check_momentum(config: Config, given: Mapping[str, str]) -> None:

@@ -180,4 +180,9 @@ def symmetrized(rule: Controller) -> Controller:
         init=Partial(_symmetrized_init, rule),
         step_size=Partial(_symmetrized_step, rule),
         irreversible="it is reversible as it is",
+        rescaled=None if rule.rescaled is None else Partial(_symmetrized_rescaled, rule),
     )
+
+
+def _symmetrized_rescaled(rule: Controller, factor: Array | float) -> Controller:
+    return symmetrized(scaled(rule, factor))

@@ -16,7 +16,7 @@ from jaxstepper.models import TrainedModel, torch_config
 from jaxstepper.places import check_file_place, check_folder_place, check_run_place
 from jaxstepper.plots import plot_rollout
 from jaxstepper.prepare import prepare_training
-from jaxstepper.torch_checkpoint import TorchCheckpoint
+from jaxstepper.torch_checkpoint import FEATURE_TYPES, TorchCheckpoint
 from jaxstepper.torch_state import adam_state_dict
 
 
@@ -133,6 +133,13 @@ def _read_rollout(path: str) -> dict[str, np.ndarray]:
 def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
     """A checkpoint of ours to the torch simulator's contract."""
     config, _ = from_dict(checkpoint.config)
+    if config.feature_type not in FEATURE_TYPES:
+        raise UserError(
+            f"{checkpoint.path}: cannot be exported: the torch simulator has no "
+            f"{config.feature_type} inputs, no tolerance among them, and takes the network's "
+            "output for dt itself, not for the logarithm of dt over a dynamical time; train with "
+            f"--feature-type {' or '.join(FEATURE_TYPES[1:])}"
+        )
     variables, tables = checkpoint.variables, checkpoint.initial_conditions
     adam = _adam(checkpoint)
     optimizer = None

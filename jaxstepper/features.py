@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxstepper.dynamics import ROWS_AT_ONCE, Gravity, safe_norm, self_acceleration
 from jaxstepper.history import History, append
+from jaxstepper.orbital import ORBITAL_INPUTS
 from jaxstepper.particles import Particles
 
 EPS = 1e-12
@@ -40,16 +41,19 @@ class FeatureSpec:
     """Which features, of how many states, in which units.
 
     Attributes:
-        kind: "basic", "rich" or "delta_mag"; the last without a history means "basic".
+        kind: "basic", "rich" or "delta_mag", of which the last without a history means "basic"; or
+            "orbital", the inputs of `native`, which holds them itself.
         history_len: K, the number of past states in the window.
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
+        tolerances: smallest and largest that an "orbital" network was trained with.
     """
 
     kind: str = "basic"
     history_len: int = 0
     softening: float = 0.0
     scales: Scales = Scales()
+    tolerances: tuple[float, float] = (1e-3, 3e-2)
 
     @property
     def is_delta(self) -> bool:
@@ -58,6 +62,8 @@ class FeatureSpec:
     @property
     def size(self) -> int:
         """Length F of the input vector."""
+        if self.kind == "orbital":
+            return ORBITAL_INPUTS + 1
         if self.is_delta:
             return 10 * self.history_len
         return (23 if self.kind == "rich" else 11) * (self.history_len + 1)

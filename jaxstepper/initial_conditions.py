@@ -107,13 +107,19 @@ def kepler_batch(
     a_max: float,
     mass: float,
     dim: int,
+    at_apocentre: bool = False,
 ) -> Table:
-    """`kepler_table`s of equal masses, uniform e, then uniform a, per orbit: `[B, 2, 1 + 2 D]`."""
+    """Kepler pairs of equal masses, uniform e, then uniform a, per orbit: `[B, 2, 1 + 2 D]`.
+
+    They are `kepler_table`s, which start at pericentre, or else a `kepler_pair` at apocentre.
+    """
     require(num_orbits >= 1, f"num_orbits must be >= 1, got {num_orbits}")
     require(0 <= e_min <= e_max < 1, f"need 0 <= e_min <= e_max < 1, got {e_min} and {e_max}")
     require(0 < a_min <= a_max, f"need 0 < a_min <= a_max, got {a_min} and {a_max}")
     rng = np.random.default_rng(seed)
     orbits = [(rng.uniform(e_min, e_max), rng.uniform(a_min, a_max)) for _ in range(num_orbits)]
+    if at_apocentre:
+        return np.stack([kepler_pair(e, a, 1.0, 2 * mass, math.pi, dim) for e, a in orbits])
     return np.stack([kepler_table(e, a, (mass, mass), dim) for e, a in orbits])
 
 

@@ -11,13 +11,15 @@ import numpy as np
 
 from jaxstepper import checkpoints, setup, torch_bridge
 from jaxstepper.config import Config
-from jaxstepper.controllers import Controller, learned
+from jaxstepper.controllers import Controller
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
+from jaxstepper.native import learned_rule
 from jaxstepper.networks import Variables, init_variables
 from jaxstepper.torch_checkpoint import TorchCheckpoint
 from jaxstepper.torch_state import network_shape, to_state_dict
 from jaxstepper.train_state import Plan
+from jaxstepper.window_training import WindowPlan
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) ->
         UserError: its network is not the config's.
     """
     plan = setup.make_plan(config)
-    return learned(plan.network, variables_for(plan, model), plan.features, gravity)
+    variables = variables_for(plan, model)
+    return learned_rule(plan.network, plan.features, gravity, variables, config.tolerance)
 
 
 def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
@@ -86,7 +89,7 @@ def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
     }
 
 
-def variables_for(plan: Plan, model: TrainedModel) -> Variables:
+def variables_for(plan: Plan | WindowPlan, model: TrainedModel) -> Variables:
     """The model's variables in the dtype of the plan.
 
     Raises:

@@ -33,7 +33,7 @@ def _uniform_bias(fan_in: int) -> Callable[..., Array]:
 
 
 class StepNetwork(nn.Module):
-    """Fully connected layers with a softplus on the two outputs; output 0 is the step size.
+    """Fully connected layers with two outputs, of which output 0 is the step size or its logarithm.
 
     Attributes:
         hidden_dims: widths of the hidden layers.
@@ -42,6 +42,7 @@ class StepNetwork(nn.Module):
         fourier_scale: if > 0, inputs become sin and cos of 2 pi x B^T, with B ~ Normal(0, scale).
         fourier_dim: size of those Fourier features, even.
         dtype: of parameters and arithmetic.
+        positive: whether there is a softplus on the outputs.
     """
 
     hidden_dims: tuple[int, ...] = (200, 1000, 1000, 200)
@@ -50,17 +51,19 @@ class StepNetwork(nn.Module):
     fourier_scale: float = -1.0
     fourier_dim: int = 256
     dtype: DTypeLike = jnp.float64
+    positive: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B F"], train: bool = False) -> Float[Array, "*B 2"]:
-        """Outputs `[..., 2]` >= 0; `train` drops units and needs an rng named "dropout"."""
+        """Outputs `[..., 2]`; `train` drops units and needs an rng named "dropout"."""
         if self.fourier_scale > 0:
             x = self._fourier_features(x)
         for width in self.hidden_dims:
             x = ACTIVATIONS[self.activation](self._linear(width, x))
             if train and self.dropout > 0:
                 x = _drop(self.make_rng("dropout"), x, self.dropout)
-        return nn.softplus(self._linear(OUTPUTS, x))
+        outputs = self._linear(OUTPUTS, x)
+        return nn.softplus(outputs) if self.positive else outputs
 
     def _linear(self, width: int, x: Array) -> Array:
         """A layer that starts as torch's: weights and biases ~ U(+-1/sqrt(fan_in))."""

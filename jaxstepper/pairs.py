@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxstepper.dynamics import ROWS_AT_ONCE
 from jaxstepper.particles import Particles
@@ -55,6 +55,28 @@ def sum_over_pairs(
     if _are_few(particles):
         return jnp.sum(quantity(_all_pairs(particles, softening)))
     return 0.5 * jnp.sum(_by_rows(quantity, jnp.sum, 0.0, particles, softening))
+
+
+def shortest_pairs(time_scale: Quantity, particles: Particles, softening: Array | float) -> Pairs:
+    """All pairs `[P]` of few bodies; of many, the pair of shortest `time_scale` of each body `[N]`.
+
+    The pair of the shortest time scale of all is among them.
+    """
+    if _are_few(particles):
+        return _all_pairs(particles, softening)
+    p, s = particles, softening
+
+    def partner(i: Array) -> Int[Array, ""]:
+        r, v, a = p.position - p.position[i], p.velocity - p.velocity[i], p.acceleration
+        others = jnp.arange(p.mass.shape[0]) != i
+        r = jnp.where(others[:, None], r, 1.0)
+        times = time_scale(_pairs(p.mass + p.mass[i], r, v, a - a[i], s))
+        return jnp.argmin(jnp.where(others, times, jnp.inf))
+
+    bodies = jnp.arange(p.mass.shape[0])
+    j = lax.stop_gradient(lax.map(partner, bodies, batch_size=ROWS_AT_ONCE))
+    r, v, a = (z[j] - z for z in (p.position, p.velocity, p.acceleration))
+    return _pairs(p.mass + p.mass[j], r, v, a, s)
 
 
 def _are_few(particles: Particles) -> bool:

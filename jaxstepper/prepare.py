@@ -11,9 +11,24 @@ from jaxstepper.calibrate import calibrate
 from jaxstepper.checkpoints import Checkpoint
 from jaxstepper.config import Config
 from jaxstepper.devices import choose_mesh
+from jaxstepper.errors import UserError
+from jaxstepper.initial_conditions import orbital_period
 from jaxstepper.models import TrainedModel, variables_for
 from jaxstepper.networks import Variables
+from jaxstepper.processes import are_several
 from jaxstepper.train_state import RUNNING, Plan, TrainState, init_train_state, place
+from jaxstepper.window_training import WindowPlan, WindowState, init_window_state
+
+
+def prepare(
+    config: Config, tables: np.ndarray, model: TrainedModel | None = None
+) -> tuple[Plan | WindowPlan, TrainState | WindowState]:
+    """`prepare_training` or `prepare_window_training`, as the objective has it."""
+    if config.objective == "window":
+        if are_several():
+            raise UserError("--objective window trains in one process; leave out --distributed")
+        return prepare_window_training(config, tables, model)
+    return prepare_training(config, tables, model)
 
 
 def prepare_training(
@@ -48,7 +63,9 @@ def prepare_training(
     return plan, state
 
 
-def resume_training(config: Config, checkpoint: Checkpoint) -> tuple[Plan, TrainState]:
+def resume_training(
+    config: Config, checkpoint: Checkpoint
+) -> tuple[Plan | WindowPlan, TrainState | WindowState]:
     """The plan of a run and its state in a checkpoint.
 
     Args:
@@ -59,9 +76,28 @@ def resume_training(config: Config, checkpoint: Checkpoint) -> tuple[Plan, Train
         UserError: the checkpoint is of another kind of run.
     """
     model = TrainedModel(str(checkpoint.path), 0, checkpoint.variables, {}, None)
-    plan, template = prepare_training(config, checkpoint.initial_conditions, model)
+    plan, template = prepare(config, checkpoint.initial_conditions, model)
     state = checkpoints.restore(checkpoint, template)
     return plan, state.replace(status=jnp.full_like(state.status, RUNNING))
+
+
+def prepare_window_training(
+    config: Config, tables: np.ndarray, model: TrainedModel | None = None
+) -> tuple[WindowPlan, WindowState]:
+    """As `prepare_training`, for objective window.
+
+    Raises:
+        UserError: the model does not fit.
+    """
+    assert config.seed is not None
+    plan = setup.make_window_plan(config)
+    variables = None if model is None else variables_for(plan, model)
+    periods = [orbital_period(table) for table in tables]
+    if None in periods:  # windows are in units of time then, and all of one length
+        plan, periods = replace(plan, spans=1.0), [config.window_length] * len(tables)
+    span = np.array(periods)
+    start = jax.jit(init_window_state, static_argnums=0)
+    return plan, start(plan, tables, span, jax.random.PRNGKey(config.seed), variables)
 
 
 def _start(

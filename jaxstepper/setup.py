@@ -29,6 +29,7 @@ from jaxstepper.precision import check_precision
 from jaxstepper.tables import load_table, validate_table
 from jaxstepper.train_state import Plan
 from jaxstepper.values import refusal
+from jaxstepper.window_training import WindowPlan
 
 Given = Mapping[str, str]
 """Names that were given explicitly, with where: {"lr": "--lr"}."""
@@ -47,6 +48,8 @@ INPUT_FIELDS = (
     "norm_V0",
     "norm_A0",
     "norm_T0",
+    "tolerance_min",
+    "tolerance_max",
 )
 
 
@@ -139,7 +142,7 @@ def _drawn_tables(config: Config, given: Given, many: bool, seed: ics.Seed) -> n
     size = size if systems is None else f"{systems} systems of {size}"
     numbers = (systems or 1) * config.num_particles * (1 + 2 * config.dim)
     require_memory(8 * numbers, size)
-    if systems is not None and config.draw == "kepler":
+    if systems is not None and config.draw != "random":
         if config.dim < 2:
             raise UserError("--dim 1: Kepler pairs need 2 dimensions or more; or use --draw random")
         if "num_particles" in given and config.num_particles != 2:
@@ -158,6 +161,7 @@ def _drawn_tables(config: Config, given: Given, many: bool, seed: ics.Seed) -> n
             config.a_max,
             config.mass,
             config.dim,
+            config.draw == "apocentre",
         )
     if systems is None and _is_kepler_pair(config, given):
         masses = (config.mass, config.mass)
@@ -250,7 +254,10 @@ def make_features(config: Config) -> FeatureSpec:
         values = (config.norm_L0, config.norm_V0, config.norm_A0, config.norm_T0)
         assert None not in values
         scales = Scales(*values)  # type: ignore[arg-type]
-    return FeatureSpec(config.feature_type, config.history_len, config.softening, scales)
+    tolerances = (config.tolerance_min, config.tolerance_max)
+    return FeatureSpec(
+        config.feature_type, config.history_len, config.softening, scales, tolerances
+    )
 
 
 def make_network(config: Config) -> StepNetwork:
@@ -262,21 +269,24 @@ def make_network(config: Config) -> StepNetwork:
         fourier_scale=config.fourier_scale,
         fourier_dim=config.fourier_dim,
         dtype=jnp.dtype(config.dtype),
+        positive=config.feature_type != "orbital",
     )
 
 
 @lru_cache
 def make_optimizer(
-    name: str, lr: float, weight_decay: float, momentum: float
+    name: str, lr: float, weight_decay: float, momentum: float, decay_steps: int = 0
 ) -> optax.GradientTransformation:
     """The optimiser, with torch's L2 penalty: weight_decay * w joins the gradient.
 
-    adamw is the one whose decay does not go through the gradient. Cached, so that equal plans are
-    equal and compile once.
+    adamw is the one whose decay does not go through the gradient. With `decay_steps` the learning
+    rate falls to 0 in so many steps, along a cosine. Cached, so that equal plans are equal and
+    compile once.
     """
+    rate = optax.cosine_decay_schedule(lr, decay_steps) if decay_steps else lr
     if name == "adamw":
-        return optax.adamw(lr, weight_decay=weight_decay)
-    step = optax.sgd(lr, momentum=momentum) if name == "sgd" else optax.adam(lr)
+        return optax.adamw(rate, weight_decay=weight_decay)
+    step = optax.sgd(rate, momentum=momentum) if name == "sgd" else optax.adam(rate)
     return optax.chain(optax.add_decayed_weights(weight_decay), step)
 
 
@@ -328,6 +338,27 @@ def make_plan(config: Config) -> Plan:
         replay_steps=config.replay_steps,
         replay_batch_size=config.replay_batch_size,
         min_replay_size=config.min_replay_size,
+    )
+
+
+def make_window_plan(config: Config) -> WindowPlan:
+    """As `make_plan`, for objective window."""
+    steps = config.epochs * config.window_iterations if config.lr_decay == "cosine" else 0
+    optimizer = make_optimizer(
+        config.optimizer, config.lr, config.weight_decay, config.momentum, steps
+    )
+    return WindowPlan(
+        network=make_network(config),
+        features=make_features(config),
+        gravity=make_gravity(config),
+        optimizer=optimizer,
+        iterations=config.window_iterations,
+        batch=config.window_batch,
+        steps=config.window_steps,
+        spans=config.window_length,
+        tolerances=(config.tolerance_min, config.tolerance_max),
+        unit_spread=config.unit_spread,
+        imitation=config.imitation_epochs,
     )
 
 

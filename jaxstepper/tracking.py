@@ -12,6 +12,7 @@ from jaxstepper.config import Config, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.processes import is_main
 from jaxstepper.training import TrainingResult
+from jaxstepper.window_training import WindowResult
 
 LINE_EVERY = 10
 
@@ -50,9 +51,13 @@ class Console:
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """The line of an epoch, if it is due."""
         epoch = metrics["epoch"]
-        if self.debug_every and epoch % self.debug_every == 0:
+        is_window = "relative_work" in metrics
+        if self.debug_every and epoch % self.debug_every == 0 and not is_window:
             note(debug_line(metrics))
         if epoch % LINE_EVERY and epoch != self.epochs - 1:
+            return
+        if is_window:
+            self.print(window_line(metrics))
             return
         outcome = "converged" if metrics["converged"] else f"max_iter({metrics['iterations']})"
         self.print(
@@ -60,16 +65,28 @@ class Console:
             f"time={metrics['epoch_time']:.2f}s"
         )
 
-    def summary(self, result: TrainingResult) -> None:
+    def summary(self, result: TrainingResult | WindowResult) -> None:
         """What training came to."""
         last = result.metrics
         self.print("Training summary")
         self.print(f"  epochs completed:        {result.epochs}")
-        self.print(f"  convergence rate:        {result.convergence_rate:.1%}")
+        if isinstance(result, TrainingResult):
+            self.print(f"  convergence rate:        {result.convergence_rate:.1%}")
         self.print(f"  total time:              {result.total_time:.2f}s")
-        if last:
+        if last and isinstance(result, WindowResult):
+            self.print(f"  final work / free fall's: {last['relative_work']:.3f}")
+        elif last:
             self.print(f"  final trajectory length: {last['trajectory_length']}")
             self.print(f"  final pass rate:         {last['final_pass_rate']:.1%}")
+
+
+def window_line(metrics: Mapping[str, Any]) -> str:
+    """The line of an epoch of window training."""
+    return (
+        f"Epoch {metrics['epoch']}: loss={metrics['loss']:.4f}, "
+        f"work/free_fall={metrics['relative_work']:.3f}, "
+        f"error/tolerance={metrics['error_ratio']:.2f}, time={metrics['epoch_time']:.2f}s"
+    )
 
 
 def debug_line(metrics: Mapping[str, Any]) -> str:
@@ -150,6 +167,13 @@ class WandbRun:
 
 def wandb_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of an epoch under their W&B keys."""
+    if "relative_work" in metrics:
+        window = {k: v for k, v in metrics.items() if k not in ("epoch", "epoch_time")}
+        return {
+            "epoch": metrics["epoch"],
+            "epoch_time": metrics["epoch_time"],
+            **{f"window/{name}": value for name, value in window.items()},
+        }
     return {
         "epoch": metrics["epoch"],
         "epoch_time": metrics["epoch_time"],

@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from jaxstepper.devices import describe
 from jaxstepper.errors import UserError
 from jaxstepper.models import load_model
 from jaxstepper.places import check_run_place
-from jaxstepper.prepare import prepare_training, resume_training
+from jaxstepper.prepare import prepare, resume_training
 from jaxstepper.processes import from_main, meet, on_main
 from jaxstepper.resume import resumed_config, what_was_given
 from jaxstepper.run_writer import RunWriter
@@ -29,6 +29,12 @@ from jaxstepper.signals import stop_on_signal
 from jaxstepper.tracking import Console, MetricsFile, note, open_wandb
 from jaxstepper.train_state import Plan, TrainState, restart
 from jaxstepper.training import TrainingResult, run_two_phase_training
+from jaxstepper.window_training import (
+    WindowPlan,
+    WindowResult,
+    WindowState,
+    run_window_training,
+)
 
 # Of how this part of a run was started, which is nothing to the next.
 NOT_KEPT: dict[str, Any] = {
@@ -57,8 +63,8 @@ class Job:
     config: Config
     given: Mapping[str, Any]
     tables: np.ndarray
-    plan: Plan
-    state: TrainState
+    plan: Plan | WindowPlan
+    state: TrainState | WindowState
     checkpoint: Checkpoint | None = None
 
     @property
@@ -97,7 +103,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
                 minutes=config.checkpoint_minutes,
                 newest=job.checkpoint.path if job.checkpoint else None,
             )
-            renew = jax.jit(partial(restart, job.plan))
+            renew: Callable = jax.jit(partial(restart, job.plan))  # type: ignore[arg-type]
 
             def on_epoch(metrics: dict[str, Any]) -> None:
                 console.epoch(metrics)
@@ -105,7 +111,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
                 if metrics_file is not None:
                     metrics_file.epoch(metrics)
 
-            def on_pause(state: TrainState, metrics: dict[str, Any]) -> TrainState:
+            def on_pause(state: Any, metrics: dict[str, Any]) -> Any:
                 done = metrics["epoch"] + 1
                 if _is_fresh(config, done):
                     fresh = _fresh_tables(job, done)
@@ -114,11 +120,13 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
                     writer.save_epoch(metrics["epoch"], state, metrics)
                 return state
 
-            def on_call(state: TrainState, metrics: dict[str, Any]) -> None:
+            def on_call(state: Any, metrics: dict[str, Any]) -> None:
                 if writer.is_due() and not writer.holds(state):
                     writer.save_partial(int(state.epoch), state, metrics)
 
-            result = run_two_phase_training(
+            is_window = config.objective == "window"
+            train: Callable = run_window_training if is_window else run_two_phase_training
+            result = train(
                 job.plan,
                 job.state,
                 config.epochs,
@@ -178,7 +186,7 @@ def _new_job(asked_for: Config, given: Given) -> Job:
     tables = setup.initial_tables(config, given, config.multi_orbit)
     config = setup.with_scales(setup.with_shape_of(config, tables), tables)
     asked = what_was_given(asked_for, given)
-    job = Job(config, asked, tables, *prepare_training(config, tables, model))
+    job = Job(config, asked, tables, *prepare(config, tables, model))
     _warn_of_training(config, given)
     return job
 
@@ -222,7 +230,7 @@ def _is_saved(config: Config, epoch: int) -> bool:
 
 def _is_fresh(config: Config, done: int) -> bool:
     """Whether the systems start anew after so many epochs."""
-    return config.fresh_every > 0 and done % config.fresh_every == 0
+    return config.objective == "gate" and config.fresh_every > 0 and done % config.fresh_every == 0
 
 
 def _warn_of_training(config: Config, given: Given) -> None:
@@ -246,17 +254,22 @@ def _announce(job: Job, seconds: float) -> None:
     config = job.config
     size = f"{sum(x.size for x in jax.tree.leaves(job.state.variables['params'])):,}"
     say = partial(note, quiet=config.quiet)
-    say(f"device {describe(job.plan.mesh)}, {config.dtype}, seed {config.seed}")
+    mesh = job.plan.mesh if isinstance(job.plan, Plan) else None
+    say(f"device {describe(mesh)}, {config.dtype}, seed {config.seed}")
     say(f"network of {size} parameters, {config.num_particles} particles in {config.dim}D")
     say(f"checkpoints in {job.folder}; set up in {seconds:.1f}s")
     if job.checkpoint is not None:
         say(f"goes on from {job.checkpoint.path}, in epoch {int(job.state.epoch)}")
 
 
-def _verdict(result: TrainingResult, plan: Plan, writer: RunWriter) -> int:
+def _verdict(
+    result: TrainingResult | WindowResult, plan: Plan | WindowPlan, writer: RunWriter
+) -> int:
     """Says how a run that left early ended; returns the exit code."""
     state, saved = result.state, f"saved in {writer.newest}"
-    where = f"epoch {int(state.epoch)}, step {int(state.progress.step)}"
+    where = f"epoch {int(state.epoch)}"
+    if isinstance(state, TrainState):
+        where += f", step {int(state.progress.step)}"
     if result.stopped == "not finite":
         last = f"the last good checkpoint is {writer.newest}" if writer.newest else "nothing saved"
         note(f"{where}: the network or its dt is no longer finite; {last}. Try a lower --lr.")
@@ -266,6 +279,7 @@ def _verdict(result: TrainingResult, plan: Plan, writer: RunWriter) -> int:
         note(f"{where}: the run ends, and its end could not be saved ({writer.problem}); {kept}")
         return 1
     if result.stopped == "stuck":
+        assert isinstance(plan, Plan) and isinstance(state, TrainState)
         worst = int(jnp.argmax(state.progress.failures))
         note(
             f"stuck at {where}, system {worst}, "

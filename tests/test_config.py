@@ -58,6 +58,16 @@ TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("checkpoint_minutes", "--checkpoint-minutes 2.5", 2.5, 10.0),
     ("keep", "--keep 3", 3, None),
     ("resume", "--resume", True, False),
+    ("objective", "--objective window", "window", "gate"),
+    ("window_steps", "--window-steps 64", 64, 1024),
+    ("window_length", "--window-length 3", 3.0, 12.0),
+    ("window_batch", "--window-batch 8", 8, 32),
+    ("window_iterations", "--window-iterations 5", 5, 20),
+    ("unit_spread", "--unit-spread 2", 2.0, 1.0),
+    ("imitation_epochs", "--imitation-epochs 3", 3, 0),
+    ("lr_decay", "--lr-decay none", "none", "cosine"),
+    ("tolerance_min", "--tolerance-min 1e-4", 1e-4, 1e-3),
+    ("tolerance_max", "--tolerance-max 1e-2", 1e-2, 3e-2),
 ]
 TOGETHER = "--coordinator node1:1234 --num-processes 4 --process-id 3"
 SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
@@ -142,6 +152,7 @@ SIMULATE_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("output", "--output a.npz", "a.npz", None),
     ("controller", "--controller free-fall", "free-fall", None),
     ("eta", "--eta 0.1", 0.1, None),
+    ("tolerance", "--tolerance 1e-5", 1e-5, 1e-3),
     ("power", "--power 1 --controller power-law", 1.0, 1.5),
     ("symmetrize", "--symmetrize", True, False),
 ]
@@ -491,3 +502,28 @@ def test_importing_the_configuration_is_light() -> None:
     heavy = "{'jax', 'numpy', 'flax', 'torch'} & sys.modules.keys()"
     code = f"import sys, jaxstepper.arguments; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--feature-type orbital", "--feature-type orbital: needs objective window"),
+        (
+            "--feature-type orbital --objective window --history-len 2",
+            "--feature-type orbital: goes without history_len",
+        ),
+        (
+            "--feature-type orbital --objective window --normalize-inputs",
+            "--feature-type orbital: goes without history_len and normalize_inputs",
+        ),
+        ("--objective window --dropout 0.1", "--dropout 0.1: must be 0 with objective window"),
+        ("--tolerance-min 0.1", "--tolerance-min 0.1: must be <= tolerance_max, 0.03"),
+    ],
+)
+def test_what_the_objective_cannot_train_is_refused(typed: str, message: str) -> None:
+    assert refused("train", typed.split()).startswith(message)
+
+
+def test_the_window_objective_has_no_dropout() -> None:
+    config, _ = parse("train", ["--objective", "window"])
+    assert config.dropout == 0.0

@@ -105,11 +105,11 @@ def gate_errors(plan: Plan, start: Particles, path: Trajectory) -> np.ndarray:
 
 def test_a_kepler_stepper_is_safe_and_close_to_the_oracle(tmp_path: Path) -> None:
     """e = 0.9, one orbit: what the config promises, after training with its command."""
-    arguments = ["--config", str(CONFIGS / "kepler.toml"), "--checkpoint-dir", str(tmp_path)]
+    arguments = ["--config", str(CONFIGS / "kepler_gate.toml"), "--checkpoint-dir", str(tmp_path)]
     with pytest.raises(SystemExit) as leave:
         main("train", [*arguments, "--no-compilation-cache"])
     assert leave.value.code == 0
-    model = load_model("kepler", str(tmp_path))
+    model = load_model("kepler_gate", str(tmp_path))
     plan = setup.make_plan(from_dict(model.config)[0])
     table = kepler_table(0.9, 1.0)
     start = from_table(table, plan.gravity.acceleration, jnp.float64)

@@ -15,6 +15,7 @@ TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")
 PHYSICS = {
     "particles",
     "pairs",
+    "orbital",
     "dynamics",
     "integrators",
     "diagnostics",
@@ -39,7 +40,7 @@ TOP = {
     "plots",
     "signals",
 } & set(TREES)
-MAY_READ_A_CLOCK = {"training", "run_writer", "evaluate", "reference"}
+MAY_READ_A_CLOCK = {"training", "window_training", "run_writer", "evaluate", "reference"}
 
 
 def imported(tree):

@@ -1,0 +1,96 @@
+"""The learned rule with inputs and output of our own: free of scale, with a tolerance as input."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from jaxstepper.controllers import Controller, Memory, learned, no_memory
+from jaxstepper.dynamics import Gravity
+from jaxstepper.features import FeatureSpec
+from jaxstepper.networks import StepNetwork, Variables
+from jaxstepper.orbital import dynamical_time, orbital_inputs
+from jaxstepper.pairs import shortest_pairs
+from jaxstepper.particles import Particles
+
+DEFAULT_TOLERANCE = 1e-3
+# What a network sees of the tolerance: its logarithm about this one, cut off where it was trained.
+# Below the range dt goes as the square root of the tolerance, as for any small leapfrog step.
+REFERENCE_TOLERANCE = 1e-3
+# Steps this many times the dynamical time times sqrt(tolerance) have about that energy error.
+STEP_SCALE = 2.0
+
+
+def learned_rule(
+    network: StepNetwork,
+    features: FeatureSpec,
+    gravity: Gravity,
+    variables: Variables,
+    tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
+) -> Controller:
+    """The rule of any network: `orbital` for such inputs, else `learned`, without a tolerance."""
+    if features.kind == "orbital":
+        rule = OrbitalRule(network, gravity.softening, features.tolerances)
+        return orbital(rule, variables, tolerance)
+    return learned(network, variables, features, gravity)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class OrbitalRule:
+    """What is fixed about the rule; equal ones compile once.
+
+    Attributes:
+        network: with outputs of any sign.
+        softening: of the force.
+        tolerances: smallest and largest that the network was trained with.
+    """
+
+    network: StepNetwork
+    softening: float
+    tolerances: tuple[float, float]
+
+
+def orbital(
+    rule: OrbitalRule,
+    variables: Variables,
+    tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
+) -> Controller:
+    """h = min over pairs of 2 sqrt(tolerance) T exp(network), with the pair's `dynamical_time` T.
+
+    Of many bodies, each takes part with its pair of shortest T alone, so that the network is
+    evaluated N times. `tolerance` is the largest relative energy error to aim for; to scale the
+    rule's steps by a factor is to change the tolerance by its square.
+    """
+    return Controller(
+        no_memory,
+        Partial(_orbital_step, rule, variables, tolerance),
+        rescaled=Partial(_rescaled, rule, variables, tolerance),
+    )
+
+
+def _orbital_step(
+    rule: OrbitalRule,
+    variables: Variables,
+    tolerance: Array | float,
+    memory: Memory,
+    particles: Particles,
+) -> tuple[Array, Memory]:
+    pairs = shortest_pairs(dynamical_time, particles, rule.softening)
+    dtype = particles.time.dtype
+    tolerance = jnp.asarray(tolerance, dtype)
+    seen = jnp.clip(tolerance, *rule.tolerances) / REFERENCE_TOLERANCE
+    column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
+    inputs = jnp.concatenate([orbital_inputs(pairs), column], axis=-1)
+    log_factor = rule.network.apply(variables, inputs)[:, 0]
+    times = dynamical_time(pairs) * jnp.exp(log_factor)
+    return STEP_SCALE * jnp.sqrt(tolerance) * jnp.min(times), memory
+
+
+def _rescaled(
+    rule: OrbitalRule, variables: Variables, tolerance: Array | float, factor: Array | float
+) -> Controller:
+    return orbital(rule, variables, tolerance * factor**2)

@@ -1,0 +1,228 @@
+"""The loss of a window of steps, and training by it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxstepper import checkpoints
+from jaxstepper.controllers import fixed, symmetrized
+from jaxstepper.dynamics import Gravity
+from jaxstepper.features import FeatureSpec
+from jaxstepper.initial_conditions import kepler_pair, orbital_period
+from jaxstepper.networks import StepNetwork
+from jaxstepper.particles import from_table
+from jaxstepper.rules import free_fall
+from jaxstepper.simulate import Limits, record
+from jaxstepper.window_loss import SMOOTH, Window, imitation_loss, run_window, window_loss
+from jaxstepper.window_training import (
+    WindowPlan,
+    draw_windows,
+    init_window_state,
+    loss_of_draw,
+    run_window_training,
+)
+
+GRAVITY = Gravity()
+OPTIMIZER = optax.adam(1e-3)
+PLAN = WindowPlan(
+    network=StepNetwork((8,), dropout=0.0, positive=False),
+    features=FeatureSpec("orbital"),
+    gravity=GRAVITY,
+    optimizer=OPTIMIZER,
+    iterations=3,
+    batch=4,
+    steps=96,
+    spans=1.5,
+    tolerances=(1e-3, 3e-2),
+)
+TABLES = np.stack([kepler_pair(e, phase=np.pi) for e in np.linspace(0.1, 0.5, 6).tolist()])
+SPANS = np.array([orbital_period(table) for table in TABLES])
+
+
+def new_state(seed=0):
+    start = jax.jit(init_window_state, static_argnums=0)
+    return start(PLAN, TABLES, SPANS, jax.random.PRNGKey(seed))
+
+
+def leaves_of(state):
+    return [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+def test_a_window_counts_the_steps_and_finds_the_largest_error_of_a_recorded_rollout():
+    table, period = kepler_pair(0.5, phase=np.pi), orbital_period(kepler_pair(0.5))
+    particles = from_table(table, GRAVITY.acceleration, jnp.float64)
+    rule = symmetrized(free_fall(0.7))
+    window = run_window(rule, GRAVITY, particles, jnp.asarray(1.2 * period), 512)
+    _, seen = record(rule, GRAVITY, particles, Limits(time=1.2 * period))
+    largest = np.max(np.abs(seen.energy / seen.energy[0] - 1))
+    assert abs(float(jnp.exp(window.log_steps)) - len(seen.dt)) <= 1
+    assert largest <= np.exp(window.log_error) * 1.0001 < largest * len(seen.dt) ** (1 / 32)
+    assert window.covered == 1
+    changes = np.abs(np.diff(np.log(np.diff(seen.time)[:-1])))
+    expected = np.sum(np.maximum(changes - SMOOTH, 0) ** 2) / np.exp(window.log_steps)
+    assert expected > 1e-4
+    np.testing.assert_allclose(window.roughness, expected, rtol=1e-9)
+
+
+def test_a_window_with_too_few_steps_says_so_and_counts_them_per_time():
+    particles = from_table(kepler_pair(0.0), GRAVITY.acceleration, jnp.float64)
+    window = run_window(fixed(0.01), GRAVITY, particles, jnp.asarray(2.0), 50)
+    np.testing.assert_allclose(window.covered, 0.25, rtol=1e-12)
+    np.testing.assert_allclose(jnp.exp(window.log_steps), 200, rtol=1e-12)
+
+
+def test_steps_after_the_window_do_not_count():
+    particles = from_table(kepler_pair(0.9, phase=np.pi), GRAVITY.acceleration, jnp.float64)
+    span = jnp.asarray(0.5)  # long before pericentre
+    few, many = (run_window(fixed(0.1), GRAVITY, particles, span, n) for n in (10, 100))
+    np.testing.assert_allclose(few.log_error, many.log_error, rtol=1e-12)
+    np.testing.assert_allclose(few.log_steps, many.log_steps, rtol=1e-12)
+
+
+def test_the_gradient_of_the_work_is_that_of_differences():
+    particles = from_table(kepler_pair(0.3, phase=np.pi), GRAVITY.acceleration, jnp.float64)
+
+    @jax.jit
+    def loss(eta):
+        rule = symmetrized(free_fall(eta))
+        window = run_window(rule, GRAVITY, particles, jnp.asarray(4.0), 96)
+        return window_loss(window, jnp.asarray(1e-3))
+
+    difference = (loss(0.06 + 1e-6) - loss(0.06 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(loss)(0.06), difference, rtol=1e-5)
+
+
+def test_the_loss_prefers_fewer_steps_at_the_error_and_the_tolerance_along_a_curve():
+    def loss(steps, error):
+        window = Window(jnp.log(error), jnp.log(steps), jnp.ones(()), jnp.zeros(()))
+        return float(window_loss(window, jnp.asarray(1e-3)))
+
+    assert loss(90, 1e-3) < loss(100, 1e-3)
+    assert loss(100, 1e-3) < min(loss(50, 4e-3), loss(200, 2.5e-4))
+
+
+def test_the_reference_is_the_symmetrised_free_fall_rule():
+    state = new_state()
+    particles = from_table(TABLES[3], GRAVITY.acceleration, jnp.float64)
+    rule = symmetrized(free_fall(0.01))
+    window = run_window(rule, GRAVITY, particles, jnp.asarray(SPANS[3]), 4096)
+    work = window.log_steps + 0.5 * window.log_error
+    np.testing.assert_allclose(state.pool.work[3], work, atol=0.03)
+
+
+def test_a_draw_depends_on_the_key_alone_and_keeps_to_tolerances_and_steps():
+    pool = new_state().pool
+    draws = [draw_windows(PLAN, pool, jax.random.PRNGKey(k)) for k in (1, 1, 2)]
+    assert all(np.array_equal(x, y) for x, y in zip(draws[0], draws[1], strict=True))
+    assert not np.array_equal(draws[0].tolerance, draws[2].tolerance)
+    for draw in draws:
+        assert np.all((draw.tolerance >= 1e-3) & (draw.tolerance <= 3e-2))
+        needed = np.exp(draw.work) / np.sqrt(draw.tolerance) * draw.spans
+        assert np.all((needed <= 0.8 * 96 + 1e-9) & (draw.spans <= 1.5))
+
+
+def test_the_tolerance_is_raised_where_the_steps_are_too_few_for_half_an_orbit():
+    pool, few = new_state().pool, replace(PLAN, steps=32)
+    draw = draw_windows(few, pool, jax.random.PRNGKey(1))
+    assert np.min(draw.spans) > 0.6 - 1e-9
+    raised = draw.spans < 0.6 + 1e-9
+    assert np.any(raised) and np.all(draw.tolerance[raised] > 1e-3)
+
+
+def test_a_resumed_run_is_bit_identical(tmp_path):
+    whole = run_window_training(PLAN, new_state(), 4)
+    first = run_window_training(PLAN, new_state(), 2)
+    checkpoints.write(tmp_path / "1", first.state, TABLES, config={}, metrics={}, about={})()
+    again = checkpoints.restore(checkpoints.load(tmp_path), new_state(seed=5))
+    second = run_window_training(PLAN, again, 4)
+    assert (whole.epochs, second.epochs) == (4, 4)
+    for x, y in zip(leaves_of(whole.state), leaves_of(second.state), strict=True):
+        assert np.array_equal(x, y)
+    assert {**whole.metrics, "epoch_time": 0} == {**second.metrics, "epoch_time": 0}
+
+
+def test_a_window_that_goes_wrong_does_not_move_the_network():
+    state = new_state()
+    tables = state.pool.tables.at[0].set(jnp.nan)
+    bad = state.replace(pool=type(state.pool)(tables, state.pool.span, state.pool.work))
+    result = run_window_training(PLAN, bad, 2)
+    assert result.metrics["skipped"] > 0 and result.stopped == ""
+    assert all(np.all(np.isfinite(x)) for x in leaves_of(result.state.variables))
+
+
+def test_training_stops_when_nothing_is_finite():
+    state = new_state()
+    pool = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.pool)
+    before = leaves_of(state.variables)
+    result = run_window_training(PLAN, state.replace(pool=pool), 9)
+    assert (result.stopped, result.epochs) == ("not finite", 1)
+    for x, y in zip(before, leaves_of(result.state.variables), strict=True):
+        assert np.array_equal(x, y)
+
+
+def test_the_callbacks_are_told_what_happens():
+    epochs, pauses = [], []
+
+    def on_pause(state, metrics):
+        pauses.append(metrics["epoch"])
+        return state
+
+    result = run_window_training(
+        PLAN,
+        new_state(),
+        4,
+        pause_after=lambda epoch: epoch == 1,
+        on_epoch=lambda metrics: epochs.append(metrics["epoch"]),
+        on_pause=on_pause,
+        interrupted=lambda: len(epochs) == 3,
+    )
+    assert (epochs, pauses) == ([0, 1, 2], [1])
+    assert (result.stopped, result.epochs, int(result.state.epoch)) == ("interrupted", 3, 3)
+
+
+def test_imitation_compares_dt_along_the_path_of_the_teacher():
+    particles = from_table(kepler_pair(0.5), GRAVITY.acceleration, jnp.float64)
+    arguments = (GRAVITY, particles, jnp.asarray(3.0), 128)
+    off = imitation_loss(free_fall(0.12), free_fall(0.04), *arguments)
+    np.testing.assert_allclose(off, np.log(3) ** 2, rtol=1e-12)
+    dt = np.diff(record(free_fall(0.04), GRAVITY, particles, Limits(time=3.0))[1].time)[:-1]
+    off = imitation_loss(fixed(0.01), free_fall(0.04), *arguments)
+    np.testing.assert_allclose(off, np.mean(np.log(dt / 0.01) ** 2), rtol=0.05)
+
+
+def test_imitation_comes_first():
+    plan = replace(PLAN, imitation=1, features=FeatureSpec("basic"), network=StepNetwork((8,)))
+    state = init_window_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
+    metrics = run_window_training(plan, state, 1).metrics
+    assert metrics["relative_work"] == 1.0 and metrics["loss"] > 0
+
+
+def test_a_window_in_other_units_is_the_same_to_a_network_free_of_scale():
+    state = new_state()
+    plain = draw_windows(PLAN, state.pool, jax.random.PRNGKey(4))
+    other = draw_windows(replace(PLAN, unit_spread=5.0), state.pool, jax.random.PRNGKey(4))
+    mass, times = other.table[:, 0, 0] / plain.table[:, 0, 0], other.time / plain.time
+    assert np.all((mass > 0.2) & (mass < 5)) and np.ptp(mass) > 0.1 and np.ptp(times) > 0.1
+    loss = jax.jit(
+        jax.vmap(lambda d: loss_of_draw(PLAN, False, state.variables["params"], {}, d)[0])
+    )
+    np.testing.assert_allclose(loss(other), loss(plain), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_training_needs_less_work_than_free_fall():
+    """Some 30 s: by then the stepper needs 0.9 of the steps of the free-fall rule."""
+    plan = WindowPlan(
+        StepNetwork((16,), dropout=0.0, positive=False),
+        PLAN.features,
+        GRAVITY,
+        optax.adam(5e-3),
+        batch=16,
+        steps=256,
+    )
+    state = init_window_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
+    assert run_window_training(plan, state, 20).metrics["relative_work"] < 0.9
