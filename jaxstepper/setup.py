@@ -373,6 +373,8 @@ def adopt(config: Config, given: Given, checkpoint: Mapping[str, Any], name: str
     """
     trained, _ = from_dict(checkpoint)
     for field in (*NETWORK_FIELDS, *INPUT_FIELDS):
+        if field == "softening" and trained.feature_type == "orbital":
+            continue  # no input depends on it but through the distances it softens
         mine, theirs = getattr(config, field), getattr(trained, field)
         if field in given and mine != theirs:
             raise UserError(
