@@ -49,12 +49,12 @@ def run_simulate(config: Config, given: Given) -> int:
         rule = mode if config.controller is None else f"--controller {config.controller}"
         flag = "--use-train-ic" if config.use_train_ic else rule
         raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
-    check_output(config)
     model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
     if model is not None:
         config = setup.adopt(config, given, model.config, model.name)
         check_mode(config, model.name)
     config = setup.choose_seed(setup.configure_jax(config))
+    on_main(partial(check_output, config))
     tables = _simulated_tables(config, given, model)
     config = setup.with_shape_of(config, tables)
     mesh = choose_mesh(len(tables))

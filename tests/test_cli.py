@@ -147,10 +147,9 @@ def test_warnings_of_a_plain_run_do_not_stop_it():
 
 
 def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise UserError("enough")
 
-    monkeypatch.setattr(train_command, "prepare_training", lambda *_: (None, None))
     monkeypatch.setattr(train_command, "open_wandb", stop)
     config, given = parse("train", f"{TINY} --device cpu --num-orbits 4".split()[1:])
     with (

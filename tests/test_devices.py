@@ -166,8 +166,9 @@ def test_two_processes_of_a_cluster_are_one_run(
         "SLURM_NTASKS": 2,
         "SLURM_STEP_NODELIST": "127.0.0.1",
         "JAX_COORDINATOR_PORT": free_port(),
+        "WANDB_MODE": "offline",
     }
-    arguments = f"{RUN} --distributed"
+    arguments = f"{RUN} --distributed --wandb"
     pair = [
         Started(tmp_path, arguments, then, SLURM_PROCID=index, SLURM_LOCALID=index, **slurm)
         for index in range(2)
@@ -177,6 +178,7 @@ def test_two_processes_of_a_cluster_are_one_run(
     assert said[0].startswith("device 2 x cpu")
     assert silence == ["", []]
     assert assert_same_run(tmp_path, out, reference) == [2, 2, 2, 2]
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2  # of train, and of simulate
 
 
 def test_a_signal_to_any_process_stops_all_at_the_same_call(tmp_path: Path) -> None:
@@ -197,13 +199,12 @@ def test_a_signal_to_any_process_stops_all_at_the_same_call(tmp_path: Path) -> N
 
 def test_what_fails_in_one_process_ends_all(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    arguments = "simulate --multi-orbit-sim --num-orbits 2 --Nperiod 0 --steps 2 --wandb"
-    first, second = start_two(tmp_path, f"{arguments} --output file/x.npz", WANDB_MODE="offline")
+    arguments = "simulate --multi-orbit-sim --num-orbits 2 --Nperiod 0 --steps 2"
+    first, second = start_two(tmp_path, f"{arguments} --output file/x.npz")
     code, out, said = first.finish()
     assert (code, out) == (2, "")
     assert len(said) == 1 and "--output file/x.npz: cannot be written" in said[0]
     assert second.finish() == (2, "", [])
-    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
 def test_systems_that_do_not_divide(tmp_path: Path) -> None:

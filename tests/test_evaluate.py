@@ -306,7 +306,7 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
         ("--num-factors 1", ("--num-factors", ">= 2")),
         ("--model nowhere", ("nowhere",)),
         ("--problems kepler-0.5 --rules acceleration", ("can run",)),
-        ("--problems kepler-0.5 --out /proc/none", ("/proc/none", "cannot be made")),
+        ("--problems kepler-0.5 --out /proc/none", ("/proc/none", "cannot be written")),
     ],
 )
 @pytest.mark.usefixtures("_in_empty_folder")
