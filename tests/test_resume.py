@@ -485,7 +485,7 @@ def killed_in_time(process, run, checkpoints_there, draw):
             return False
         time.sleep(0.01)
     try:
-        process.wait(draw.uniform(0, 0.5) if checkpoints_there else draw.uniform(0, 5))
+        process.wait(draw.uniform(0, 0.5) if checkpoints_there else draw.uniform(0, 1.5))
     except subprocess.TimeoutExpired:
         process.kill()
         return True
