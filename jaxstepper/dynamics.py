@@ -195,6 +195,10 @@ def _inverse_distance(r_squared: Array) -> Array:
 
 def safe_norm(x: Float[Array, "... D"]) -> Float[Array, "..."]:
     """|x| over the last axis, with gradient 0 (not NaN) at x = 0."""
-    squared = jnp.sum(x * x, axis=-1)
-    nonzero = squared > 0
-    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
+    return safe_sqrt(jnp.sum(x * x, axis=-1))
+
+
+def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square root, with gradient 0 (not NaN) at 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

@@ -56,9 +56,8 @@ class Candidate:
             config, _ = from_dict(self.model.config)
             return learned_controller(replace(config, dtype="float64"), self.model, gravity)
         if self.power is not None:
-            return rules.power_law(rules.POWER_LAW_ETA, self.power, gravity.softening)
-        named = rules.BY_NAME[self.name]
-        return named.make(named.eta, gravity)
+            return rules.by_name("power-law", gravity, power=self.power)
+        return rules.by_name(self.name, gravity)
 
 
 def parse_evaluate(arguments: list[str]) -> argparse.Namespace:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxstepper.dynamics import ROWS_AT_ONCE
+from jaxstepper.dynamics import ROWS_AT_ONCE, safe_sqrt
 from jaxstepper.particles import Particles
 
 # Up to this many bodies all pairs are in memory at once.
@@ -120,20 +120,14 @@ def _by_rows(
 
 def _pairs(mu: Array, r: Array, v: Array, a: Array, softening: Array | float) -> Pairs:
     return Pairs(
-        distance=_safe_sqrt(_dot(r, r) + softening**2),
+        distance=safe_sqrt(_dot(r, r) + softening**2),
         mu=mu,
         r_dot_v=_dot(r, v),
-        speed=_safe_sqrt(_dot(v, v)),
-        acceleration=_safe_sqrt(_dot(a, a)),
+        speed=safe_sqrt(_dot(v, v)),
+        acceleration=safe_sqrt(_dot(a, a)),
     )
 
 
 def _dot(x: Float[Array, "P D"], y: Float[Array, "P D"]) -> Float[Array, " P"]:
     # Unrolled: a reduction over two or three numbers costs more than they do.
     return sum((x[:, k] * y[:, k] for k in range(x.shape[1])), start=jnp.zeros((), x.dtype))
-
-
-def _safe_sqrt(x: Array) -> Array:
-    """The square root, with gradient 0 (not NaN) at 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

@@ -134,6 +134,18 @@ BY_NAME = {
 POWER_LAW_ETA = 0.01
 
 
+def by_name(name: str, gravity: Gravity, eta: Eta | None = None, power: float = 1.5) -> Controller:
+    """The rule that the command line calls so; `power` is of power-law alone.
+
+    Raises:
+        UserError: the rule cannot run with this gravity.
+    """
+    if name == "power-law":
+        return power_law(POWER_LAW_ETA if eta is None else eta, power, gravity.softening)
+    named = BY_NAME[name]
+    return named.make(named.eta if eta is None else eta, gravity)
+
+
 # --- the smallest of a quantity over pairs -------------------------------------------------------
 
 

@@ -237,12 +237,13 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
             _ratio(float(l1 - l0), float(l0)) if l0.ndim == 0 else _vector_residual(l0, l1)
         ),
     }
-    return {name: _finite(value) for name, value in values.items()}
+    return {name: finite_or_none(value) for name, value in values.items()}
 
 
-def _finite(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
+    """The value, with None for each number that is not finite: JSON has no word for it."""
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [finite_or_none(each) for each in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

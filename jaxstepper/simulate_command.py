@@ -156,12 +156,8 @@ def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | No
         assert model is not None
         rule = learned_controller(config, model, gravity)
         return rule if config.eta is None else scaled(rule, config.eta)
-    if name == "power-law":
-        eta = config.eta or rules.POWER_LAW_ETA
-        return rules.power_law(eta, config.power, gravity.softening)
-    named = rules.BY_NAME[name]
-    eta = config.dt if name == "fixed" and config.dt > 0 else named.eta
-    return named.make(config.eta or eta, gravity)
+    eta = config.dt if name == "fixed" and config.dt > 0 else None
+    return rules.by_name(name, gravity, config.eta or eta, config.power)
 
 
 def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:

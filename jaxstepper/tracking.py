@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from jaxstepper.config import Config, to_dict
 from jaxstepper.errors import UserError
 from jaxstepper.processes import is_main
+from jaxstepper.simulate import finite_or_none
 from jaxstepper.training import TrainingResult
 from jaxstepper.window_training import WindowResult
 
@@ -115,7 +116,7 @@ class MetricsFile:
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """Adds an epoch; what cannot be written is told of once."""
-        line = json.dumps({name: _finite(value) for name, value in metrics.items()})
+        line = json.dumps({name: finite_or_none(value) for name, value in metrics.items()})
         try:
             with self._path.open("a") as file:
                 file.write(line + "\n")
@@ -137,11 +138,6 @@ def _epoch_of(line: str) -> float:
         return json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no word for what is not finite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class WandbRun:
