@@ -9,6 +9,7 @@ square them afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs to 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ UNROLLED_UP_TO = 6
 # Bodies whose pull on all others is in memory at once (tried: 4 to 64). With fewer than 16, XLA
 # computes each weight once for every component.
 SOURCES_AT_ONCE = 16
-# Rows of the pair matrix that are in memory at once. Small blocks stay in cache (tried: 1 to 64).
-ROWS_AT_ONCE = 8
+# Entries of the pair matrix that are in memory at once, in whole rows: they stay in cache.
+PAIRS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,13 @@ def self_potential_energy(
         others = jnp.arange(count) != i
         return mass[i] * jnp.sum(jnp.where(others, mass * inverse, 0.0))
 
-    return -0.5 * jnp.sum(lax.map(row, jnp.arange(count), batch_size=ROWS_AT_ONCE))
+    return -0.5 * jnp.sum(for_each_body(row, count))
+
+
+def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
+    """`row(i)` for every body i of `count`, a block of them at a time; memory grows as N."""
+    rows = min(count, max(1, PAIRS_AT_ONCE // count))
+    return lax.map(row, jnp.arange(count), batch_size=rows)
 
 
 @lru_cache

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
-from jaxstepper.dynamics import ROWS_AT_ONCE, Gravity, safe_norm, self_acceleration
+from jaxstepper.dynamics import Gravity, for_each_body, safe_norm, self_acceleration
 from jaxstepper.history import History, append
 from jaxstepper.orbital import ORBITAL_INPUTS
 from jaxstepper.particles import Particles
@@ -216,5 +215,5 @@ def _pair_distances(x: Float[Array, "N D"], softening: float) -> tuple[Array, Ar
             jnp.sum(d, where=others),
         )
 
-    smallest, largest, total = lax.map(row, jnp.arange(count), batch_size=ROWS_AT_ONCE)
+    smallest, largest, total = for_each_body(row, count)
     return jnp.min(smallest), jnp.max(largest), jnp.sum(total) / (count * (count - 1))

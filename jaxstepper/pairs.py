@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxstepper.dynamics import ROWS_AT_ONCE, safe_sqrt
+from jaxstepper.dynamics import for_each_body, safe_sqrt
 from jaxstepper.particles import Particles
 
-# Up to this many bodies all pairs are in memory at once.
+# Up to this many bodies, each pair is looked at once; beyond, from both of its ends.
 ALL_PAIRS_UP_TO = 16
+
+Vectors = list[Float[Array, "*P"]]
+"""Vectors by their D components, so that all arithmetic runs along the pairs."""
 
 
 class Pairs(NamedTuple):
@@ -64,19 +67,19 @@ def shortest_pairs(time_scale: Quantity, particles: Particles, softening: Array 
     """
     if _are_few(particles):
         return _all_pairs(particles, softening)
-    p, s = particles, softening
 
     def partner(i: Array) -> Int[Array, ""]:
-        r, v, a = p.position - p.position[i], p.velocity - p.velocity[i], p.acceleration
-        others = jnp.arange(p.mass.shape[0]) != i
-        r = jnp.where(others[:, None], r, 1.0)
-        times = time_scale(_pairs(p.mass + p.mass[i], r, v, a - a[i], s))
+        others = jnp.arange(particles.mass.shape[0]) != i
+        times = time_scale(_pairs_of(i, others, particles, softening))
         return jnp.argmin(jnp.where(others, times, jnp.inf))
 
-    bodies = jnp.arange(p.mass.shape[0])
-    j = lax.stop_gradient(lax.map(partner, bodies, batch_size=ROWS_AT_ONCE))
-    r, v, a = (z[j] - z for z in (p.position, p.velocity, p.acceleration))
-    return _pairs(p.mass + p.mass[j], r, v, a, s)
+    j = lax.stop_gradient(for_each_body(partner, particles.mass.shape[0]))
+    mass = particles.mass
+
+    def differences(z: Float[Array, "N D"]) -> Vectors:
+        return [x[j] - x for x in _components(z)]
+
+    return _pairs(mass + mass[j], differences, particles, softening)
 
 
 def _are_few(particles: Particles) -> bool:
@@ -84,16 +87,17 @@ def _are_few(particles: Particles) -> bool:
 
 
 def _all_pairs(particles: Particles, softening: Array | float) -> Pairs:
-    count = particles.mass.shape[0]
+    mass = particles.mass
+    count = mass.shape[0]
 
-    def differences(z: Array) -> Array:
+    def differences(z: Float[Array, "N D"]) -> Vectors:
         # Slices, since XLA fuses them into what follows; a gather it would not.
-        return jnp.concatenate([z[i + 1 :] - z[i] for i in range(count - 1)])
+        return [
+            jnp.concatenate([x[i + 1 :] - x[i] for i in range(count - 1)]) for x in _components(z)
+        ]
 
-    p = particles
-    mu = jnp.concatenate([p.mass[i + 1 :] + p.mass[i] for i in range(count - 1)])
-    r, v, a = (differences(z) for z in (p.position, p.velocity, p.acceleration))
-    return _pairs(mu, r, v, a, softening)
+    mu = jnp.concatenate([mass[i + 1 :] + mass[i] for i in range(count - 1)])
+    return _pairs(mu, differences, particles, softening)
 
 
 def _by_rows(
@@ -104,21 +108,38 @@ def _by_rows(
     softening: Array | float,
 ) -> Float[Array, " N"]:
     """`reduce` of each body's pairs with all the others."""
-    p = particles
-    count = p.mass.shape[0]
 
     def row(i: Array) -> Float[Array, ""]:
-        others = jnp.arange(count) != i
-        # A body is a distance of 1 from itself here, which keeps NaN out of the gradient.
-        r = jnp.where(others[:, None], p.position - p.position[i], 1.0)
-        v, a = p.velocity - p.velocity[i], p.acceleration - p.acceleration[i]
-        values = quantity(_pairs(p.mass + p.mass[i], r, v, a, softening))
+        others = jnp.arange(particles.mass.shape[0]) != i
+        values = quantity(_pairs_of(i, others, particles, softening))
         return reduce(jnp.where(others, values, neutral))
 
-    return lax.map(row, jnp.arange(count), batch_size=ROWS_AT_ONCE)
+    return for_each_body(row, particles.mass.shape[0])
 
 
-def _pairs(mu: Array, r: Array, v: Array, a: Array, softening: Array | float) -> Pairs:
+def _pairs_of(
+    i: Array, others: Bool[Array, " N"], particles: Particles, softening: Array | float
+) -> Pairs:
+    """Pairs `[N]` of body i with all bodies; with itself, at a distance of 1.
+
+    That keeps NaN out of the gradient; what comes of it is for the caller to leave out.
+    """
+    mass = particles.mass
+
+    def differences(z: Float[Array, "N D"]) -> Vectors:
+        return [jnp.where(others, x - x[i], 1.0) for x in _components(z)]
+
+    return _pairs(mass + mass[i], differences, particles, softening)
+
+
+def _pairs(
+    mu: Array,
+    differences: Callable[[Array], Vectors],
+    particles: Particles,
+    softening: Array | float,
+) -> Pairs:
+    p = particles
+    r, v, a = (differences(z) for z in (p.position, p.velocity, p.acceleration))
     return Pairs(
         distance=safe_sqrt(_dot(r, r) + softening**2),
         mu=mu,
@@ -128,6 +149,9 @@ def _pairs(mu: Array, r: Array, v: Array, a: Array, softening: Array | float) ->
     )
 
 
-def _dot(x: Float[Array, "P D"], y: Float[Array, "P D"]) -> Float[Array, " P"]:
-    # Unrolled: a reduction over two or three numbers costs more than they do.
-    return sum((x[:, k] * y[:, k] for k in range(x.shape[1])), start=jnp.zeros((), x.dtype))
+def _components(z: Float[Array, "N D"]) -> list[Float[Array, " N"]]:
+    return [z[:, k] for k in range(z.shape[1])]
+
+
+def _dot(x: Vectors, y: Vectors) -> Float[Array, "*P"]:
+    return sum((x_k * y_k for x_k, y_k in zip(x[1:], y[1:], strict=True)), start=x[0] * y[0])

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxstepper.diagnostics import angular_momentum, momentum, total_energy
 from jaxstepper.dynamics import (
-    ROWS_AT_ONCE,
+    PAIRS_AT_ONCE,
     SOURCES_AT_ONCE,
     UNROLLED_UP_TO,
     Gravity,
@@ -27,6 +27,9 @@ from jaxstepper.particles import from_table, to_table
 GOLDEN = np.load(Path(__file__).parent / "golden" / "dynamics.npz")
 # Beyond the border between the two ways to sum over pairs.
 MANY = UNROLLED_UP_TO + 1
+# Rows in two whole blocks and a part of one.
+SEVERAL_BLOCKS = 101
+assert 2 < SEVERAL_BLOCKS / (PAIRS_AT_ONCE // SEVERAL_BLOCKS) < 3
 
 accelerate = jax.jit(self_acceleration, static_argnums=2)
 potential = jax.jit(self_potential_energy, static_argnums=2)
@@ -111,7 +114,7 @@ def test_golden_cases_cover_tides_and_both_ways_to_sum():
         (UNROLLED_UP_TO, 3, 0.0),
         (MANY, 1, 0.1),
         (MANY, 3, 0.0),
-        (2 * ROWS_AT_ONCE + 1, 2, 0.1),
+        (SEVERAL_BLOCKS, 2, 0.1),
         (2 * SOURCES_AT_ONCE + 1, 3, 0.0),
     ],
 )
