@@ -81,6 +81,9 @@ CONTROLLERS = (
     "learned",
 )
 
+# Inputs that are free of scale; the torch system does not have them.
+NATIVE_FEATURES = ("orbital", "encounters")
+
 _optimisation = partial(option, group="optimisation", takes="train")
 _loop = partial(option, group="two-phase training", takes="train")
 _window = partial(option, group="window training (objective window)", takes="train")
@@ -172,10 +175,11 @@ class Config:
 
     feature_type: str = _features(
         "delta_mag",
-        one_of("delta_mag", "basic", "rich", "orbital"),
+        one_of("delta_mag", "basic", "rich", *NATIVE_FEATURES),
         "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
-        "window; there is no export of it",
+        "window; encounters, for many bodies, also sees what is around each; there is no export "
+        "of these two",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
@@ -499,14 +503,14 @@ def check_objective(config: Config, given: Mapping[str, str]) -> Config:
     Raises:
         UserError: it cannot.
     """
-    if config.feature_type == "orbital":
+    if config.feature_type in NATIVE_FEATURES:
         source = _source("feature_type", given)
         if config.objective != "window":
             rule = "needs objective window (--objective window)"
-            raise refusal("feature_type", source, "orbital", rule)
+            raise refusal("feature_type", source, config.feature_type, rule)
         if config.history_len > 0 or config.normalize_inputs:
             rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
-            raise refusal("feature_type", source, "orbital", rule)
+            raise refusal("feature_type", source, config.feature_type, rule)
     if config.objective != "window":
         return config
     if "dropout" in given and config.dropout > 0:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxstepper.dynamics import Gravity, for_each_body, safe_norm, self_acceleration
 from jaxstepper.history import History, append
-from jaxstepper.orbital import ORBITAL_INPUTS
+from jaxstepper.orbital import ORBITAL_INPUTS, SURROUNDINGS
 from jaxstepper.particles import Particles
 
 EPS = 1e-12
@@ -41,11 +41,11 @@ class FeatureSpec:
 
     Attributes:
         kind: "basic", "rich" or "delta_mag", of which the last without a history means "basic"; or
-            "orbital", the inputs of `native`, which holds them itself.
+            "orbital" and "encounters", the inputs of `native`, which holds them itself.
         history_len: K, the number of past states in the window.
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
-        tolerances: smallest and largest that an "orbital" network was trained with.
+        tolerances: smallest and largest that such a native network was trained with.
     """
 
     kind: str = "basic"
@@ -59,10 +59,15 @@ class FeatureSpec:
         return self.kind == "delta_mag" and self.history_len > 0
 
     @property
+    def is_native(self) -> bool:
+        """Whether the features are free of scale, and no torch simulator knows them."""
+        return self.kind in ("orbital", "encounters")
+
+    @property
     def size(self) -> int:
         """Length F of the input vector."""
-        if self.kind == "orbital":
-            return ORBITAL_INPUTS + 1
+        if self.is_native:
+            return ORBITAL_INPUTS + (SURROUNDINGS if self.kind == "encounters" else 0) + 1
         if self.is_delta:
             return 10 * self.history_len
         return (23 if self.kind == "rich" else 11) * (self.history_len + 1)

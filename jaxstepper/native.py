@@ -12,8 +12,8 @@ from jaxstepper.controllers import Controller, Memory, learned, no_memory
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec
 from jaxstepper.networks import StepNetwork, Variables
-from jaxstepper.orbital import dynamical_time, orbital_inputs
-from jaxstepper.pairs import shortest_pairs
+from jaxstepper.orbital import dynamical_rate, orbital_inputs, surroundings
+from jaxstepper.pairs import encounters, rate_of_all
 from jaxstepper.particles import Particles
 
 DEFAULT_TOLERANCE = 1e-3
@@ -31,9 +31,10 @@ def learned_rule(
     variables: Variables,
     tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
 ) -> Controller:
-    """The rule of any network: `orbital` for such inputs, else `learned`, without a tolerance."""
-    if features.kind == "orbital":
-        rule = OrbitalRule(network, gravity.softening, features.tolerances)
+    """The rule of any network: `orbital` for native inputs, else `learned`, without a tolerance."""
+    if features.is_native:
+        sees_others = features.kind == "encounters"
+        rule = OrbitalRule(network, gravity.softening, features.tolerances, sees_others)
         return orbital(rule, variables, tolerance)
     return learned(network, variables, features, gravity)
 
@@ -47,11 +48,13 @@ class OrbitalRule:
         network: with outputs of any sign.
         softening: of the force.
         tolerances: smallest and largest that the network was trained with.
+        sees_others: whether the network also sees the `surroundings` of each encounter.
     """
 
     network: StepNetwork
     softening: float
     tolerances: tuple[float, float]
+    sees_others: bool = False
 
 
 def orbital(
@@ -59,11 +62,12 @@ def orbital(
     variables: Variables,
     tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
 ) -> Controller:
-    """h = min over pairs of 2 sqrt(tolerance) T exp(network), with the pair's `dynamical_time` T.
+    """h = 2 sqrt(tolerance) T exp(network), with the time T = 1 / `dynamical_rate` of a pair.
 
-    Of many bodies, each takes part with its pair of shortest T alone, so that the network is
-    evaluated N times. `tolerance` is the largest relative energy error to aim for; to scale the
-    rule's steps by a factor is to change the tolerance by its square.
+    Of many bodies, each takes part with its encounter, so that the network is evaluated N times,
+    and h is the smallest of theirs, smoothly: h^-4 is half the sum of theirs, for each encounter is
+    there twice. `tolerance` is the largest relative energy error to aim for; to scale the rule's
+    steps by a factor is to change the tolerance by its square.
     """
     return Controller(
         no_memory,
@@ -79,15 +83,16 @@ def _orbital_step(
     memory: Memory,
     particles: Particles,
 ) -> tuple[Array, Memory]:
-    pairs = shortest_pairs(dynamical_time, particles, rule.softening)
+    pairs, rates = encounters(dynamical_rate, particles, rule.softening)
     dtype = particles.time.dtype
     tolerance = jnp.asarray(tolerance, dtype)
     seen = jnp.clip(tolerance, *rule.tolerances) / REFERENCE_TOLERANCE
     column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
-    inputs = jnp.concatenate([orbital_inputs(pairs), column], axis=-1)
+    seen_of_others = [surroundings(pairs, rates, rule.softening)] if rule.sees_others else []
+    inputs = jnp.concatenate([orbital_inputs(pairs), *seen_of_others, column], axis=-1)
     log_factor = rule.network.apply(variables, inputs)[:, 0]
-    times = dynamical_time(pairs) * jnp.exp(log_factor)
-    return STEP_SCALE * jnp.sqrt(tolerance) * jnp.min(times), memory
+    rate = rate_of_all(rates * jnp.exp(-log_factor))
+    return STEP_SCALE * jnp.sqrt(tolerance) / rate, memory
 
 
 def _rescaled(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxstepper.dynamics import for_each_body, safe_sqrt
 from jaxstepper.particles import Particles
@@ -60,26 +60,60 @@ def sum_over_pairs(
     return 0.5 * jnp.sum(_by_rows(quantity, jnp.sum, 0.0, particles, softening))
 
 
-def shortest_pairs(time_scale: Quantity, particles: Particles, softening: Array | float) -> Pairs:
-    """All pairs `[P]` of few bodies; of many, the pair of shortest `time_scale` of each body `[N]`.
+def encounters(
+    rate: Quantity, particles: Particles, softening: Array | float
+) -> tuple[Pairs, Float[Array, " P"]]:
+    """The one pair `[1]` of two bodies; of more, the pair that each body is in `[N]`, smoothly.
 
-    The pair of the shortest time scale of all is among them.
+    For a body, that is the mean of all its pairs, of the squares of their quantities, with weights
+    that go as the fourth power of their `rate`: that of the fastest, but as another takes its
+    place, nothing jumps, which a symmetrised rule would answer with a swing of its steps.
+
+    Returns:
+        The pairs, and the fourth root of the sum of the fourth powers of their rates.
     """
-    if _are_few(particles):
-        return _all_pairs(particles, softening)
+    if particles.mass.shape[0] == 2:
+        pairs = _all_pairs(particles, softening)
+        return pairs, rate(pairs)
 
-    def partner(i: Array) -> Int[Array, ""]:
+    def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
         others = jnp.arange(particles.mass.shape[0]) != i
-        times = time_scale(_pairs_of(i, others, particles, softening))
-        return jnp.argmin(jnp.where(others, times, jnp.inf))
+        pairs = _pairs_of(i, others, particles, softening)
+        rates = jnp.where(others, rate(pairs), 0.0)
+        # Divided by the largest, no power is too large for the dtype.
+        largest = lax.stop_gradient(jnp.max(rates))
+        squares = (rates / largest) ** 2
+        powers = squares * squares
+        total = jnp.sum(powers)
 
-    j = lax.stop_gradient(for_each_body(partner, particles.mass.shape[0]))
-    mass = particles.mass
+        def mean(x: Array) -> Array:
+            return jnp.sum(powers * x) / total
 
-    def differences(z: Float[Array, "N D"]) -> Vectors:
-        return [x[j] - x for x in _components(z)]
+        def root_mean(x: Array) -> Array:
+            return safe_sqrt(mean(x * x))
 
-    return _pairs(mass + mass[j], differences, particles, softening)
+        typical = Pairs(
+            distance=root_mean(pairs.distance),
+            mu=mean(pairs.mu),
+            r_dot_v=mean(pairs.r_dot_v),
+            speed=root_mean(pairs.speed),
+            acceleration=root_mean(pairs.acceleration),
+        )
+        return typical, largest * jnp.sqrt(jnp.sqrt(total))
+
+    return for_each_body(of_body, particles.mass.shape[0])
+
+
+def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
+    """The largest rate of `encounters`, smoothly: the fourth root of the sum over pairs of r^4.
+
+    Half of the sum over bodies, which has each pair twice; the rate itself of a single pair.
+    """
+    if rates.size == 1:
+        return rates[0]
+    largest = lax.stop_gradient(jnp.max(rates))
+    squares = (rates / largest) ** 2
+    return largest * jnp.sqrt(jnp.sqrt(0.5 * jnp.sum(squares * squares)))
 
 
 def _are_few(particles: Particles) -> bool:

@@ -17,7 +17,13 @@ import optax
 
 from jaxstepper import initial_conditions as ics
 from jaxstepper import processes
-from jaxstepper.config import Config, check_together, from_dict, ineffective
+from jaxstepper.config import (
+    NATIVE_FEATURES,
+    Config,
+    check_together,
+    from_dict,
+    ineffective,
+)
 from jaxstepper.dynamics import Gravity, tidal_field
 from jaxstepper.errors import UserError
 from jaxstepper.features import FeatureSpec, Scales, automatic_scales
@@ -269,7 +275,7 @@ def make_network(config: Config) -> StepNetwork:
         fourier_scale=config.fourier_scale,
         fourier_dim=config.fourier_dim,
         dtype=jnp.dtype(config.dtype),
-        positive=config.feature_type != "orbital",
+        positive=config.feature_type not in NATIVE_FEATURES,
     )
 
 
@@ -373,8 +379,8 @@ def adopt(config: Config, given: Given, checkpoint: Mapping[str, Any], name: str
     """
     trained, _ = from_dict(checkpoint)
     for field in (*NETWORK_FIELDS, *INPUT_FIELDS):
-        if field == "softening" and trained.feature_type == "orbital":
-            continue  # no input depends on it but through the distances it softens
+        if field == "softening" and trained.feature_type in NATIVE_FEATURES:
+            continue  # such inputs see it beside the distances that it softens, if at all
         mine, theirs = getattr(config, field), getattr(trained, field)
         if field in given and mine != theirs:
             raise UserError(

@@ -67,7 +67,9 @@ def run_window(
         rollout = jax.tree.map(lambda x, y: jnp.where(before < span, x, y), new, rollout)
         return rollout, (error**2, inside, inside * jnp.maximum(change - SMOOTH, 0.0) ** 2)
 
-    rollout, (squares, inside, rough) = lax.scan(body, start(rule, particles), length=most_steps)
+    rollout, (squares, inside, rough) = lax.scan(
+        jax.checkpoint(body), start(rule, particles), length=most_steps
+    )
     weighted = 0.5 * NORM * jnp.log(squares + TINY) + jnp.log(inside + TINY)
     covered = jnp.minimum(rollout.particles.time / span, 1.0)
     steps = jnp.sum(inside)

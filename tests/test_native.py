@@ -11,19 +11,20 @@ from jaxstepper.features import FeatureSpec
 from jaxstepper.initial_conditions import kepler_pair, plummer, pythagorean, random_table
 from jaxstepper.native import learned_rule
 from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.orbital import dynamical_time, orbital_inputs
-from jaxstepper.pairs import Pairs, minimum_over_pairs, shortest_pairs
+from jaxstepper.orbital import dynamical_rate, orbital_inputs, surroundings
+from jaxstepper.pairs import Pairs, encounters, sum_over_pairs
 from jaxstepper.particles import from_table
 from jaxstepper.simulate import reverse, run_steps
 
 GRAVITY = Gravity()
 NETWORK = StepNetwork((8,), dropout=0.0, positive=False)
-FEATURES = FeatureSpec("orbital")
-VARIABLES = init_variables(NETWORK, jax.random.PRNGKey(3), FEATURES.size)
+KINDS = ("orbital", "encounters")
 
 
-def rule(tolerance=1e-3):
-    return learned_rule(NETWORK, FEATURES, GRAVITY, VARIABLES, tolerance)
+def rule(tolerance=1e-3, kind="orbital"):
+    features = FeatureSpec(kind)
+    variables = init_variables(NETWORK, jax.random.PRNGKey(3), features.size)
+    return learned_rule(NETWORK, features, GRAVITY, variables, tolerance)
 
 
 def state(table):
@@ -36,7 +37,7 @@ def step_size(controller, particles):
 
 def pair_of(table):
     particles = state(table)
-    return shortest_pairs(dynamical_time, particles, 0.0)
+    return encounters(dynamical_rate, particles, 0.0)[0]
 
 
 @pytest.mark.parametrize("e", [0.0, 0.3, 0.9])
@@ -57,45 +58,78 @@ def test_the_inputs_are_those_of_the_orbit(e, phase):
 def test_inputs_and_gradients_are_finite_at_rest_on_circles_and_far_above_escape():
     def one(r, v, r_dot_v):
         pairs = Pairs(*(jnp.array([x]) for x in (r, 1.0, r_dot_v, v, 1.0)))
-        return jnp.sum(orbital_inputs(pairs)) + jnp.sum(dynamical_time(pairs))
+        return jnp.sum(orbital_inputs(pairs)) + 1 / jnp.sum(dynamical_rate(pairs))
 
     for v, r_dot_v in ((0.0, 0.0), (1.0, 0.0), (1e4, 0.0), (1e4, 1e4), (np.sqrt(2), 0.3)):
         value, gradient = jax.value_and_grad(one, (0, 1, 2))(1.0, v, r_dot_v)
         assert np.isfinite(value) and np.all(np.isfinite(gradient))
 
 
-def test_the_step_scales_with_the_dynamical_time():
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_scales_with_the_dynamical_time(kind):
     table = kepler_pair(0.6, phase=2.0, dim=3)
     length, mass = 7.0, 40.0
     larger = table * np.array([mass, *[length] * 3, *[np.sqrt(mass / length)] * 3])
-    ratio = step_size(rule(), state(larger)) / step_size(rule(), state(table))
+    mine = rule(kind=kind)
+    ratio = step_size(mine, state(larger)) / step_size(mine, state(table))
     np.testing.assert_allclose(ratio, np.sqrt(length**3 / mass), rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("table", [kepler_pair(0.6, phase=2.0), plummer(1, 24)])
-def test_the_step_does_not_change_when_velocities_are_reversed_or_bodies_renumbered(table):
-    wanted = step_size(rule(), state(table))
+def test_the_step_does_not_change_when_velocities_are_reversed_or_bodies_renumbered(table, kind):
+    mine = rule(kind=kind)
+    wanted = step_size(mine, state(table))
     back = table.copy()
     back[:, 1 + (table.shape[1] - 1) // 2 :] *= -1
-    np.testing.assert_allclose(step_size(rule(), state(back)), wanted, rtol=1e-12)
-    np.testing.assert_allclose(step_size(rule(), state(table[::-1])), wanted, rtol=1e-12)
+    np.testing.assert_allclose(step_size(mine, state(back)), wanted, rtol=1e-12)
+    np.testing.assert_allclose(step_size(mine, state(table[::-1])), wanted, rtol=1e-12)
 
 
-def test_a_far_body_does_not_change_the_step_of_a_pair():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_far_body_does_not_change_the_step_of_a_pair(kind):
     table = kepler_pair(0.5, phase=1.0)
     far = np.concatenate([table, [[1.0, 1e5, 0, 0, 0]]])
+    mine = rule(kind=kind)
     np.testing.assert_allclose(
-        step_size(rule(), state(far)), step_size(rule(), state(table)), rtol=1e-12
+        step_size(mine, state(far)), step_size(mine, state(table)), rtol=1e-9
     )
 
 
-@pytest.mark.parametrize("count", [5, 24])
-def test_the_shortest_pairs_hold_the_shortest_of_all(count):
+@pytest.mark.parametrize("count", [3, 5, 24])
+def test_the_rates_of_encounters_add_up_to_those_of_all_pairs(count):
     particles = state(random_table(0, count, 3, 1.0, 1.0, 1.0))
-    pairs = shortest_pairs(dynamical_time, particles, 0.1)
-    assert pairs.mu.shape == ((10,) if count == 5 else (24,))
-    shortest = jnp.min(dynamical_time(pairs))
-    assert shortest == minimum_over_pairs(dynamical_time, particles, 0.1)
+    pairs, rates = encounters(dynamical_rate, particles, 0.1)
+    assert pairs.mu.shape == rates.shape == (count,)
+    of_all = sum_over_pairs(lambda pairs: dynamical_rate(pairs) ** 4, particles, 0.1)
+    np.testing.assert_allclose(0.5 * jnp.sum(rates**4), of_all, rtol=1e-12)
+
+
+def test_an_encounter_is_that_of_the_closest_pair_if_all_else_is_far():
+    table = kepler_pair(0.5, phase=1.0)
+    alone = pair_of(table)
+    far = np.concatenate([table, [[1.0, 1e4, 0, 0, 0]]])
+    for mine, other in zip(pair_of(far), alone, strict=True):
+        np.testing.assert_allclose(mine[:2], np.repeat(other, 2), rtol=1e-7)
+
+
+def test_nothing_jumps_as_another_body_becomes_the_closest():
+    def inputs(x):
+        third = jnp.array([[1.0, 1.0 + x, 0.0, 0.3, 0.0]])
+        table = jnp.concatenate([jnp.array([[1.0, 0, 0, 0, 0], [2.0, -1.0, 0, 0, 1.0]]), third])
+        pairs, rates = encounters(dynamical_rate, state(table), 0.0)
+        return jnp.append(orbital_inputs(pairs)[0], rates[0])
+
+    np.testing.assert_allclose(inputs(1e-7), inputs(-1e-7), atol=1e-6)
+
+
+def test_the_surroundings_are_softening_and_share_of_the_rates():
+    particles = state(plummer(1, 24))
+    pairs, rates = encounters(dynamical_rate, particles, 0.1)
+    softened, log_share = surroundings(pairs, rates, 0.1).T
+    np.testing.assert_allclose(softened, (0.1 / pairs.distance) ** 2, rtol=1e-12)
+    share = rates / (0.5 * np.sum(rates**4)) ** 0.25
+    np.testing.assert_allclose(np.exp(2 * log_share), share**2 + 0.02**2, rtol=1e-9)
 
 
 def test_small_steps_go_as_the_square_root_of_the_tolerance_and_the_network_sees_larger_ones():
