@@ -43,7 +43,8 @@ def attempt(
     """Tries a step from every state of `sample` where `present`.
 
     If any fails (or wastes, where the gate is two-sided), the network takes one optimiser step on
-    the mean loss of those that do. A dt that is not finite sets the status.
+    the mean loss of those that do. A dt or a gradient that is not finite sets the status, and the
+    network stays as it was.
     """
     state, dropout_key = state.split_key()
     keys = jax.random.split(dropout_key, present.shape[0])
@@ -54,17 +55,19 @@ def attempt(
     trained = failed | (present & trial.wasteful)
 
     def train(_: Array | int, carry: tuple) -> tuple:
-        params, optimizer_state = carry
+        params, optimizer_state, _ = carry
         variables = {**state.variables, "params": params}
         gradient = _loss_gradient(plan, variables, sample.inputs, keys, trial.slope, trained)
         updates, optimizer_state = plan.optimizer.update(gradient, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state
+        finite = _is_finite(gradient)
+        updates = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), updates)
+        return optax.apply_updates(params, updates), optimizer_state, finite
 
     # A loop of one turn or none works in place, where a conditional would copy the network.
     turns = jnp.any(trained).astype(jnp.int32)
-    untrained = (state.variables["params"], state.optimizer_state)
-    params, optimizer_state = lax.fori_loop(0, turns, train, untrained)
-    finite = jnp.all(jnp.isfinite(dt) | ~present)
+    untrained = (state.variables["params"], state.optimizer_state, jnp.array(True))
+    params, optimizer_state, finite = lax.fori_loop(0, turns, train, untrained)
+    finite &= jnp.all(jnp.isfinite(dt) | ~present)
     status = jnp.where((state.status == RUNNING) & ~finite, NOT_FINITE, state.status)
     state = state.replace(
         variables={**state.variables, "params": params},
@@ -113,6 +116,16 @@ def _loss_gradient(
     nothing = jax.tree.map(jnp.zeros_like, variables["params"])
     first = (jnp.zeros((), jnp.int32), nothing)
     return lax.while_loop(lambda carry: carry[0] < count, add_block, first)[1]
+
+
+def _is_finite(gradient: Variables) -> Bool[Array, ""]:
+    """Whether a gradient is finite: that of a layer's weights is, if that of its biases is.
+
+    The biases' depend on all weights. An update that waits for them finds that nothing else needs
+    the old weights, and changes them in place, where XLA would copy the network first.
+    """
+    biases = [leaf for leaf in jax.tree.leaves(gradient) if leaf.ndim == 1]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(bias)) for bias in biases]))
 
 
 def propose_dt(
