@@ -12,7 +12,7 @@ from jaxstepper.controllers import Controller, Memory, learned, no_memory
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec
 from jaxstepper.networks import StepNetwork, Variables
-from jaxstepper.orbital import dynamical_rate, orbital_inputs, surroundings
+from jaxstepper.orbital import dynamical_rate, free_fall_rate, orbital_inputs, surroundings
 from jaxstepper.pairs import encounters, rate_of_all
 from jaxstepper.particles import Particles
 
@@ -48,7 +48,8 @@ class OrbitalRule:
         network: with outputs of any sign.
         softening: of the force.
         tolerances: smallest and largest that the network was trained with.
-        sees_others: whether the network also sees the `surroundings` of each encounter.
+        sees_others: whether the network also sees the `surroundings` of each encounter; its step
+            is then in units of the free-fall time, which no body that just passes by shortens.
     """
 
     network: StepNetwork
@@ -62,7 +63,7 @@ def orbital(
     variables: Variables,
     tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
 ) -> Controller:
-    """h = 2 sqrt(tolerance) T exp(network), with the time T = 1 / `dynamical_rate` of a pair.
+    """h = 2 sqrt(tolerance) T exp(network), with the dynamical or free-fall time T of a pair.
 
     Of many bodies, each takes part with its encounter, so that the network is evaluated N times,
     and h is the smallest of theirs, smoothly: h^-4 is half the sum of theirs, for each encounter is
@@ -83,7 +84,8 @@ def _orbital_step(
     memory: Memory,
     particles: Particles,
 ) -> tuple[Array, Memory]:
-    pairs, rates = encounters(dynamical_rate, particles, rule.softening)
+    rate_of = free_fall_rate if rule.sees_others else dynamical_rate
+    pairs, rates = encounters(rate_of, particles, rule.softening)
     dtype = particles.time.dtype
     tolerance = jnp.asarray(tolerance, dtype)
     seen = jnp.clip(tolerance, *rule.tolerances) / REFERENCE_TOLERANCE

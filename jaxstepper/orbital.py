@@ -26,6 +26,11 @@ def dynamical_rate(pairs: Pairs) -> Float[Array, "*P"]:
     return jnp.sqrt(pairs.mu / r**3 + (pairs.speed / r) ** 2)
 
 
+def free_fall_rate(pairs: Pairs) -> Float[Array, "*P"]:
+    """sqrt(mu / r^3)."""
+    return jnp.sqrt(pairs.mu / pairs.distance**3)
+
+
 def orbital_inputs(pairs: Pairs) -> Float[Array, "*P 4"]:
     """log q, c^2, the eccentricity, and (2 - q) / (2 + q), for q = r v^2 / mu.
 

@@ -2,10 +2,11 @@
 
     python scripts/benchmark.py [--only PATTERN] [--json FILE] [--quick]
 
-PATTERN is a group (rollouts, systems, learned, retrain, replay, orbits, startup, growth) or matches
-names of rows. A row is {name, value, unit, reference, reference_value, ratio, goal}; ratio says how
-many times better than the reference we are, and a ratio >= goal is good. Times are the best of some
-runs, in turns with the peer's; compile time is in a column of its own, and in no other figure.
+PATTERN is a group (rollouts, systems, learned, retrain, replay, orbits, chip, startup, growth) or
+matches names of rows. A row is {name, value, unit, reference, reference_value, ratio, goal}; ratio
+says how many times better than the reference we are, and a ratio >= goal is good. Times are the
+best of some runs, in turns with the peer's; compile time is in a column of its own, and in no other
+figure. On a GPU, systems, orbits and chip go to larger sizes.
 Peers that are not installed (the packages `rebound` and `torch`) leave NaN.
 
 What bounds each from below:
@@ -26,6 +27,9 @@ replay: an iteration of phase 2 in which every sample fails: the network forward
 orbits: training on B Kepler pairs with the default network: time for one orbit to have one step
     accepted, both phases included, in a run that has found its dt. With one orbit the floor is
     reading the weights for every attempt; with many, the matrix products (`products`).
+chip: the direct sum of all accelerations, at 20 operations a pair, beside the multiply-adds that
+    the chip does on numbers in registers. A pair's square root and division count as one operation
+    each, and cost many. The goal, on a GPU, is a half.
 startup: processes from their start, and compiling a training chunk; there the limit is a promise.
 growth: cost of a unit of work against size, without a goal. The cost of a pair falls with N until
     vectors are full, and that of a system with B; an epoch costs the same however many there are.
@@ -37,9 +41,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 
+import benchmark_chip as chip
 import benchmark_rollouts as rollouts
 import benchmark_startup as startup
 import benchmark_training as training
+import jax
 from benchmark_rows import Row
 
 from jaxstepper import setup
@@ -54,14 +60,23 @@ def groups(quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
     few = 1 if quick else 3
     return {
         "rollouts": lambda: rollouts.rollouts(many, (3, 64) if quick else (3, 64, 1024, 4096)),
-        "systems": lambda: rollouts.systems(many, 256 if quick else 4096),
+        "systems": lambda: rollouts.systems(many, (256,) if quick else _systems()),
         "learned": lambda: rollouts.learned_steps(many, 64 if quick else 1024),
         "retrain": lambda: training.retrain(few, 5 if quick else 20),
         "replay": lambda: training.replay(few, 64 if quick else 512),
-        "orbits": lambda: training.orbits(few, (1, 64) if quick else (1, 64, 1024)),
+        "orbits": lambda: training.orbits(few, (1, 64) if quick else _orbits()),
+        "chip": lambda: chip.direct_sums(few, quick),
         "startup": lambda: startup.startup(few),
         "growth": lambda: _all_growth(few, quick),
     }
+
+
+def _systems() -> tuple[int, ...]:
+    return (4096,) if jax.default_backend() == "cpu" else (1, 1024, 1_048_576)
+
+
+def _orbits() -> tuple[int, ...]:
+    return (1, 64, 1024) if jax.default_backend() == "cpu" else (1, 1024, 65_536)
 
 
 def _all_growth(repeats: int, quick: bool) -> Iterator[Row]:
@@ -103,6 +118,9 @@ def main() -> int:
             if chosen or fnmatch.fnmatch(row.name, options.only):
                 rows.append(row)
                 print(line(row), flush=True)
+    if not rows:
+        print(f"--only {options.only}: no group and no row of this name", file=sys.stderr)
+        return 2
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump([{f: getattr(row, f) for f in FIELDS} for row in rows], file, indent=1)

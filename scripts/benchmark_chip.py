@@ -1,0 +1,58 @@
+"""Rows of the direct sum as a share of what the chip can do."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from benchmark_rollouts import GRAVITY, tables_of
+from benchmark_rows import Row, best_times, faster, within
+
+OPERATIONS_PER_PAIR = 20
+# Multiply-adds of an element, in four chains so that one need not wait for the last.
+CHAINS, LINKS = 4, 64
+ELEMENTS = {"cpu": 2**14, "gpu": 2**24, "tpu": 2**24}
+# On a CPU, more bodies than these take minutes.
+BODIES = {"cpu": (1024, 4096), "gpu": (4096, 16_384, 65_536, 262_144)}
+
+
+def direct_sums(repeats: int, quick: bool) -> Iterator[Row]:
+    """Operations per second of all accelerations, beside the peak measured for such operations."""
+    platform = jax.default_backend()
+    sizes = BODIES.get(platform, BODIES["gpu"])
+    for dtype in (jnp.float32, jnp.float64):
+        if not jax.config.jax_enable_x64 and dtype == jnp.float64:
+            continue
+        peak_work, peak_operations = peak_of_chip(dtype, ELEMENTS.get(platform, 2**24))
+        for count in sizes[:1] if quick else sizes:
+            table = jnp.asarray(tables_of(1, count, 3)[0], dtype)
+            accelerate = jax.jit(GRAVITY.acceleration).lower(
+                table[:, 1:4], table[:, 0], jnp.zeros((), dtype)
+            )
+            accelerate = accelerate.compile()
+
+            def work(table: jax.Array = table, run: Callable = accelerate) -> jax.Array:
+                return run(table[:, 1:4], table[:, 0], jnp.zeros((), table.dtype))
+
+            ours, peak = best_times(repeats, work, peak_work)
+            operations = OPERATIONS_PER_PAIR * float(count) ** 2
+            at_peak = operations / (peak_operations / peak.best)
+            name = f"direct sum N={count} {jnp.dtype(dtype).name}"
+            goal = None if platform == "cpu" else 0.5
+            yield faster(name, operations, "operations/s", ours, "peak", at_peak, goal)
+            numbers = accelerate.memory_analysis().temp_size_in_bytes / dtype.dtype.itemsize
+            row_name, unit = f"{name}, memory", "numbers/body"
+            yield within(row_name, numbers / count, unit, "a row of all pairs", count, 2.0)
+
+
+def peak_of_chip(dtype: type, elements: int) -> tuple[Callable[[], jax.Array], float]:
+    """Chains of multiply-adds on numbers that stay in registers, and their operations."""
+
+    @jax.jit
+    def chains(x: jax.Array) -> jax.Array:
+        values = [x + k for k in range(CHAINS)]
+        for _ in range(LINKS):
+            values = [value * x + 0.5 for value in values]
+        return sum(values, start=jnp.zeros_like(x))
+
+    x = jnp.full((elements,), 0.5, dtype)
+    return lambda: chains(x), 2.0 * CHAINS * LINKS * elements
