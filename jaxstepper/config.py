@@ -222,9 +222,9 @@ class Config:
     multi_orbit_sim: bool = _orbits(False, YES_NO, "simulate num_orbits systems at once")
     draw: str = _orbits(
         "kepler",
-        one_of("kepler", "apocentre", "random"),
+        one_of("kepler", "apocentre", "random", "plummer"),
         "how the initial conditions of many orbits are drawn: Kepler pairs at pericentre or at "
-        "apocentre, or random bodies",
+        "apocentre, random bodies, or Plummer spheres in 3D (total mass 1, energy -1/4)",
     )
     retrain_batch: int = _orbits(
         256, COUNT, "most systems that are tried, and trained on, at once in phase 1", takes="train"

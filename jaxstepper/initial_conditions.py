@@ -157,6 +157,13 @@ def plummer(seed: Seed, num_particles: int) -> Table:
     return _centred(1 / num_particles, position, velocity)
 
 
+def plummer_batch(seed: Seed, num_spheres: int, num_particles: int) -> Table:
+    """`num_spheres` Plummer spheres, one after another from one generator: `[B, N, 7]`."""
+    require(num_spheres >= 1, f"num_spheres must be >= 1, got {num_spheres}")
+    rng = np.random.default_rng(seed)
+    return np.stack([plummer(rng, num_particles) for _ in range(num_spheres)])
+
+
 def hierarchical_triple(
     inner_semi_major: float = 1.0,
     inner_eccentricity: float = 0.1,

@@ -126,8 +126,8 @@ def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = No
         config: of the run.
         given: what was given explicitly.
         many: whether the run takes many systems: those of a file, or else `num_orbits` draws of
-            Kepler pairs or random bodies. If not, one: a file's, a Kepler pair if -e or -a was
-            given with two particles, or random bodies.
+            Kepler pairs, random bodies or Plummer spheres. If not, one: a file's, a Kepler pair if
+            -e or -a was given with two particles, or random bodies.
         seed: of the draws; the config's otherwise.
 
     Raises:
@@ -143,43 +143,53 @@ def initial_tables(config: Config, given: Given, many: bool, seed: ics.Seed = No
 
 def _drawn_tables(config: Config, given: Given, many: bool, seed: ics.Seed) -> np.ndarray:
     seed = config.seed if seed is None else seed
-    systems = config.num_orbits if many else None
-    size = f"{config.num_particles} particles in {config.dim}D"
-    size = size if systems is None else f"{systems} systems of {size}"
-    numbers = (systems or 1) * config.num_particles * (1 + 2 * config.dim)
-    require_memory(8 * numbers, size)
-    if systems is not None and config.draw != "random":
-        if config.dim < 2:
-            raise UserError("--dim 1: Kepler pairs need 2 dimensions or more; or use --draw random")
-        if "num_particles" in given and config.num_particles != 2:
-            raise refusal(
-                "num_particles",
-                given["num_particles"],
-                config.num_particles,
-                "Kepler pairs have 2 bodies; leave it out, or use --draw random",
-            )
-        return ics.kepler_batch(
-            seed,
-            systems,
-            config.e_min,
-            config.e_max,
-            config.a_min,
-            config.a_max,
-            config.mass,
-            config.dim,
-            config.draw == "apocentre",
-        )
-    if systems is None and _is_kepler_pair(config, given):
+    spheres = many and config.draw == "plummer"
+    dim = 3 if spheres else config.dim
+    size = f"{config.num_particles} particles in {dim}D"
+    size = f"{config.num_orbits} systems of {size}" if many else size
+    systems = config.num_orbits if many else 1
+    require_memory(8 * systems * config.num_particles * (1 + 2 * dim), size)
+    if spheres:
+        if "dim" in given and config.dim != 3:
+            rule = "Plummer spheres have 3 dimensions; leave it out, or use --draw random"
+            raise refusal("dim", given["dim"], config.dim, rule)
+        return ics.plummer_batch(seed, systems, config.num_particles)
+    if many and config.draw != "random":
+        return _drawn_pairs(config, given, seed)
+    if not many and _is_kepler_pair(config, given):
         masses = (config.mass, config.mass)
         return ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)[None]
     return ics.random_batch(
         seed,
-        systems or 1,
+        systems,
         config.num_particles,
         config.dim,
         config.mass,
         config.pos_scale,
         config.vel_scale,
+    )
+
+
+def _drawn_pairs(config: Config, given: Given, seed: ics.Seed) -> np.ndarray:
+    if config.dim < 2:
+        raise UserError("--dim 1: Kepler pairs need 2 dimensions or more; or use --draw random")
+    if "num_particles" in given and config.num_particles != 2:
+        raise refusal(
+            "num_particles",
+            given["num_particles"],
+            config.num_particles,
+            "Kepler pairs have 2 bodies; leave it out, or use --draw random",
+        )
+    return ics.kepler_batch(
+        seed,
+        config.num_orbits,
+        config.e_min,
+        config.e_max,
+        config.a_min,
+        config.a_max,
+        config.mass,
+        config.dim,
+        config.draw == "apocentre",
     )
 
 

@@ -220,6 +220,7 @@ def test_toml_that_is_no_text(box, content):
         (f"{SIMULATE} -e 1.0", "--eccentricity 1.0: must be a number in [0, 1)"),
         (f"{SIMULATE} --multi-orbit-sim --num-particles 5", "Kepler pairs have 2 bodies"),
         (f"{TRAIN} --multi-orbit --num-particles 5", "--num-particles 5: Kepler pairs have 2"),
+        (f"{TRAIN} --multi-orbit --draw plummer --dim 2", "--dim 2: Plummer spheres have 3"),
         (f"{SIMULATE} --num-particles {HUGE}", "must be at most 2147483647"),
         (f"{SIMULATE} --num-particles 2147483647 --dim 1000", "GB of memory"),
         (f"{SIMULATE} --multi-orbit-sim --num-orbits 2147483647 --dim 900", "GB of memory"),

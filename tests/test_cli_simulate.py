@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper.initial_conditions import kepler_batch, random_table
+from jaxstepper.initial_conditions import kepler_batch, plummer_batch, random_table
 from jaxstepper.tables import save_table
 from jaxstepper.torch_bridge import read
 
@@ -141,10 +141,17 @@ def test_tidal_field_flags_add_its_energy_and_force(dim, where):
     np.testing.assert_allclose(gained, 4e-3 * pull, rtol=0.05, atol=1e-6)
 
 
-def test_multi_orbit_sim_prints_one_report_per_orbit():
-    many = reports("--multi-orbit-sim --num-orbits 3 --seed 1 --Nperiod 0 --steps 20")
+@pytest.mark.parametrize(
+    ("draw", "tables"),
+    [
+        ("", kepler_batch(1, 3, 0.6, 0.95, 0.8, 1.2, 1.0, 2)),
+        ("--draw plummer --num-particles 4", plummer_batch(1, 3, 4)),
+    ],
+    ids=["pairs", "spheres"],
+)
+def test_multi_orbit_sim_prints_one_report_per_orbit(draw, tables):
+    many = reports(f"--multi-orbit-sim --num-orbits 3 --seed 1 --Nperiod 0 --steps 20 {draw}")
     assert len(many) == 3
-    tables = kepler_batch(1, 3, 0.6, 0.95, 0.8, 1.2, 1.0, 2)
     for report, table in zip(many, tables, strict=True):
         np.save("one.npy", table)
         assert_close(report, simulate("--ic-path one.npy --Nperiod 0 --steps 20"))

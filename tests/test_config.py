@@ -322,7 +322,7 @@ INTEGER = "must be an integer"
         ("--integrator-mode history", "--integrator-mode history: needs history_len (--history-l"),
         ("--phase1 x", "--phase1 x: must be one of robust, torch"),
         ("--band x", "--band x: must be one of upper, both"),
-        ("--draw x", "--draw x: must be one of kepler, apocentre, random"),
+        ("--draw x", "--draw x: must be one of kepler, apocentre, random, plummer"),
         ("-s ../x", '--save-name ../x: must be a relative name, not empty, without ".."'),
         ("-s /x", '--save-name /x: must be a relative name, not empty, without ".."'),
         ("-s .", '--save-name .: must be a relative name, not empty, without ".."'),

@@ -156,6 +156,7 @@ def test_orbital_period_is_none_unless_two_bodies_are_bound():
         (lambda: ic.random_batch(0, 0, 3, 2, 1.0, 0.1, 1.0), "num_systems"),
         (lambda: ic.random_table(0, 1, 2, 1.0, 0.1, 1.0), "num_particles"),
         (lambda: ic.plummer(0, 0), "num_particles"),
+        (lambda: ic.plummer_batch(0, 0, 4), "num_spheres"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(build, named):
@@ -221,3 +222,11 @@ def test_plummer_is_in_henon_units_and_virial_equilibrium():
 def test_plummer_repeats_for_a_seed():
     np.testing.assert_array_equal(ic.plummer(5, 64), ic.plummer(5, 64))
     assert not np.array_equal(ic.plummer(5, 64), ic.plummer(6, 64))
+
+
+def test_plummer_batch_draws_spheres_one_after_another():
+    batch = ic.plummer_batch(3, 4, 8)
+    rng = np.random.default_rng(3)
+    assert batch.shape == (4, 8, 7)
+    for sphere in batch:
+        np.testing.assert_array_equal(sphere, ic.plummer(rng, 8))

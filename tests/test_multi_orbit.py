@@ -19,7 +19,12 @@ from jaxstepper import checkpoints, setup
 from jaxstepper.config import Config
 from jaxstepper.diagnostics import total_energy
 from jaxstepper.dynamics import Gravity
-from jaxstepper.initial_conditions import kepler_batch, orbital_period, random_batch
+from jaxstepper.initial_conditions import (
+    kepler_batch,
+    orbital_period,
+    plummer_batch,
+    random_batch,
+)
 from jaxstepper.losses import Gate, try_step
 from jaxstepper.particles import from_table
 from jaxstepper.prepare import prepare_training
@@ -59,15 +64,17 @@ def test_without_the_flag_one_orbit_trains_and_the_warning_says_how_to_opt_in() 
     assert len(kept().initial_conditions) == 1
 
 
-@pytest.mark.parametrize("source", ["file", "random"])
-def test_batches_come_from_a_file_or_from_random_draws(source: str) -> None:
+@pytest.mark.parametrize("source", ["file", "random", "plummer"])
+def test_batches_come_from_a_file_or_from_draws(source: str) -> None:
     tables = random_batch(3, 5, 3, 2, 1.0, 0.1, 1.0)
+    arguments = f"--draw {source} --num-orbits 5 --num-particles 3"
     if source == "file":
         save_table("many.npy", tables)
         arguments = "--ic-path many.npy"
-    else:
-        arguments = "--draw random --num-orbits 5 --num-particles 3"
+    elif source == "random":
         tables = random_batch(1, 5, 3, 2, 1.0, 0.1, 1.0)
+    else:
+        tables = plummer_batch(1, 5, 3)
     assert call(f"train --multi-orbit {arguments} {SMALL}")[0] == 0
     np.testing.assert_array_equal(kept().initial_conditions, tables)
 
