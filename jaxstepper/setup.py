@@ -224,9 +224,14 @@ def end_times(config: Config, tables: np.ndarray) -> np.ndarray:
 
 
 def with_shape_of(config: Config, tables: np.ndarray) -> Config:
-    """The config with the number of particles and dimensions of the tables in use."""
+    """The config with the number of particles and dimensions of the tables in use.
+
+    Raises:
+        UserError: the external field has another number of dimensions.
+    """
     _, num_particles, columns = tables.shape
-    return replace(config, num_particles=num_particles, dim=(columns - 1) // 2)
+    config = replace(config, num_particles=num_particles, dim=(columns - 1) // 2)
+    return check_together(config, {})
 
 
 def make_gravity(config: Config) -> Gravity:

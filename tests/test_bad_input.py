@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TRAIN = "train --epochs 1 --hidden-dims 4 --save-name new --no-compilation-cache"
 SIMULATE = "simulate --steps 3 --no-compilation-cache"
 MODEL = f"{SIMULATE} --num-particles 3 --integrator-mode ml --model-path"
+FIELD = "--external-field-mass 1 --external-field-position 1 2"
 HUGE = 10**30
 
 
@@ -221,6 +222,10 @@ def test_toml_that_is_no_text(box, content):
         (f"{SIMULATE} --multi-orbit-sim --num-particles 5", "Kepler pairs have 2 bodies"),
         (f"{TRAIN} --multi-orbit --num-particles 5", "--num-particles 5: Kepler pairs have 2"),
         (f"{TRAIN} --multi-orbit --draw plummer --dim 2", "--dim 2: Plummer spheres have 3"),
+        (
+            f"{SIMULATE} --multi-orbit-sim --draw plummer {FIELD}",
+            "--external-field-position 1.0 2.0: must be 3 numbers (dim is 3)",
+        ),
         (f"{SIMULATE} --num-particles {HUGE}", "must be at most 2147483647"),
         (f"{SIMULATE} --num-particles 2147483647 --dim 1000", "GB of memory"),
         (f"{SIMULATE} --multi-orbit-sim --num-orbits 2147483647 --dim 900", "GB of memory"),
