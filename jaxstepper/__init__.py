@@ -1,3 +1,65 @@
-"""Learned time steps for gravitational N-body simulation, in JAX."""
+"""Learned time steps for gravitational N-body simulation, in JAX. Units: G = 1.
+
+A table of bodies becomes `Particles`; a `Controller` says how long each step is; a rollout takes
+the steps under a `Gravity`. All of it is pure functions and pytrees, for `jit`, `vmap` and `grad`.
+The names below are what most programs need; the modules of the package hold the rest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxstepper.controllers import Controller, fixed, memoryless, scaled, symmetrized
+    from jaxstepper.diagnostics import total_energy
+    from jaxstepper.dynamics import ExternalField, Gravity
+    from jaxstepper.initial_conditions import kepler_pair, plummer
+    from jaxstepper.models import load_controller
+    from jaxstepper.particles import Particles, from_table
+    from jaxstepper.rules import free_fall
+    from jaxstepper.simulate import Limits, record, run_steps, run_until
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Controller",
+    "ExternalField",
+    "Gravity",
+    "Limits",
+    "Particles",
+    "fixed",
+    "free_fall",
+    "from_table",
+    "kepler_pair",
+    "load_controller",
+    "memoryless",
+    "plummer",
+    "record",
+    "run_steps",
+    "run_until",
+    "scaled",
+    "symmetrized",
+    "total_energy",
+]
+
+_HOMES = {
+    "controllers": ("Controller", "fixed", "memoryless", "scaled", "symmetrized"),
+    "diagnostics": ("total_energy",),
+    "dynamics": ("ExternalField", "Gravity"),
+    "initial_conditions": ("kepler_pair", "plummer"),
+    "models": ("load_controller",),
+    "particles": ("Particles", "from_table"),
+    "rules": ("free_fall",),
+    "simulate": ("Limits", "record", "run_steps", "run_until"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the command line reads its arguments before JAX is imported.
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"jaxstepper.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -70,8 +70,16 @@ class Controller:
     def __post_init__(self) -> None:
         for name in ("init", "step_size", "take_step", "rescaled"):
             function = getattr(self, name)
-            if callable(function) and not isinstance(function, Partial):
-                object.__setattr__(self, name, Partial(function))
+            if callable(function):
+                object.__setattr__(self, name, as_pytree(function))
+
+
+def as_pytree(function: Callable) -> Partial:
+    """The function as a `Partial`, whose leaves are the numbers it was given.
+
+    Wrapped twice, the numbers of the inner one would be no leaves, but compiled in.
+    """
+    return function if isinstance(function, Partial) else Partial(function)
 
 
 def no_memory(particles: Particles) -> Memory:
@@ -80,13 +88,29 @@ def no_memory(particles: Particles) -> Memory:
     return ()
 
 
-def _fixed_step(dt: Array | float, memory: Memory, particles: Particles) -> tuple[Array, Memory]:
-    return jnp.asarray(dt, particles.time.dtype), memory
+def _memoryless_step(
+    step_size: Callable[[Particles], Array | float], memory: Memory, particles: Particles
+) -> tuple[Array, Memory]:
+    return jnp.asarray(step_size(particles), particles.time.dtype), memory
+
+
+def memoryless(step_size: Callable[[Particles], Float[Array, ""] | float]) -> Controller:
+    """The rule of any function of the state: particles -> dt `[]`.
+
+    Numbers that vary from one rollout to the next go into a `jax.tree_util.Partial` around it. To
+    be symmetrised, the function must not change when all velocities are reversed.
+    """
+    return Controller(no_memory, Partial(_memoryless_step, as_pytree(step_size)))
+
+
+def _constant(dt: Array | float, particles: Particles) -> Array | float:
+    del particles
+    return dt
 
 
 def fixed(dt: Float[Array, ""] | float) -> Controller:
     """The same dt for every step."""
-    return Controller(no_memory, Partial(_fixed_step, dt))
+    return memoryless(Partial(_constant, dt))
 
 
 @jax.tree_util.register_static
@@ -133,7 +157,7 @@ def _scaled_step(
     factor: Array | float, rule: Controller, memory: Memory, particles: Particles
 ) -> tuple[Array, Memory]:
     dt, memory = rule.step_size(memory, particles)
-    return jnp.asarray(factor, dt.dtype) * dt, memory
+    return jnp.asarray(factor, particles.time.dtype) * dt, memory
 
 
 def scaled(rule: Controller, factor: Float[Array, ""] | float) -> Controller:
@@ -153,7 +177,7 @@ def _symmetrized_step(
 ) -> tuple[Array, Memory]:
     rho, inner = memory
     wanted, inner = rule.step_size(inner, particles)
-    wanted = wanted.astype(rho.dtype)
+    wanted = jnp.asarray(wanted, rho.dtype)
     rho = jnp.where(rho == 0, 1 / wanted, 2 / wanted - rho)
     rho = jnp.maximum(rho, 1 / (MOST_TIMES_WANTED * wanted))
     return 1 / rho, (rho, inner)

@@ -37,6 +37,14 @@ class ExternalField:
     acceleration: Callable[[Array, Array], Array]
     potential: Callable[[Array, Array], Array]
 
+    @classmethod
+    def from_potential(cls, potential: Callable[[Array, Array], Array]) -> "ExternalField":
+        """The field -grad Phi of a potential (position `[N, D]`, time `[]`) -> Phi `[N]`.
+
+        The potential of a body must depend on no other body's position.
+        """
+        return cls(_minus_gradient(potential), potential)
+
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ def self_acceleration(
 
     Bodies at the same place do not attract each other, and the gradient is finite there.
     """
+    if position.shape[0] == 1:
+        return jnp.zeros_like(position)
     if position.shape[0] <= UNROLLED_UP_TO:
         return _acceleration_unrolled(position, mass, softening, by_component)
     return _acceleration_by_sources(position, mass, softening)
@@ -137,6 +147,18 @@ def tidal_field(mass: float, position: tuple[float, ...]) -> ExternalField:
         return -mass * (1 / distance - 1 / far - x @ origin / far**3)
 
     return ExternalField(acceleration, potential)
+
+
+@lru_cache
+def _minus_gradient(
+    potential: Callable[[Array, Array], Array],
+) -> Callable[[Array, Array], Array]:
+    """Cached, so that equal fields are equal and compile once."""
+
+    def minus_sum(position: Array, time: Array) -> Array:
+        return -jnp.sum(potential(position, time))
+
+    return jax.grad(minus_sum)
 
 
 def _acceleration_unrolled(

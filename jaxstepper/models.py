@@ -1,6 +1,6 @@
 """A trained network from wherever it is kept: a run, one of its epochs, or a `.pt` file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from jaxstepper.config import Config
 from jaxstepper.controllers import Controller
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
-from jaxstepper.native import learned_rule
+from jaxstepper.native import DEFAULT_TOLERANCE, learned_rule
 from jaxstepper.networks import Variables, init_variables
 from jaxstepper.torch_checkpoint import TorchCheckpoint
 from jaxstepper.torch_state import network_shape, to_state_dict
@@ -68,6 +68,34 @@ def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) ->
     plan = setup.make_plan(config)
     variables = variables_for(plan, model)
     return learned_rule(plan.network, plan.features, gravity, variables, config.tolerance)
+
+
+def load_controller(
+    model_path: str,
+    gravity: Gravity,
+    tolerance: float = DEFAULT_TOLERANCE,
+    checkpoint_dir: str = "checkpoints",
+) -> Controller:
+    """The step-size rule of a trained network, in JAX's default precision.
+
+    Args:
+        model_path: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+        gravity: what moves the bodies; its softening must be that of the training, unless the
+            network is free of scale.
+        tolerance: energy error to aim for, which networks with orbital inputs take; `scaled` makes
+            the steps of others longer or shorter.
+        checkpoint_dir: folder that holds the runs.
+
+    Raises:
+        UserError: there is no such network, it cannot be read, or the softening is another.
+    """
+    model = load_model(model_path, checkpoint_dir)
+    asked = Config(softening=gravity.softening, tolerance=tolerance)
+    given = {"softening": "gravity.softening"}
+    config = setup.adopt(asked, given, model.config, model.name)
+    # Before any array of the network: whatever it was trained in, it runs with the particles.
+    config = replace(config, dtype=jnp.zeros((), float).dtype.name)
+    return learned_controller(config, model, gravity)
 
 
 def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:

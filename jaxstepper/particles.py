@@ -1,12 +1,14 @@
 """The state of a gravitational N-body system. Units: G = 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
+
+from jaxstepper.errors import require
 
 AccelerationFn = Callable[[Array, Array, Array], Array]
 """(position `[N, D]`, mass `[N]`, time `[]`) -> acceleration `[N, D]`."""
@@ -39,9 +41,26 @@ class Particles:
         return replace(self, **changes)
 
 
-def from_table(table: ArrayLike, acceleration: AccelerationFn, dtype: DTypeLike) -> Particles:
-    """The state at time 0 of a table of bodies `[N, 1 + 2 D]` (mass, position, velocity)."""
+def from_table(
+    table: ArrayLike | Sequence[Sequence[ArrayLike]],
+    acceleration: AccelerationFn,
+    dtype: DTypeLike = float,
+) -> Particles:
+    """The state at time 0 of a table of bodies.
+
+    Args:
+        table: `[N, 1 + 2 D]`, columns mass, position, velocity.
+        acceleration: what moves them, such as `Gravity().acceleration`.
+        dtype: of the state; by default float64 if `jax_enable_x64` is on, and else float32.
+
+    Raises:
+        UserError: the table has another shape.
+    """
     table = jnp.asarray(table, dtype)
+    require(
+        table.ndim == 2 and table.shape[1] >= 3 and table.shape[1] % 2 == 1,
+        f"a table of bodies must be [N, 1 + 2 D] (mass, position, velocity), not {table.shape}",
+    )
     dim = (table.shape[-1] - 1) // 2
     mass, position, velocity = table[:, 0], table[:, 1 : 1 + dim], table[:, 1 + dim :]
     zero = jnp.zeros((), dtype)

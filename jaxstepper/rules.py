@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxstepper.controllers import Controller, Memory, fixed, no_memory
+from jaxstepper.controllers import Controller, Memory, as_pytree, fixed, no_memory
 from jaxstepper.diagnostics import kinetic_energy
 from jaxstepper.dynamics import Gravity, safe_norm
 from jaxstepper.errors import UserError
@@ -150,7 +150,7 @@ def by_name(name: str, gravity: Gravity, eta: Eta | None = None, power: float = 
 
 
 def _smallest(quantity: Quantity, eta: Eta, softening: Eta) -> Controller:
-    return Controller(no_memory, Partial(_smallest_step, Partial(quantity), eta, softening))
+    return Controller(no_memory, Partial(_smallest_step, as_pytree(quantity), eta, softening))
 
 
 def _smallest_step(

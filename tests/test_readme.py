@@ -1,5 +1,6 @@
 """Every command and program of the README runs as it stands there."""
 
+import doctest
 import re
 import shutil
 import subprocess
@@ -60,9 +61,18 @@ def test_the_stepper_of_the_picture_trains_and_simulates(clone: Path) -> None:
     assert (clone / "kepler.npz").is_file()
 
 
-@pytest.mark.parametrize("program", blocks("python"))
-def test_the_programs_run(program: str) -> None:
-    exec(compile(program, "README.md", "exec"), {})
+def test_the_programs_print_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks("python")):
+        test = doctest.DocTestParser().get_doctest(
+            block, names, f"program {number}", "README.md", 0
+        )
+        said: list[str] = []
+        done = doctest.DocTestRunner().run(test, out=said.append, clear_globs=False)
+        assert done.attempted > 0, block
+        assert done.failed == 0, "".join(said)
+        names = test.globs
 
 
 def test_the_links_lead_somewhere() -> None:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
-from jaxstepper.controllers import Controller, fixed, learned
+from jaxstepper.controllers import Controller, fixed, learned, memoryless
 from jaxstepper.dynamics import Gravity
 from jaxstepper.features import FeatureSpec, network_input, observe
 from jaxstepper.history import empty_history, push
@@ -21,6 +22,7 @@ from jaxstepper.initial_conditions import (
 from jaxstepper.integrators import leapfrog
 from jaxstepper.networks import StepNetwork, init_variables
 from jaxstepper.particles import from_table
+from jaxstepper.rules import power_law
 from jaxstepper.simulate import (
     Limits,
     blown_up_at,
@@ -273,3 +275,20 @@ def test_rollouts_of_other_settings_do_not_compile_again():
         compiled = run._cache_size()
         run(fixed(0.02), Gravity(), jax.tree.map(lambda x: 2 * x, particles), 3)
         assert run._cache_size() == compiled
+
+
+@pytest.mark.parametrize(
+    "rule_of",
+    [fixed, lambda power: power_law(0.01, power), lambda c: memoryless(Partial(constant, c))],
+    ids=["fixed", "power law", "memoryless"],
+)
+def test_the_numbers_of_a_rule_are_arguments_that_nothing_compiles_for(rule_of):
+    start = state_of(figure_eight())
+    run_steps(rule_of(0.01), GRAVITY, start, 2)
+    compiled = run_steps._cache_size()
+    run_steps(rule_of(0.02), GRAVITY, start, 2)
+    assert run_steps._cache_size() == compiled
+
+
+def constant(dt, particles):
+    return dt
