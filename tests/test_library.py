@@ -142,10 +142,9 @@ def test_a_network_is_refused_with_a_softening_it_does_not_know() -> None:
     "make",
     [
         lambda: js.fixed(0.03),
-        lambda: js.symmetrized(js.free_fall(0.1)),
         lambda: js.symmetrized(js.load_controller("kepler", GRAVITY, checkpoint_dir=RUNS)),
     ],
-    ids=["fixed", "free fall", "learned"],
+    ids=["fixed", "learned"],
 )
 def test_the_final_state_is_differentiable_by_the_initial_one(
     make: Callable[[], js.Controller], derivative: Callable
