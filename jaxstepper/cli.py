@@ -19,7 +19,7 @@ COMMANDS = {
     "both": "train, then simulate the result",
     "export": "write checkpoints as files for the torch simulator",
     "import": "make a run of a torch checkpoint file",
-    "plot": "draw a recorded rollout",
+    "plot": "draw the training of a run, or a recorded rollout",
     "make-ics": "write initial conditions: Kepler pairs, Plummer spheres, three-body classics",
     "evaluate": "compare step-size rules: force evaluations against energy error",
 }
@@ -72,11 +72,15 @@ def console() -> NoReturn:
 def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"there is no such command; there are {', '.join(COMMANDS)}")
-    if command in ("export", "import", "plot"):
-        from jaxstepper.convert import run_export, run_import, run_plot
+    if command in ("export", "import"):
+        from jaxstepper.convert import run_export, run_import
 
-        run = {"export": run_export, "import": run_import, "plot": run_plot}[command]
-        return run(arguments)
+        return (run_export if command == "export" else run_import)(arguments)
+
+    if command == "plot":
+        from jaxstepper.plot_command import run_plot
+
+        return run_plot(arguments)
 
     if command == "make-ics":
         from jaxstepper.make_ics_command import run_make_ics

@@ -1,4 +1,4 @@
-"""What `export`, `import` and `plot` do: from one file to another."""
+"""What `export` and `import` do: from one file to another."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import random_table
 from jaxstepper.models import TrainedModel, torch_config
 from jaxstepper.places import check_file_place, check_folder_place, check_run_place
-from jaxstepper.plots import plot_rollout
 from jaxstepper.prepare import prepare_training
 from jaxstepper.torch_checkpoint import FEATURE_TYPES, TorchCheckpoint
 from jaxstepper.torch_state import adam_state_dict
@@ -86,48 +85,6 @@ def run_import(arguments: list[str]) -> int:
     save_as_run(file, run, options.file)
     print(run / str(file.epoch))
     return 0
-
-
-def run_plot(arguments: list[str]) -> int:
-    """`plot FILE.npz [--out PICTURE]`; returns the exit code."""
-    parser = CommandParser(
-        prog="jaxstepper plot",
-        description="Draws orbits, dt and energy error of a rollout that simulate --output wrote.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("file", type=place, metavar="FILE.npz")
-    parser.add_argument(
-        "--out", type=place, metavar="PICTURE", help="a .png, .pdf or .svg; else FILE.png"
-    )
-    options = parser.parse_args(arguments)
-    path = Path(options.out or Path(options.file).with_suffix(".png"))
-    trajectory = _read_rollout(options.file)
-    check_file_place(path, f"--out {path}" if options.out else str(path))
-    plot_rollout(trajectory, path)
-    print(path)
-    return 0
-
-
-def _read_rollout(path: str) -> dict[str, np.ndarray]:
-    """The arrays of one recorded rollout, as `simulate --output` writes it."""
-    dimensions = {"time": 1, "dt": 1, "position": 3, "energy": 1}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            rollout = {name: file[name] for name in dimensions}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
-    except Exception as error:  # a damaged archive fails in any way it likes
-        raise UserError(f"{path}: is no rollout that simulate --output wrote") from error
-    if rollout["time"].ndim == 2:
-        raise UserError(f"{path}: holds several rollouts; record one to draw it")
-    states = rollout["time"].shape[:1]
-    fits = all(rollout[name].ndim == ndim for name, ndim in dimensions.items())
-    fits = fits and rollout["position"].shape[:1] == rollout["energy"].shape == states
-    if not fits or rollout["dt"].size + 1 != rollout["time"].size or 0 in rollout["position"].shape:
-        raise UserError(f"{path}: its arrays are not those of a rollout")
-    if any(array.dtype.kind != "f" for array in rollout.values()):
-        raise UserError(f"{path}: its arrays hold no real numbers")
-    return rollout
 
 
 def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:

@@ -18,10 +18,10 @@ from jaxstepper.errors import UserError
 from jaxstepper.evaluate import Run, evaluate
 from jaxstepper.evaluate_arguments import SYMMETRIZED, Candidate, candidates, parse_evaluate
 from jaxstepper.places import check_folder_place
-from jaxstepper.plots import plot_work_precision
 from jaxstepper.problems import Problem, problem
 from jaxstepper.tracking import note
 from jaxstepper.work_precision import COLUMNS, TARGETS, Curve, curves, summary
+from jaxstepper.work_precision_plot import plot_work_precision
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -1,137 +1,187 @@
-"""Pictures of rollouts and of work against precision; the only import of matplotlib."""
+"""The picture of how a run was trained."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxstepper import checkpoints
+from jaxstepper.config import Config, from_dict
 from jaxstepper.errors import UserError
-from jaxstepper.work_precision import Curve
+from jaxstepper.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PALE,
+    label_powers,
+    legend_above,
+    new_figure,
+    positive,
+    save,
+)
 
-# Okabe and Ito's colours: told apart by the colour-blind, and in greyscale by their order.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# For pictures of many curves; Tol's wine, grey and black besides.
-MORE_COLOURS = (*COLOURS, "#882255", "#7F7F7F", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
-UNITS = {"orbit": "orbit", "time": "unit of time"}
-# Errors below are drawn at the edge.
-SMALLEST_ERROR = 1e-7
-# Rules that are reversible as they are; their lines are whole.
-REVERSIBLE = ("fixed", "hairer-soderlind", "logarithmic-hamiltonian")
+FEW_EPOCHS = 40
+
+Metrics = Mapping[str, np.ndarray]
+"""Each metric of a run, `[E]` for E epochs; NaN where an epoch has none."""
 
 
-def plot_rollout(trajectory: Mapping[str, np.ndarray], path: Path) -> None:
-    """Draws orbits, dt and energy error of one rollout, as `simulate --output` writes it.
+def plot_training(run: Path, path: Path, last_epoch: int | None = None) -> None:
+    """Draws the metrics of every epoch of a run, which its folder keeps.
+
+    Of two-phase training: energy errors against the band, iterations, dt, and pass rates. Of window
+    training: the loss, the work and the error it came to, and how many windows were worth it.
 
     Args:
-        trajectory: time `[S + 1]`, dt `[S]`, position `[S + 1, N, D]`, energy `[S + 1]`.
+        run: its folder.
         path: of the picture; its suffix chooses the format.
+        last_epoch: to draw, from 0; else all.
 
     Raises:
-        UserError: matplotlib is missing, or the picture cannot be written.
+        UserError: the run keeps no metrics or no checkpoint; matplotlib is missing, or the picture
+            cannot be written.
     """
-    figure_of = _figure_class()
-    time, dt, position = trajectory["time"], trajectory["dt"], trajectory["position"]
-    energy = trajectory["energy"]
-    figure = figure_of(figsize=(9, 4), layout="constrained")
-    axes: dict[str, Any] = figure.subplot_mosaic([["orbit", "dt"], ["orbit", "error"]])
-
-    for body in range(position.shape[1]):
-        x, y = position[:, body, 0], position[:, body, 1 if position.shape[2] > 1 else 0]
-        colour = COLOURS[body % len(COLOURS)]
-        axes["orbit"].plot(x, y, color=colour, linewidth=0.4)
-        # A dot for every state shows where the steps are short.
-        axes["orbit"].plot(x, y, ".", color=colour, markersize=2)
-    axes["orbit"].locator_params(nbins=5)
-    axes["orbit"].set(xlabel="x", ylabel="y", aspect="equal", title="orbits, a dot per step")
-
-    axes["dt"].semilogy(time[:-1], dt, color=COLOURS[0], linewidth=1)
-    axes["dt"].set(ylabel="dt", title=f"{len(dt)} steps")
-    axes["dt"].sharex(axes["error"])
-    axes["dt"].tick_params(labelbottom=False)
-
-    deviation = np.abs(energy / energy[0] - 1)
-    axes["error"].semilogy(
-        time[1:], np.maximum(deviation[1:], 1e-17), color=COLOURS[1], linewidth=1
-    )
-    axes["error"].set(xlabel="time (G = 1)", ylabel="|E / E0 - 1|")
-    _save(figure, path)
+    save(training_figure(run, last_epoch), path)
 
 
-def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
-    """Draws largest energy error against force evaluations, a panel for each problem.
-
-    Lines are medians over the systems of a problem, bands their 16 to 84 % quantiles; broken lines
-    are plain rules, whole ones symmetrised or reversible as they are. Errors below 1e-7 are drawn
-    at the edge.
-
-    Raises:
-        UserError: matplotlib is missing, or the picture cannot be written.
-    """
-    figure_of = _figure_class()
-    problems = list(dict.fromkeys(curve.problem for curve in all_curves))
-    rules = list(dict.fromkeys(curve.rule for curve in all_curves))
-    columns = min(3, len(problems))
-    rows = -(-len(problems) // columns)
-    figure = figure_of(figsize=(1 + 4 * columns, 1.2 + 3.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    handles: dict[str, Any] = {}
-    for problem, axes in zip(problems, panels.flat, strict=False):
-        mine = [curve for curve in all_curves if curve.problem == problem]
-        for curve in mine:
-            style = _style(rules.index(curve.rule), curve)
-            line = _draw_curve(axes, curve, style)
-            handles.setdefault(curve.label, line)
-        axes.set(xscale="log", yscale="log", title=problem)
-        axes.set_ylim(SMALLEST_ERROR / 2, 2)
-        axes.set_xlabel(f"force evaluations per {UNITS[mine[0].unit]}")
-        axes.set_ylabel("max |E / E0 - 1|")
-        axes.grid(which="major", color="0.9", linewidth=0.6)
+def training_figure(run: Path, last_epoch: int | None = None) -> Any:
+    """The figure of `plot_training`."""
+    metrics = read_metrics(run / checkpoints.METRICS_FILE, last_epoch)
+    config, _ = from_dict(checkpoints.load(run).config)
+    figure = new_figure(10, 6.5, layout="constrained")
+    figure.suptitle(f"training of {run.name}, {len(metrics['epoch'])} epochs")
+    panels = figure.subplots(2, 2, sharex=True)
+    draw = _draw_windows if "relative_work" in metrics else _draw_two_phases
+    draw(panels.flat, metrics, config)
+    for axes in panels.flat:
+        axes.grid(color=PALE, linewidth=0.6)
         axes.set_axisbelow(True)
-    for axes in panels.flat[len(problems) :]:
-        axes.set_visible(False)
-    where = {"loc": "outside lower center", "ncols": columns + 1, "fontsize": "small"}
-    figure.legend(handles.values(), handles.keys(), **where)
-    _save(figure, path)
+        if axes.get_legend_handles_labels()[0]:
+            legend_above(axes)
+        label_powers(axes.yaxis)
+    for axes in panels[1]:
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
 
 
-def _style(index: int, curve: Curve) -> dict[str, Any]:
-    """Colour and marker of a rule, line and filling of its form; learned rules stand out."""
-    colour = MORE_COLOURS[index % len(MORE_COLOURS)]
-    symmetric = curve.symmetrized or curve.rule in REVERSIBLE
-    return {
+def read_metrics(path: Path, last_epoch: int | None = None) -> Metrics:
+    """The metrics in a file of one JSON object a line; a line that is cut short is left out.
+
+    Raises:
+        UserError: there is no such file, or no epoch in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); train writes it, import does not"
+        ) from error
+    epochs = [each for each in map(_as_metrics, lines) if each]
+    if last_epoch is not None:
+        epochs = [each for each in epochs if each["epoch"] <= last_epoch]
+    if not epochs:
+        raise UserError(f"{path}: holds no metrics of an epoch")
+    return {name: np.array([each.get(name, np.nan) for each in epochs]) for name in epochs[-1]}
+
+
+def _as_metrics(line: str) -> dict[str, float]:
+    """The numbers of a line; empty if it is none of an epoch."""
+    try:
+        values = json.loads(line)
+        numbers = {n: np.nan if value is None else float(value) for n, value in values.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    return numbers if "epoch" in numbers else {}
+
+
+def _draw_two_phases(panels: Any, metrics: Metrics, config: Config) -> None:
+    errors, iterations, steps, rates = panels
+    epoch = metrics["epoch"]
+
+    def values(name: str) -> np.ndarray:
+        return metrics.get(name, np.full(len(epoch), np.nan))
+
+    retrained = values("mean_retrain_iterations") > 0
+    replayed = values("skipped") == 0
+    errors.axhspan(config.E_lower, config.E_upper, color=PALE, label="band")
+    threshold = {"color": GREY, "linestyle": ":"}
+    errors.axhline(config.energy_threshold, **threshold, label="accepted below")
+    _range(errors, epoch, values("min_energy_error"), values("max_energy_error"))
+    _line(errors, epoch, values("mean_energy_error"), BLUE, "accepted steps")
+    failed = np.where(retrained, values("mean_retrain_rel_dE"), np.nan)
+    errors.plot(epoch, positive(failed), "x", color=ORANGE, markersize=4, label="failed attempts")
+    errors.set(yscale="log", ylabel="|ΔE / E| of a trial step")
+
+    _range(iterations, epoch, np.zeros(len(epoch)), values("max_retrain_iterations"))
+    _line(iterations, epoch, values("mean_retrain_iterations"), BLUE, "retraining: mean")
+    highest = values("max_retrain_iterations")
+    iterations.plot(epoch, highest, color=BLUE, linewidth=0.6, label="largest of a step")
+    replay = np.where(replayed, values("iterations"), np.nan)
+    _line(iterations, epoch, replay, ORANGE, "phase 2", linestyle="--")
+    iterations.set_yscale("symlog", linthresh=1)
+    iterations.set(ylabel="iterations", ylim=(-0.1, None))
+
+    _range(steps, epoch, values("min_dt"), values("max_dt"))
+    _line(steps, epoch, positive(values("min_dt")), BLUE, "smallest")
+    _line(steps, epoch, positive(values("max_dt")), ORANGE, "largest", linestyle="--")
+    steps.set(yscale="log", ylabel="dt of accepted steps (G = 1)")
+
+    accepted = 100 / (1 + values("mean_retrain_iterations"))
+    _line(rates, epoch, accepted, BLUE, "accepted in phase 1")
+    passed = np.where(replayed, 100 * values("final_pass_rate"), np.nan)
+    _line(rates, epoch, passed, ORANGE, "pass after phase 2", linestyle="--")
+    rates.set(ylabel="rate (%)", ylim=(-4, 104))
+
+
+def _draw_windows(panels: Any, metrics: Metrics, config: Config) -> None:
+    losses, work, errors, windows = panels
+    epoch = metrics["epoch"]
+    # The numbers of an epoch of imitation are of no window.
+    imitated = epoch < config.imitation_epochs
+    if np.any(imitated):
+        _line(losses, epoch, np.where(imitated, metrics["loss"], np.nan), ORANGE, "of imitation")
+        _line(losses, epoch, np.where(imitated, np.nan, metrics["loss"]), BLUE, "of windows")
+    else:
+        _line(losses, epoch, metrics["loss"], BLUE)
+    losses.set(ylabel="loss")
+
+    relative = np.where(imitated, np.nan, metrics["relative_work"])
+    work.axhline(1, color=GREY, linestyle=":", label="free fall, symmetrised")
+    _line(work, epoch, relative, BLUE, "this rule")
+    work.set(ylabel="steps at equal error,\nrelative to free fall")
+
+    ratio = np.where(imitated, np.nan, metrics["error_ratio"])
+    errors.axhline(1, color=GREY, linestyle=":", label="the tolerance")
+    _line(errors, epoch, ratio, BLUE, "this rule")
+    errors.set(ylabel="largest |E / E0 - 1| of a window,\nrelative to the tolerance")
+
+    count = config.window_batch * config.window_iterations
+    covered = np.where(imitated, np.nan, 100 * metrics["covered"])
+    _line(windows, epoch, covered, BLUE, "covered")
+    skipped = 100 * metrics["skipped"] / count
+    _line(windows, epoch, skipped, ORANGE, "skipped, gradient not finite", linestyle="--")
+    windows.set(ylabel="share of the windows (%)", ylim=(-4, 104))
+
+
+def _line(
+    axes: Any, x: np.ndarray, y: np.ndarray, colour: str, label: str = "", **style: Any
+) -> None:
+    """A line, with markers where it has few points."""
+    marker, width = ("o", 1.5) if len(x) <= FEW_EPOCHS else ("", 1.0)
+    style = {
+        "marker": marker,
+        "markersize": 3,
+        "linewidth": width,
         "color": colour,
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": "-" if symmetric else "--",
-        "markerfacecolor": colour if symmetric else "white",
-        "markersize": 4,
-        "linewidth": 2.4 if curve.rule.startswith("learned") else 1.2,
+        "label": label,
+        **style,
     }
+    axes.plot(x, y, **style)
 
 
-def _draw_curve(axes: Any, curve: Curve, style: dict[str, Any]) -> Any:
-    shown = np.isfinite(curve.errors)
-    work = curve.evaluations[shown]
-    errors, low, high = (
-        np.clip(each[shown], SMALLEST_ERROR, 1) for each in (curve.errors, curve.low, curve.high)
-    )
-    (line,) = axes.plot(work, errors, **style)
-    if np.any(low < high):
-        axes.fill_between(work, low, high, color=style["color"], alpha=0.08, linewidth=0)
-    return line
-
-
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("pictures need matplotlib: pip install 'jaxstepper[plot]'") from error
-    return Figure
-
-
-def _save(figure: Any, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path}: cannot be written ({problem})") from problem
+def _range(axes: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """The room between the smallest and the largest."""
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0)

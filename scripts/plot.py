@@ -1,4 +1,4 @@
-"""Draws a recorded rollout; the same as `jaxstepper plot`."""
+"""Draws the training of a run, or a recorded rollout; the same as `jaxstepper plot`."""
 
 from jaxstepper.cli import main
 

@@ -341,7 +341,13 @@ def test_a_checkpoint_file_that_is_cut_or_would_run_code(box):
         ("import checkpoints --out new", "is no file"),
         ("plot none.npz", "cannot be read (No such file or directory)"),
         ("plot good.txt", "is no rollout"),
-        ("plot checkpoints", "cannot be read (Is a directory)"),
+        ("plot checkpoints", "no checkpoint there"),
+        ("plot none", "none: no checkpoint there"),
+        ("plot folder.npz", "cannot be read (Is a directory)"),
+        ("plot kept/9", "no such epoch; checkpoints/kept holds 0"),
+        ("plot kept --system 0", "--system 0: is for a rollout"),
+        ("plot kept --out x.xyz", "Format 'xyz' is not supported"),
+        ("plot rollout.npz --system 1", "--system 1: rollout.npz holds 1"),
         ("plot rollout.npz --out x.xyz", "Format 'xyz' is not supported"),
         ("plot rollout.npz --out folder.npz", "cannot be written (it is a folder)"),
         ("plot rollout.npz --out /proc/x.png", "cannot be written"),
@@ -361,6 +367,8 @@ def test_faulty_files_of_export_import_and_plot(box, argv, words):
         {"time": np.array(["a", "b", "c"])},
         {"energy": np.array([Trap()] * 3)},
         {"position": np.ones((3, 0, 2))},
+        {"position": np.full((3, 2, 2), np.nan)},
+        {"time": np.ones((2, 3))},
     ],
 )
 def test_archives_that_are_no_rollouts(box, changes):

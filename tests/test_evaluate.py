@@ -21,12 +21,12 @@ from jaxstepper.errors import UserError
 from jaxstepper.evaluate import evaluate
 from jaxstepper.initial_conditions import pythagorean
 from jaxstepper.particles import from_table
-from jaxstepper.plots import plot_work_precision
 from jaxstepper.problems import KEPLER, problem
 from jaxstepper.reference import ias15
 from jaxstepper.simulate import Limits, record
 from jaxstepper.tables import save_table
 from jaxstepper.work_precision import COLUMNS, Curve, curves, evaluations_at, summary
+from jaxstepper.work_precision_plot import plot_work_precision
 
 GOLDEN = Path(__file__).parent / "golden"
 GRAVITY = Gravity()

@@ -37,9 +37,14 @@ TOP = {
     "evaluate_command",
     "evaluate_arguments",
     "tracking",
+    "plot_command",
     "plots",
+    "figures",
+    "rollout_plot",
+    "work_precision_plot",
     "signals",
 } & set(TREES)
+PICTURES = {"figures", "plots", "rollout_plot", "work_precision_plot"}
 MAY_READ_A_CLOCK = {"training", "window_training", "run_writer", "evaluate", "reference"}
 
 
@@ -129,7 +134,11 @@ def test_a_heavy_package_has_one_home(package, home):
     assert users_of(package) == {home}
 
 
-@pytest.mark.parametrize("package", ["torch", "wandb", "rebound"])
+def test_pictures_are_drawn_in_their_rooms():
+    assert users_of("matplotlib") <= PICTURES
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "torch", "wandb", "rebound"])
 def test_optional_packages_are_imported_in_functions_only(package):
     for name in users_of(package):
         assert package not in packages(at_import(TREES[name])), name

@@ -1,0 +1,132 @@
+"""What all pictures share: colours, the figure, axes along a logarithm, and how it is written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxstepper.errors import UserError
+
+# Okabe and Ito's colours: told apart by the colour-blind. Where grey must do, lines differ in their
+# dashes, widths or markers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# For pictures of many curves; Tol's wine, grey and black besides.
+MORE_COLOURS = (*COLOURS, "#882255", "#7F7F7F", "#000000")
+# Even in lightness, so that it is the same in grey; blue to yellow, whatever the eye.
+COLOUR_MAP = "cividis"
+# Its end is too light for white paper.
+DARK_ENOUGH = 0.88
+BLUE, ORANGE = COLOURS[:2]
+GREY, PALE = "0.4", "0.88"
+TIME, STEP = "time (G = 1)", "dt (G = 1)"
+# So many bodies have a colour each, and orbits that can be followed.
+FEW_BODIES = 12
+
+
+def new_figure(width: float, height: float, **settings: Any) -> Any:
+    """A matplotlib figure of so many inches.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("pictures need matplotlib: pip install 'jaxstepper[plot]'") from error
+    return Figure(figsize=(width, height), **settings)
+
+
+def legend_above(axes: Any, columns: int = 2) -> None:
+    """A legend above the axes, where it hides no curve."""
+    handles, _ = axes.get_legend_handles_labels()
+    columns = min(columns, len(handles))
+    where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(**where, ncols=columns, fontsize="small", frameon=False)
+
+
+def label_powers(axis: Any) -> None:
+    """Labels of an axis, if it is logarithmic and has its limits, that are neither few nor many."""
+    from matplotlib.ticker import (
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        ScalarFormatter,
+        StrMethodFormatter,
+    )
+
+    if axis.get_scale() != "log":
+        return
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter(NullFormatter())
+    if high < 5 * low:
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_formatter(ScalarFormatter())
+    elif high < 100 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a picture; the suffix of its path chooses the format.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot be written ({problem})") from problem
+
+
+def spatial(time: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Where bodies are drawn, and the names of the axes.
+
+    In one dimension that is against time; of more than three, the first two are drawn.
+
+    Args:
+        time: `[S]`.
+        position: `[S, N, D]`.
+
+    Returns:
+        `[S, N, 2]`, or `[S, N, 3]` if D = 3; and as many names.
+    """
+    if position.shape[2] == 1:
+        times = np.broadcast_to(time[:, None, None], position.shape)
+        return np.concatenate([times, position], axis=2), (TIME, "x (G = 1)")
+    names = tuple(f"{name} (G = 1)" for name in "xyz")
+    shown = 3 if position.shape[2] == 3 else 2
+    return position[:, :, :shown], names[:shown]
+
+
+def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
+    """Names and limits of axes that show `points` `[S, N, 2 or 3]`; lengths are equal on all.
+
+    Of many bodies, those that fly off are out of sight.
+    """
+    outside = 0.0 if points.shape[1] <= FEW_BODIES else 0.01
+    low, high = np.nanquantile(points, [outside, 1 - outside], axis=(0, 1))
+    axes.set(**{f"{axis}label": label for axis, label in zip("xyz", names, strict=False)})
+    if len(names) == 3:
+        middle, half = (low + high) / 2, 0.525 * np.max(high - low) or 1.0
+        for axis, m in zip("xyz", middle, strict=True):
+            axes.set(**{f"{axis}lim": (m - half, m + half)})
+        axes.set_box_aspect((1, 1, 1))
+    else:
+        axes.update_datalim([low, high])
+        axes.autoscale_view()
+        if names[0] != TIME:
+            axes.set_aspect("equal", adjustable="datalim")
+    axes.locator_params(nbins=5)
+
+
+def relative_error(energy: np.ndarray) -> tuple[np.ndarray, str]:
+    """How far an energy `[S]` is from its first value, relative to it where it is not 0; a name."""
+    change = np.abs(energy - energy[0])
+    if energy[0] == 0:
+        return change, "|E - E0|"
+    return change / np.abs(energy[0]), "|E / E0 - 1|"
+
+
+def positive(values: np.ndarray) -> np.ndarray:
+    """The values, those that have no logarithm left out."""
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
