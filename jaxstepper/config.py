@@ -366,11 +366,24 @@ class Config:
     wandb_project: str = _logging("AITimeStepper", text("NAME"), "its project")
     wandb_name: str | None = _logging(None, text("NAME"), "its run name; else save_name")
 
-    movie: bool = _movie(False, YES_NO, "not available yet; warns")
-    movie_dir: str | None = _movie(None, path("DIR"), "folder of the movie")
-    movie_max_frames: int = _movie(1000, COUNT, "most frames")
+    movie: bool = _movie(
+        False,
+        YES_NO,
+        "make a movie of the first system: simulate of its rollout, train of its accepted states, "
+        "one an epoch (gate training only)",
+    )
+    movie_dir: str | None = _movie(
+        None,
+        path("DIR"),
+        "folder of the movie; else the run's (train), or that of --output or the current one "
+        "(simulate)",
+    )
+    movie_format: str = _movie(
+        "mp4", one_of("mp4", "gif"), "an mp4 is far smaller, and needs imageio-ffmpeg"
+    )
+    movie_max_frames: int = _movie(1000, COUNT, "most frames; of more states, some evenly")
     movie_fps: int = _movie(30, COUNT, "frames per second")
-    movie_dpi: int = _movie(120, COUNT, "dots per inch")
+    movie_dpi: int = _movie(120, COUNT, "dots per inch; 120 makes 1280 x 720")
 
     dt_bound: float = _unused(1e-8, number(), "bound of dt", takes="train")
     rel_loss_bound: float = _unused(1e-5, number(), "bound of the relative loss", takes="train")

@@ -119,14 +119,24 @@ def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
     axes.locator_params(nbins=5)
 
 
-def relative_error(energy: np.ndarray) -> tuple[np.ndarray, str]:
-    """How far an energy `[S]` is from its first value, relative to it where it is not 0; a name."""
-    change = np.abs(energy - energy[0])
-    if energy[0] == 0:
+def relative_error(energy: np.ndarray, initial: np.ndarray) -> tuple[np.ndarray, str]:
+    """How far energies `[S]` are from initial ones, relative to those unless one is 0; a name."""
+    change = np.abs(energy - initial)
+    if np.any(initial == 0):
         return change, "|E - E0|"
-    return change / np.abs(energy[0]), "|E / E0 - 1|"
+    return change / np.abs(initial), "|E / E0 - 1|"
+
+
+def uncut(dt: np.ndarray) -> np.ndarray:
+    """Steps `[S]` without the last, NaN now: it may be cut so that a rollout ends at a time."""
+    return np.where(np.arange(len(dt)) == max(len(dt) - 1, 1), np.nan, dt)
 
 
 def positive(values: np.ndarray) -> np.ndarray:
     """The values, those that have no logarithm left out."""
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` items, evenly; the first and the last are among them."""
+    return np.unique(np.linspace(0, count - 1, max(min(count, most), 1)).round().astype(int))

@@ -17,6 +17,7 @@ from jaxstepper.figures import (
     PALE,
     STEP,
     TIME,
+    evenly,
     label_powers,
     legend_above,
     new_figure,
@@ -25,6 +26,7 @@ from jaxstepper.figures import (
     save,
     set_space,
     spatial,
+    uncut,
 )
 
 # States and, among them, distances that are drawn; of longer rollouts, some evenly.
@@ -51,12 +53,9 @@ def plot_rollout(trajectory: Mapping[str, np.ndarray], path: Path, title: str = 
 
 
 def rollout_figure(trajectory: Mapping[str, np.ndarray], title: str = "") -> Any:
-    """The figure of `plot_rollout`.
-
-    The last dt is left out: it may have been cut so that the rollout ends at a given time.
-    """
+    """The figure of `plot_rollout`."""
     time, steps = trajectory["time"], len(trajectory["dt"])
-    dt = positive(np.where(np.arange(steps) == max(steps - 1, 1), np.nan, trajectory["dt"]))
+    dt = positive(uncut(trajectory["dt"]))
     position = np.where(np.isfinite(trajectory["position"]), trajectory["position"], np.nan)
     bodies, dim = position.shape[1:]
     figure = new_figure(10, 7, layout="constrained")
@@ -73,7 +72,7 @@ def rollout_figure(trajectory: Mapping[str, np.ndarray], title: str = "") -> Any
         _draw_steps(axes["steps"], time, position, dt)
     axes["dt"].plot(time[:-1], dt, color=BLUE, linewidth=1)
     axes["dt"].set(xlabel=TIME, ylabel=STEP, yscale="log")
-    error, name = relative_error(trajectory["energy"])
+    error, name = relative_error(trajectory["energy"], trajectory["energy"][:1])
     shown = positive(np.maximum(error[1:], SMALLEST_ERROR))
     axes["error"].plot(time[1:], shown, color=ORANGE, linewidth=1)
     axes["error"].set(xlabel=TIME, ylabel=name, yscale="log")
@@ -117,7 +116,9 @@ def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarra
     colour_map = ListedColormap(colormaps[COLOUR_MAP](np.linspace(0, DARK_ENOUGH, 256)))
     colours = np.repeat(dt[kept], points.shape[1])
     flat = points.reshape(-1, points.shape[2]).T
-    dots = axes.scatter(*flat, c=colours, s=3, norm=norm, cmap=colour_map, linewidths=0)
+    dots = axes.scatter(
+        *flat, c=colours, s=3, norm=norm, cmap=colour_map, linewidths=0, rasterized=True
+    )
     pad = 0.12 if len(names) == 3 else 0.02
     bar = axes.figure.colorbar(dots, ax=axes, label=STEP, pad=pad, extend="both")
     label_powers(bar.ax.yaxis)
@@ -150,8 +151,3 @@ def closest_separation(position: np.ndarray) -> np.ndarray:
         apart = position[:, :body] - position[:, body : body + 1]
         closest = np.minimum(closest, np.min(np.linalg.norm(apart, axis=2), axis=1))
     return closest
-
-
-def evenly(count: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of `count` items, evenly; the first and the last are among them."""
-    return np.unique(np.linspace(0, count - 1, max(min(count, most), 1)).round().astype(int))

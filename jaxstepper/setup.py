@@ -430,5 +430,3 @@ def warn_of_ineffective(config: Config, given: Given) -> None:
     """Warns of what is accepted for the torch system's sake and has no effect."""
     for name in ineffective(given):
         warnings.warn(f"{given[name]} is accepted and changes nothing", stacklevel=3)
-    if config.movie:
-        warnings.warn("--movie is not available yet; no movie is made", stacklevel=3)

@@ -16,8 +16,10 @@ from jaxstepper.controllers import Controller, scaled, symmetrized
 from jaxstepper.devices import choose_mesh, each_its_share
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
+from jaxstepper.film import film_of
 from jaxstepper.initial_conditions import orbital_period
 from jaxstepper.models import TrainedModel, learned_controller, load_model
+from jaxstepper.movies import check_movie, make_movie
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.places import check_file_place
 from jaxstepper.precision import check_precision
@@ -26,6 +28,7 @@ from jaxstepper.setup import Given
 from jaxstepper.simulate import (
     Limits,
     Rollout,
+    Trajectory,
     blown_up_at,
     force_evaluations,
     record,
@@ -73,10 +76,13 @@ def run_simulate(config: Config, given: Given) -> int:
     limits = [_limits(config, given, table) for table in tables]
     code = 0
     with open_wandb(config, "runner_simulate") as wandb_run:
-        if config.output is not None:
-            ends = _record_to(Path(config.output), controller, gravity, starts, limits)
+        trajectories: list[Trajectory] = []
+        if config.output is not None or config.movie:
+            ends, trajectories = _record(controller, gravity, starts, limits)
         else:
             ends = _roll_out(mesh, controller, gravity, starts, limits)
+        if config.output is not None:
+            on_main(partial(_write, Path(config.output), trajectories))
         for first, (last, steps) in zip(starts, ends, strict=True):
             evaluations = force_evaluations(controller, steps)
             result = {"force_evaluations": evaluations, **report(gravity, first, last, steps)}
@@ -87,17 +93,29 @@ def run_simulate(config: Config, given: Given) -> int:
                 step = blown_up_at(controller, gravity, first, steps)
                 note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
                 code = 1
+    if config.movie:
+        film = film_of(trajectories[0], np.asarray(starts[0].mass))
+        on_main(partial(make_movie, config, film, movie_path(config)))
     return code
 
 
 def check_output(config: Config) -> None:
-    """Checks that a trajectory that is asked for can be written.
+    """Checks that a trajectory or a movie that is asked for can be written.
 
     Raises:
         UserError: it cannot.
     """
     if config.output is not None:
         check_file_place(Path(config.output), f"--output {config.output}")
+    if config.movie:
+        check_movie(config, movie_path(config))
+
+
+def movie_path(config: Config) -> Path:
+    """Where the movie of a rollout goes: named like --output, and beside it unless --movie-dir."""
+    output = Path(config.output or "simulation.npz")
+    folder = Path(config.movie_dir) if config.movie_dir else output.parent
+    return folder / f"{output.stem}.{config.movie_format}"
 
 
 def check_mode(config: Config, model: str) -> None:
@@ -210,33 +228,26 @@ def _roll_out(
     ]
 
 
-def _record_to(
-    path: Path,
-    controller: Controller,
-    gravity: Gravity,
-    starts: list[Particles],
-    limits: list[Limits],
-) -> list[tuple[Particles, int]]:
-    """As `_roll_out`, and writes every state to `path`.
-
-    Several rollouts have a leading axis; the shorter ones are padded with NaN.
-    """
+def _record(
+    controller: Controller, gravity: Gravity, starts: list[Particles], limits: list[Limits]
+) -> tuple[list[tuple[Particles, int]], list[Trajectory]]:
+    """As `_roll_out`, and every state on the way."""
     recorded = [
         record(controller, gravity, start, limit)
         for start, limit in zip(starts, limits, strict=True)
     ]
-    trajectories = [trajectory for _, trajectory in recorded]
+    ends = [(rollout.particles, int(rollout.steps)) for rollout, _ in recorded]
+    return ends, [trajectory for _, trajectory in recorded]
+
+
+def _write(path: Path, trajectories: list[Trajectory]) -> None:
+    """Writes rollouts; several have a leading axis, and the shorter ones are padded with NaN."""
     arrays = {
         name: _stack_padded([getattr(trajectory, name) for trajectory in trajectories])
-        for name in trajectories[0]._fields
+        for name in Trajectory._fields
     }
-    if len(starts) == 1:
+    if len(trajectories) == 1:
         arrays = {name: array[0] for name, array in arrays.items()}
-    on_main(partial(_write, path, arrays))
-    return [(rollout.particles, int(rollout.steps)) for rollout, _ in recorded]
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, allow_pickle=False, **arrays)

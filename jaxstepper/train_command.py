@@ -29,6 +29,7 @@ from jaxstepper.signals import stop_on_signal
 from jaxstepper.tracking import Console, MetricsFile, note, open_wandb
 from jaxstepper.train_state import Plan, TrainState, restart
 from jaxstepper.training import TrainingResult, run_two_phase_training
+from jaxstepper.training_movie import TrainingMovie
 from jaxstepper.window_training import (
     WindowPlan,
     WindowResult,
@@ -90,6 +91,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
     with stop_on_signal() as interrupted:
         job = _set_up(config, given)
         config = job.config
+        movie = TrainingMovie(config, job.folder, job.state, is_resumed=job.checkpoint is not None)
         console = Console(config, stream or sys.stdout)
         with open_wandb(config, run_id=job.about.get("wandb_id")) as wandb_run:
             metrics_file = on_main(partial(_open_folder, job))
@@ -113,9 +115,11 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
 
             def on_pause(state: Any, metrics: dict[str, Any]) -> Any:
                 done = metrics["epoch"] + 1
+                movie.add(state)
                 if _is_fresh(config, done):
                     fresh = _fresh_tables(job, done)
                     state = renew(state, fresh, setup.end_times(config, fresh))
+                    movie.add(state)
                 if _is_saved(config, metrics["epoch"]):
                     writer.save_epoch(metrics["epoch"], state, metrics)
                 return state
@@ -131,7 +135,9 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
                 job.state,
                 config.epochs,
                 metrics=job.checkpoint.metrics if job.checkpoint else {},
-                pause_after=lambda epoch: _is_saved(config, epoch) or _is_fresh(config, epoch + 1),
+                pause_after=lambda epoch: (
+                    movie.is_on or _is_saved(config, epoch) or _is_fresh(config, epoch + 1)
+                ),
                 on_epoch=on_epoch,
                 on_pause=on_pause,
                 on_call=on_call,
@@ -142,6 +148,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
             writer.finish()
             meet()
             console.summary(result)
+            movie.make()
             return _verdict(result, job.plan, writer)
 
 
@@ -246,6 +253,8 @@ def _warn_of_training(config: Config, given: Given) -> None:
             f"Using the epoch count (epochs={config.epochs}).",
             stacklevel=2,
         )
+    if config.movie and config.objective == "window":
+        warnings.warn("--movie: window training follows no path, so no movie is made", stacklevel=2)
     setup.warn_of_ineffective(config, given)
     setup.warn_of_unused_orbit(config, given, config.multi_orbit)
 

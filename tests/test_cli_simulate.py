@@ -322,8 +322,7 @@ def test_a_value_that_is_named_like_a_flag_is_a_value(name):
 
 
 def test_flags_without_effect_warn_and_do_not_stop():
-    outcome = call("simulate --steps 2 --eps 0.3 --movie --no-compilation-cache", THREE)
+    outcome = call("simulate --steps 2 --eps 0.3 --no-compilation-cache", THREE)
     assert outcome.code == 0
     assert [report["steps"] for report in outcome.reports()] == [2]
     assert "--eps" in outcome.warned
-    assert "--movie" in outcome.warned

@@ -132,6 +132,7 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("debug_replay_every", "--debug_replay_every 2", 2, 10),
     ("movie", "--movie", True, False),
     ("movie_dir", "--movie-dir m", "m", None),
+    ("movie_format", "--movie-format gif", "gif", "mp4"),
     ("movie_max_frames", "--movie-max-frames 2", 2, 1000),
     ("movie_fps", "--movie-fps 2", 2, 30),
     ("movie_dpi", "--movie-dpi 2", 2, 120),

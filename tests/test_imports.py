@@ -40,11 +40,14 @@ TOP = {
     "plot_command",
     "plots",
     "figures",
+    "movies",
+    "scene",
+    "training_movie",
     "rollout_plot",
     "work_precision_plot",
     "signals",
 } & set(TREES)
-PICTURES = {"figures", "plots", "rollout_plot", "work_precision_plot"}
+PICTURES = {"figures", "plots", "rollout_plot", "work_precision_plot", "scene"}
 MAY_READ_A_CLOCK = {"training", "window_training", "run_writer", "evaluate", "reference"}
 
 
@@ -128,6 +131,8 @@ def test_the_configuration_rests_on_itself_and_the_standard_library():
         ("torch", "torch_bridge"),
         ("wandb", "tracking"),
         ("rebound", "reference"),
+        ("imageio_ffmpeg", "movies"),
+        ("PIL", "movies"),
     ],
 )
 def test_a_heavy_package_has_one_home(package, home):
@@ -138,7 +143,9 @@ def test_pictures_are_drawn_in_their_rooms():
     assert users_of("matplotlib") <= PICTURES
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "torch", "wandb", "rebound"])
+@pytest.mark.parametrize(
+    "package", ["matplotlib", "imageio_ffmpeg", "PIL", "torch", "wandb", "rebound"]
+)
 def test_optional_packages_are_imported_in_functions_only(package):
     for name in users_of(package):
         assert package not in packages(at_import(TREES[name])), name

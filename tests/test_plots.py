@@ -10,9 +10,9 @@ from commandline import assert_refused, call
 
 from jaxstepper import checkpoints, plots
 from jaxstepper.config import Config, to_dict
-from jaxstepper.figures import FEW_BODIES
+from jaxstepper.figures import FEW_BODIES, evenly
 from jaxstepper.plot_command import read_rollout
-from jaxstepper.rollout_plot import closest_separation, evenly, rollout_figure
+from jaxstepper.rollout_plot import closest_separation, rollout_figure
 
 PNG = b"\x89PNG"
 BAND = {"E_lower": 1e-7, "E_upper": 3e-5, "energy_threshold": 4e-4}
