@@ -62,7 +62,7 @@ class Scene:
         self.bodies = self.figure.add_subplot(grid[:, 0], **space)
         set_space(self.bodies, self._points, names)
         self.label = self.figure.text(0.09, 0.94, "", fontsize="large", animated=True)
-        self.figure.text(0.98, 0.94, "units of G = 1", horizontalalignment="right")
+        self.figure.text(0.98, 0.94, "units: G = 1", horizontalalignment="right")
         self.tail, self.dots = self._bodies()
         self.curves = self._curves(grid)
 
@@ -83,10 +83,11 @@ class Scene:
         tail = kind(self._pieces(0), colors=rgba.reshape(-1, 4), linewidths=1.5 if has_few else 0.8)
         tail.set_animated(True)
         self.bodies.add_collection(tail, autolim=False)
-        sizes = (9 if has_few else 4) * np.cbrt(self.film.mass / np.max(self.film.mass))
+        largest = min(9.0, 40 / np.sqrt(count))
+        sizes = largest * np.cbrt(self.film.mass / np.max(self.film.mass))
         dots = [
             self.bodies.plot(
-                *self._points[:1, i].T, "o", color=colour, markersize=max(size, 2), animated=True
+                *self._points[:1, i].T, "o", color=colour, markersize=max(size, 1.5), animated=True
             )[0]
             for i, (colour, size) in enumerate(zip(colours, sizes, strict=True))
         ]
