@@ -148,8 +148,9 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
             writer.finish()
             meet()
             console.summary(result)
+            code = _verdict(result, job.plan, writer)
             movie.make()
-            return _verdict(result, job.plan, writer)
+            return code
 
 
 def _folder(config: Config) -> Path:
