@@ -37,7 +37,7 @@ def parse(
         UserError: something given is unknown, of the wrong kind, or not allowed.
     """
     flags, path = _read_flags(command, argv, prog)
-    return _view(command, read_toml(path)["train" if command == "both" else command], flags)
+    return view(command, read_toml(path)["train" if command == "both" else command], flags)
 
 
 def parse_both(
@@ -50,10 +50,15 @@ def parse_both(
     """
     flags, path = _read_flags("both", argv, prog)
     file = read_toml(path)
-    return _view("train", file["train"], flags), _view("simulate", file["simulate"], flags)
+    return view("train", file["train"], flags), view("simulate", file["simulate"], flags)
 
 
-def _view(command: Command, file: Settings, flags: Settings) -> tuple[Config, dict[str, str]]:
+def view(command: Command, file: Settings, flags: Settings) -> tuple[Config, dict[str, str]]:
+    """The config of `command` from the settings of a file and flags, which win; and the sources.
+
+    Raises:
+        UserError: two of them contradict each other.
+    """
     settings = file | {name: flags[name] for name in flags if accepts(command, name)}
     given = {name: source for name, (_, source) in settings.items()}
     config = Config(**{name: value for name, (value, _) in settings.items()})

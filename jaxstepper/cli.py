@@ -21,6 +21,7 @@ COMMANDS = {
     "import": "make a run of a torch checkpoint file",
     "plot": "draw the training of a run, or a recorded rollout",
     "make-ics": "write initial conditions: Kepler pairs, Plummer spheres, three-body classics",
+    "sweep": "train with choices of a TOML file, and keep the best",
     "evaluate": "compare step-size rules: force evaluations against energy error",
 }
 
@@ -91,6 +92,11 @@ def _run(command: str, arguments: list[str]) -> int:
         from jaxstepper.evaluate_command import run_evaluate
 
         return run_evaluate(arguments)
+
+    if command == "sweep":
+        from jaxstepper.sweep_command import run_sweep
+
+        return run_sweep(arguments)
 
     from jaxstepper.arguments import parse, parse_both
 

@@ -27,12 +27,15 @@ ALL_PAIRS_UP_TO = 64
 
 @dataclass(frozen=True)
 class Scales:
-    """Units in which the features are expressed: length L0, speed V0, acceleration A0, time T0."""
+    """Units in which the features are expressed: length L0, speed V0, acceleration A0, time T0.
 
-    length: float = 1.0
-    speed: float = 1.0
-    acceleration: float = 1.0
-    time: float = 1.0
+    Plain numbers; arrays `[]` inside a program that trains several networks, each with its own.
+    """
+
+    length: float | Array = 1.0
+    speed: float | Array = 1.0
+    acceleration: float | Array = 1.0
+    time: float | Array = 1.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def _rich(mass: Array, x: Array, v: Array, a: Array, spec: FeatureSpec) -> Float
 def _delta_mag(window: History, scales: Scales) -> Float[Array, "K 10"]:
     """Mean, max and rms of |dx|, |dv| and |da| between consecutive states, and the later dt."""
 
-    def change(z: Float[Array, "K1 N D"], unit: float) -> list[Float[Array, " K"]]:
+    def change(z: Float[Array, "K1 N D"], unit: float | Array) -> list[Float[Array, " K"]]:
         size = safe_norm(jnp.diff(z, axis=0)) / unit
         return [jnp.mean(size, axis=1), jnp.max(size, axis=1), jax.vmap(_rms)(size)]
 
@@ -186,7 +189,7 @@ def _counts(x: Float[Array, "N D"]) -> list[Array]:
 
 
 def _statistics(
-    z: Float[Array, " N"], statistics: Sequence[Callable[[Array], Array]], unit: float
+    z: Float[Array, " N"], statistics: Sequence[Callable[[Array], Array]], unit: float | Array
 ) -> list[Array]:
     return [statistic(z) / unit for statistic in statistics]
 

@@ -1,6 +1,7 @@
 """The plan of a run, and its state before the first epoch or where it was saved."""
 
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -9,30 +10,94 @@ import numpy as np
 from jaxstepper import checkpoints, setup
 from jaxstepper.calibrate import calibrate
 from jaxstepper.checkpoints import Checkpoint
-from jaxstepper.config import Config
+from jaxstepper.config import CHECKPOINT, Config
 from jaxstepper.devices import choose_mesh
 from jaxstepper.errors import UserError
 from jaxstepper.initial_conditions import orbital_period
-from jaxstepper.models import TrainedModel, variables_for
+from jaxstepper.models import TrainedModel, load_model, variables_for
 from jaxstepper.networks import Variables
 from jaxstepper.processes import are_several
 from jaxstepper.train_state import RUNNING, Plan, TrainState, init_train_state, place
 from jaxstepper.window_training import WindowPlan, WindowState, init_window_state
 
 
+@dataclass(frozen=True)
+class Start:
+    """A run before its first epoch.
+
+    Attributes:
+        config: of the run, with seed, shape and scales filled in.
+        tables: initial conditions `[B, N, 1 + 2 D]`.
+        plan: what is trained.
+        state: where it stands.
+    """
+
+    config: Config
+    tables: np.ndarray
+    plan: Plan | WindowPlan
+    state: TrainState | WindowState
+
+
+def start_run(config: Config, given: setup.Given, share: bool = True) -> Start:
+    """A new run, from its config and from what of it was given explicitly.
+
+    Args:
+        config: of the run.
+        given: what was given explicitly.
+        share: whether all devices may share its systems; else it trains on one.
+
+    Raises:
+        UserError: something given cannot be used.
+    """
+    config, tables, model = settle(config, given)
+    return Start(config, tables, *prepare(config, tables, model, share))
+
+
+def settle(config: Config, given: setup.Given) -> tuple[Config, np.ndarray, TrainedModel | None]:
+    """The config of a new run with all that follows from it, its tables, and a model to go on from.
+
+    Raises:
+        UserError: something given cannot be used.
+    """
+    model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
+    if model is not None:
+        config = setup.adopt(config, given, model.config, model.name)
+    config = setup.choose_seed(setup.configure_jax(config))
+    tables = setup.initial_tables(config, given, config.multi_orbit)
+    return setup.with_scales(setup.with_shape_of(config, tables), tables), tables, model
+
+
+def is_fresh(config: Config, done: int) -> bool:
+    """Whether the systems start anew after so many epochs."""
+    return config.objective == "gate" and config.fresh_every > 0 and done % config.fresh_every == 0
+
+
+def fresh_tables(
+    config: Config, given: Collection[str], tables: np.ndarray, done: int
+) -> np.ndarray:
+    """Initial conditions after `done` epochs: a function of seed and epoch alone.
+
+    So a resumed run draws the same. Those of a file are the file's, as the run found it: `tables`.
+    """
+    if config.ic_path is not None:
+        return tables
+    draw = np.random.default_rng([config.seed or 0, done])
+    return setup.initial_tables(config, dict.fromkeys(given, CHECKPOINT), config.multi_orbit, draw)
+
+
 def prepare(
-    config: Config, tables: np.ndarray, model: TrainedModel | None = None
+    config: Config, tables: np.ndarray, model: TrainedModel | None = None, share: bool = True
 ) -> tuple[Plan | WindowPlan, TrainState | WindowState]:
     """`prepare_training` or `prepare_window_training`, as the objective has it."""
     if config.objective == "window":
         if are_several():
             raise UserError("--objective window trains in one process; leave out --distributed")
         return prepare_window_training(config, tables, model)
-    return prepare_training(config, tables, model)
+    return prepare_training(config, tables, model, share)
 
 
 def prepare_training(
-    config: Config, tables: np.ndarray, model: TrainedModel | None = None
+    config: Config, tables: np.ndarray, model: TrainedModel | None = None, share: bool = True
 ) -> tuple[Plan, TrainState]:
     """The plan of a run and its state before the first epoch.
 
@@ -40,12 +105,14 @@ def prepare_training(
         config: of the run; `setup.configure_jax` has been called.
         tables: initial conditions `[B, N, 1 + 2 D]`.
         model: a network to go on from.
+        share: whether all devices may share the systems; else the plan is for one.
 
     Raises:
         UserError: the model does not fit.
     """
     assert config.seed is not None
-    plan = replace(setup.make_plan(config), mesh=choose_mesh(len(tables)))
+    mesh = choose_mesh(len(tables)) if share else None
+    plan = replace(setup.make_plan(config), mesh=mesh)
     # Plain arrays: each process has the same, and the program puts them where they belong.
     key = np.asarray(jax.random.PRNGKey(config.seed))
     variables = None if model is None else variables_for(plan, model)

@@ -261,10 +261,10 @@ def with_scales(config: Config, tables: np.ndarray) -> Config:
     scales = automatic_scales(particles, config.softening)
     return replace(
         config,
-        norm_L0=scales.length,
-        norm_V0=scales.speed,
-        norm_A0=scales.acceleration,
-        norm_T0=scales.time,
+        norm_L0=float(scales.length),
+        norm_V0=float(scales.speed),
+        norm_A0=float(scales.acceleration),
+        norm_T0=float(scales.time),
     )
 
 

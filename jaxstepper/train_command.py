@@ -15,12 +15,11 @@ import numpy as np
 
 from jaxstepper import checkpoints, setup
 from jaxstepper.checkpoints import Checkpoint
-from jaxstepper.config import CHECKPOINT, Config, to_dict
+from jaxstepper.config import Config, to_dict
 from jaxstepper.devices import describe
 from jaxstepper.errors import UserError
-from jaxstepper.models import load_model
 from jaxstepper.places import check_run_place
-from jaxstepper.prepare import prepare, resume_training
+from jaxstepper.prepare import fresh_tables, is_fresh, resume_training, start_run
 from jaxstepper.processes import from_main, meet, on_main
 from jaxstepper.resume import resumed_config, what_was_given
 from jaxstepper.run_writer import RunWriter
@@ -116,8 +115,8 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
             def on_pause(state: Any, metrics: dict[str, Any]) -> Any:
                 done = metrics["epoch"] + 1
                 movie.add(state)
-                if _is_fresh(config, done):
-                    fresh = _fresh_tables(job, done)
+                if is_fresh(config, done):
+                    fresh = fresh_tables(config, job.given, job.tables, done)
                     state = renew(state, fresh, setup.end_times(config, fresh))
                     movie.add(state)
                 if _is_saved(config, metrics["epoch"]):
@@ -136,7 +135,7 @@ def run_train(config: Config, given: Given, stream: TextIO | None = None) -> int
                 config.epochs,
                 metrics=job.checkpoint.metrics if job.checkpoint else {},
                 pause_after=lambda epoch: (
-                    movie.is_on or _is_saved(config, epoch) or _is_fresh(config, epoch + 1)
+                    movie.is_on or _is_saved(config, epoch) or is_fresh(config, epoch + 1)
                 ),
                 on_epoch=on_epoch,
                 on_pause=on_pause,
@@ -186,17 +185,10 @@ def _set_up(config: Config, given: Given) -> Job:
 
 
 def _new_job(asked_for: Config, given: Given) -> Job:
-    config = asked_for
-    model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
-    if model is not None:
-        config = setup.adopt(config, given, model.config, model.name)
-    config = setup.choose_seed(setup.configure_jax(config))
-    tables = setup.initial_tables(config, given, config.multi_orbit)
-    config = setup.with_scales(setup.with_shape_of(config, tables), tables)
+    start = start_run(asked_for, given)
     asked = what_was_given(asked_for, given)
-    job = Job(config, asked, tables, *prepare(config, tables, model))
-    _warn_of_training(config, given)
-    return job
+    _warn_of_training(start.config, given)
+    return Job(start.config, asked, start.tables, start.plan, start.state)
 
 
 def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:
@@ -205,18 +197,6 @@ def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:
     given = checkpoint.about.get("given", {})
     tables = checkpoint.initial_conditions
     return Job(config, given, tables, *resume_training(config, checkpoint), checkpoint)
-
-
-def _fresh_tables(job: Job, done: int) -> np.ndarray:
-    """Initial conditions after `done` epochs: a function of seed and epoch alone.
-
-    So a resumed run draws the same. Those of a file are the file's, as the run found it.
-    """
-    if job.config.ic_path is not None:
-        return job.tables
-    draw = np.random.default_rng([job.config.seed or 0, done])
-    given = dict.fromkeys(job.given, CHECKPOINT)
-    return setup.initial_tables(job.config, given, job.config.multi_orbit, draw)
 
 
 def _open_folder(job: Job) -> MetricsFile:
@@ -234,11 +214,6 @@ def _open_folder(job: Job) -> MetricsFile:
 
 def _is_saved(config: Config, epoch: int) -> bool:
     return epoch % config.checkpoint_interval == 0 or epoch == config.epochs - 1
-
-
-def _is_fresh(config: Config, done: int) -> bool:
-    """Whether the systems start anew after so many epochs."""
-    return config.objective == "gate" and config.fresh_every > 0 and done % config.fresh_every == 0
 
 
 def _warn_of_training(config: Config, given: Given) -> None:

@@ -54,6 +54,7 @@ class EpochMetrics(NamedTuple):
     mean_energy_error: Array
     min_energy_error: Array
     max_energy_error: Array
+    mean_dt: Array
     min_dt: Array
     max_dt: Array
     mean_retrain_loss: Array
@@ -87,6 +88,7 @@ def epoch_metrics(state: TrainState) -> EpochMetrics:
         mean_energy_error=error.mean,
         min_energy_error=error.extreme(error.smallest),
         max_energy_error=error.extreme(error.largest),
+        mean_dt=dt.mean,
         min_dt=dt.extreme(dt.smallest),
         max_dt=dt.extreme(dt.largest),
         mean_retrain_loss=p.retrain_loss.mean,
@@ -102,15 +104,14 @@ def epoch_metrics(state: TrainState) -> EpochMetrics:
     )
 
 
-@partial(jax.jit, static_argnames="plan", donate_argnames="state")
-def train_chunk(
+def run_chunk(
     plan: Plan, state: TrainState, last_epoch: Array, budget: Array
 ) -> tuple[TrainState, Array, EpochMetrics, Array]:
     """Up to `EPOCHS_PER_CALL` epochs on the device, in one call of bounded length.
 
     The call ends early, perhaps in the middle of an epoch, when `last_epoch` epochs are complete,
     when `budget` attempts are used up, or when the status is a failure. What training comes
-    to does not depend on where calls end. The state given is donated.
+    to does not depend on where calls end.
 
     Returns:
         The state; what is left of the budget; metrics `[E]` of E = `EPOCHS_PER_CALL` rows; and
@@ -134,6 +135,10 @@ def train_chunk(
     bad = (state.status == RUNNING) & ~_is_finite(state)
     state = state.replace(status=jnp.where(bad, NOT_FINITE, state.status).astype(jnp.int32))
     return place(plan, state), *whole(plan.mesh, (left, metrics, ended))
+
+
+train_chunk = jax.jit(run_chunk, static_argnames="plan", donate_argnames="state")
+"""`run_chunk`, compiled; the state given is donated."""
 
 
 def _next_epoch(plan: Plan, state: TrainState) -> TrainState:
@@ -225,12 +230,10 @@ def run_two_phase_training(
         count = int(np.sum(ended))
         for row in range(EPOCHS_PER_CALL):
             if ended[row]:
-                metrics = {name: values[row].item() for name, values in rows._asdict().items()}
-                metrics["epoch_time"] = (now - last_end) / count
-                metrics["acceptance_rate"] = 1 / (1 + metrics["mean_retrain_iterations"])
+                metrics = plain_metrics(rows, row, (now - last_end) / count)
                 on_epoch(metrics)
         last_end, warned = (now, 0) if count else (last_end, warned)
-        budget = from_main(_next_budget(budget, budget - int(left), now - call_began))
+        budget = from_main(next_budget(budget, budget - int(left), now - call_began))
         warned = _warn_of_retraining(state, warned)
         stopped = STOPPED.get(status, "")
         if stopped == "not finite":
@@ -242,7 +245,15 @@ def run_two_phase_training(
     return TrainingResult(done, time.perf_counter() - began, rate, metrics, state, stopped)
 
 
-def _next_budget(budget: int, used: int, seconds: float) -> int:
+def plain_metrics(rows: EpochMetrics, row: int, seconds: float) -> dict[str, Any]:
+    """An epoch of the metrics `[E]` of a device call, as plain numbers, and how long it took."""
+    metrics = {name: values[row].item() for name, values in rows._asdict().items()}
+    metrics["epoch_time"] = seconds
+    metrics["acceptance_rate"] = 1 / (1 + metrics["mean_retrain_iterations"])
+    return metrics
+
+
+def next_budget(budget: int, used: int, seconds: float) -> int:
     """Attempts that will take about `SECONDS_PER_CALL`; the first call's compilation counts too."""
     if used < budget:
         return budget

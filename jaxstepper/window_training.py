@@ -234,11 +234,10 @@ def loss_of_draw(
     return loss, (relative_work, off, window.covered)
 
 
-@partial(jax.jit, static_argnames=("plan", "imitate"), donate_argnames="state")
-def train_epoch(
+def run_epoch(
     plan: WindowPlan, state: WindowState, imitate: bool = False
 ) -> tuple[WindowState, WindowMetrics]:
-    """An epoch on the device, in one call. The state given is donated."""
+    """An epoch on the device, in one call."""
     constants = state.variables["constants"]
 
     def iteration(carry: tuple[Any, Any], number: Array) -> tuple[Any, Any]:
@@ -275,6 +274,10 @@ def train_epoch(
         status=status.astype(jnp.int32),
     )
     return state, metrics
+
+
+train_epoch = jax.jit(run_epoch, static_argnames=("plan", "imitate"), donate_argnames="state")
+"""`run_epoch`, compiled; the state given is donated."""
 
 
 def _mean_gradient(losses: Array, gradients: Any) -> tuple[Any, Array]:

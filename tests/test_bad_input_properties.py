@@ -40,7 +40,7 @@ def box(sandbox_source, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr("jaxstepper.train_command.prepare", stop)
+        patch.setattr("jaxstepper.prepare.prepare", stop)
         patch.setattr("jaxstepper.simulate_command.from_table", lambda *_: None)
         patch.setattr("jaxstepper.simulate_command.open_wandb", stop)
         yield folder

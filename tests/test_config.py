@@ -403,7 +403,7 @@ def test_refused_values_stay_on_one_short_line() -> None:
         ("[train]\nnum-particles = 3", " [train] num-particles = 3: unknown key; did you mean num"),
         ("[simulate]\nlr = 1", " [simulate] lr = 1: simulate does not take it, train does"),
         ("[train]\noutput='a.npz'", ' [train] output = "a.npz": train does not take it, simulate'),
-        ("[trian]\nlr = 1", " [trian]: unknown table; allowed are [train] and [simulate]"),
+        ("[trian]\nlr = 1", " [trian]: unknown table; allowed are [train], [simulate] and [sweep]"),
         ("train = 3", " train = 3: must be a table, [train]"),
         ("lr =", ": not a TOML file: Invalid value (at "),
     ],

@@ -36,6 +36,8 @@ TOP = {
     "make_ics_command",
     "evaluate_command",
     "evaluate_arguments",
+    "sweep_command",
+    "sweep_runs",
     "tracking",
     "plot_command",
     "plots",
@@ -48,7 +50,7 @@ TOP = {
     "signals",
 } & set(TREES)
 PICTURES = {"figures", "plots", "rollout_plot", "work_precision_plot", "scene"}
-MAY_READ_A_CLOCK = {"training", "window_training", "run_writer", "evaluate", "reference"}
+MAY_READ_A_CLOCK = {"training", "window_training", "seeds", "run_writer", "evaluate", "reference"}
 
 
 def imported(tree):
@@ -116,6 +118,7 @@ def test_physics_rests_on_physics_alone():
 
 def test_the_configuration_rests_on_itself_and_the_standard_library():
     below = {"errors": set(), "values": {"errors"}, "config": {"errors", "values"}}
+    below["sweep_space"] = set(below)
     below["toml_file"] = set(below)
     below["arguments"] = set(below)
     below["memory"] = {"errors"}
@@ -133,6 +136,7 @@ def test_the_configuration_rests_on_itself_and_the_standard_library():
         ("rebound", "reference"),
         ("imageio_ffmpeg", "movies"),
         ("PIL", "movies"),
+        ("optuna", "sweep_study"),
     ],
 )
 def test_a_heavy_package_has_one_home(package, home):
@@ -144,7 +148,7 @@ def test_pictures_are_drawn_in_their_rooms():
 
 
 @pytest.mark.parametrize(
-    "package", ["matplotlib", "imageio_ffmpeg", "PIL", "torch", "wandb", "rebound"]
+    "package", ["matplotlib", "imageio_ffmpeg", "PIL", "torch", "wandb", "rebound", "optuna"]
 )
 def test_optional_packages_are_imported_in_functions_only(package):
     for name in users_of(package):
