@@ -1,8 +1,10 @@
 """Several seeds of one run, trained at once: a training is a pure function, so `vmap` repeats it.
 
 Every seed has initial conditions, weights and random draws of its own, and comes to what a run of
-that seed alone comes to, but for rounding. Loops run until the slowest seed leaves them; the others
-wait there unchanged.
+that seed alone comes to, but for rounding, which three bodies, being chaotic, make more of in time.
+Loops run until the slowest seed leaves them; the others wait there unchanged, which costs a copy of
+network and optimiser at every turn. Two-phase training is all such loops: on a CPU, where a copy is
+as dear as the work, its seeds take turns instead, in the same program.
 """
 
 import time
@@ -12,16 +14,18 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstepper import setup
 from jaxstepper.errors import UserError
 from jaxstepper.features import Scales
 from jaxstepper.prepare import Start, fresh_tables, is_fresh
-from jaxstepper.train_state import RUNNING, Plan, restart
+from jaxstepper.train_state import RUNNING, Plan, TrainState, restart
 from jaxstepper.training import FIRST_BUDGET, STOPPED, next_budget, plain_metrics, run_chunk
-from jaxstepper.window_training import WindowPlan, run_epoch
+from jaxstepper.window_training import WindowPlan, WindowState, run_epoch
 
 AnyPlan = TypeVar("AnyPlan", Plan, WindowPlan)
 PerSeed = Float[Array | np.ndarray, "K 4"] | None
@@ -41,22 +45,36 @@ class SeedRun:
     stopped: str = ""
 
 
-class SeedsResult(NamedTuple):
-    """What the seeds came to.
+@dataclass(frozen=True)
+class SeedStates:
+    """The states of K seeds, side by side.
 
     Attributes:
-        runs: K of them.
-        states: their states, all leaves `[K, ...]`; `member` takes one.
+        leaves: of the states, each `[K, ...]`.
+        structure: of each state.
     """
 
+    leaves: list[Array]
+    structure: Any
+
+    def member(self, index: int) -> Any:
+        """The state of one seed."""
+        own = [jnp.asarray(np.asarray(leaf)[index]) for leaf in self.leaves]
+        return jax.tree.unflatten(self.structure, own)
+
+
+class SeedsResult(NamedTuple):
+    """What the seeds came to."""
+
     runs: list[SeedRun]
-    states: Any
+    states: SeedStates
 
 
 def train_seeds(
     starts: Sequence[Start],
     given: Collection[str] = (),
     *,
+    at_once: bool | None = None,
     on_call: Callable[[list[SeedRun]], None] = lambda runs: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> SeedsResult:
@@ -65,6 +83,8 @@ def train_seeds(
     Args:
         starts: the runs before their first epoch, prepared not to share devices.
         given: the names in their config that were given explicitly.
+        at_once: whether two-phase training goes by `vmap`; if not, seeds take turns. By default
+            they do on a CPU alone. Window training always goes by `vmap`.
         on_call: told what there is after every device call; what it raises ends the training.
         interrupted: asked before every device call whether to leave.
 
@@ -72,21 +92,47 @@ def train_seeds(
         UserError: the runs are not of one program.
     """
     plan, scales = _common_plan([start.plan for start in starts])
-    stack = jax.jit(lambda states: jax.tree.map(lambda *x: jax.numpy.stack(x), *states))
-    states = stack([start.state for start in starts])
+    states = _stack([start.state for start in starts])
     runs = [SeedRun() for _ in starts]
     tell = partial(on_call, runs)
     if isinstance(plan, WindowPlan):
         epochs = starts[0].config.epochs
         states = _train_on_windows(plan, scales, states, runs, epochs, tell, interrupted)
     else:
-        states = _train_in_two_phases(plan, scales, states, runs, starts, given, tell, interrupted)
+        if at_once is None:
+            at_once = next(iter(states.leaves[0].devices())).platform != "cpu"
+        states = _train_in_two_phases(
+            plan, scales, states, runs, starts, given, at_once, tell, interrupted
+        )
     return SeedsResult(runs, states)
 
 
-def member(states: Any, index: int) -> Any:
-    """The state of one seed, on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], jax.device_get(states))
+def _stack(states: Sequence[Any]) -> SeedStates:
+    stack = jax.jit(lambda each: [jnp.stack(leaves) for leaves in zip(*each, strict=True)])
+    return SeedStates(stack([jax.tree.leaves(x) for x in states]), jax.tree.structure(states[0]))
+
+
+def _for_each(
+    function: Callable[..., tuple], states: SeedStates, at_once: bool
+) -> Callable[..., tuple]:
+    """`function(scales, state, own, shared)`, which returns a state and more, for all seeds.
+
+    It takes and returns the leaves `[K, ...]` of the states, those given being donated; `own` is
+    `[K, ...]` too, and `shared` is the same for all.
+    """
+
+    def of_seed(scales: Any, leaves: list[Array], own: tuple, shared: tuple) -> tuple:
+        state, *more = function(scales, jax.tree.unflatten(states.structure, leaves), own, shared)
+        return jax.tree.leaves(state), *more
+
+    def in_turn(scales: Any, leaves: list[Array], own: tuple, shared: tuple) -> tuple:
+        def one(each: tuple[Any, list[Array], tuple]) -> tuple:
+            return of_seed(each[0], each[1], each[2], shared)
+
+        return lax.map(one, (scales, leaves, own))
+
+    every = jax.vmap(of_seed, (0, 0, 0, None)) if at_once else in_turn
+    return jax.jit(every, donate_argnums=1)
 
 
 def _common_plan(plans: list[Any]) -> tuple[Plan | WindowPlan, PerSeed]:
@@ -113,34 +159,36 @@ def _with_scales(plan: AnyPlan, scales: Float[Array, "4"] | None) -> AnyPlan:
 def _train_in_two_phases(
     plan: Plan,
     scales: PerSeed,
-    states: Any,
+    states: SeedStates,
     runs: list[SeedRun],
     starts: Sequence[Start],
     given: Collection[str],
+    at_once: bool,
     tell: Callable[[], None],
     interrupted: Callable[[], bool],
-) -> Any:
+) -> SeedStates:
     """As `run_two_phase_training`; a seed that has failed, or is ahead, waits for the others."""
     config = starts[0].config
 
-    def of_seed(scales: Any, state: Any, last: Array, budget: Array) -> tuple:
-        return run_chunk(_with_scales(plan, scales), state, last, budget)
+    def chunk(scales: Any, state: TrainState, own: tuple, shared: tuple) -> tuple:
+        state, *rest = run_chunk(_with_scales(plan, scales), state, *shared)
+        return state, state.status, *rest
 
-    def again(scales: Any, state: Any, tables: Array, ends: Array) -> Any:
-        return restart(_with_scales(plan, scales), state, tables, ends)
+    def again(scales: Any, state: TrainState, own: tuple, shared: tuple) -> tuple[TrainState]:
+        return (restart(_with_scales(plan, scales), state, *own),)
 
-    call = jax.jit(jax.vmap(of_seed, (0, 0, None, None)), donate_argnums=1)
-    renew = jax.jit(jax.vmap(again))
-    budget = FIRST_BUDGET
+    call, renew = _for_each(chunk, states, at_once), _for_each(again, states, at_once)
+    leaves, budget = states.leaves, FIRST_BUDGET
     while working := [run for run in runs if not run.stopped and len(run.metrics) < config.epochs]:
         if interrupted():
-            return _stop(states, working)
+            _stop(working)
+            break
         last = min(len(run.metrics) for run in working) + 1
         while last < config.epochs and not is_fresh(config, last):
             last += 1
         began = time.perf_counter()
-        states, left, rows, ended = call(scales, states, np.int32(last), np.int32(budget))
-        rows, ended, left, status = jax.device_get((rows, ended, left, states.status))
+        leaves, *outcome = call(scales, leaves, (), (np.int32(last), np.int32(budget)))
+        status, left, rows, ended = jax.device_get(outcome)
         seconds = time.perf_counter() - began
         each = seconds / max(1, int(np.max(np.sum(ended, axis=1))))
         for k, run in enumerate(runs):
@@ -153,47 +201,51 @@ def _train_in_two_phases(
             tables = [fresh_tables(start.config, given, start.tables, last) for start in starts]
             ends = [setup.end_times(config, each) for each in tables]
             dtype = plan.network.dtype
-            states = renew(scales, states, np.array(tables, dtype), np.array(ends, dtype))
-    return states
+            fresh = np.array(tables, dtype), np.array(ends, dtype)
+            (leaves,) = renew(scales, leaves, fresh, ())
+    return replace(states, leaves=leaves)
 
 
 def _alive(runs: list[SeedRun]) -> list[SeedRun]:
     return [run for run in runs if not run.stopped]
 
 
-def _stop(states: Any, working: list[SeedRun]) -> Any:
+def _stop(working: list[SeedRun]) -> None:
     for run in working:
         run.stopped = "interrupted"
-    return states
 
 
 def _train_on_windows(
     plan: WindowPlan,
     scales: PerSeed,
-    states: Any,
+    states: SeedStates,
     runs: list[SeedRun],
     epochs: int,
     tell: Callable[[], None],
     interrupted: Callable[[], bool],
-) -> Any:
-    """As `run_window_training`."""
+) -> SeedStates:
+    """As `run_window_training`; a seed that has failed goes along, and is not looked at."""
 
-    def of_seed(imitate: bool, scales: Any, state: Any) -> tuple:
-        return run_epoch(_with_scales(plan, scales), state, imitate)
+    def epoch_of(
+        imitate: bool, scales: Any, state: WindowState, own: tuple, shared: tuple
+    ) -> tuple:
+        state, metrics = run_epoch(_with_scales(plan, scales), state, imitate)
+        return state, state.status, metrics
 
-    calls = {
-        imitate: jax.jit(jax.vmap(partial(of_seed, imitate)), donate_argnums=1)
-        for imitate in (True, False)
-    }
+    imitating, training = (
+        _for_each(partial(epoch_of, imitate), states, True) for imitate in (True, False)
+    )
+    leaves = states.leaves
     for epoch in range(epochs):
         working = _alive(runs)
         if working and interrupted():
-            return _stop(states, working)
-        if not working:
+            _stop(working)
+        if not _alive(runs):
             break
         began = time.perf_counter()
-        states, values = calls[epoch < plan.imitation](scales, states)
-        values, status = jax.device_get((values, states.status))
+        train = imitating if epoch < plan.imitation else training
+        leaves, *outcome = train(scales, leaves, (), ())
+        status, values = jax.device_get(outcome)
         seconds = time.perf_counter() - began
         for k, run in enumerate(runs):
             if not run.stopped:
@@ -201,4 +253,4 @@ def _train_on_windows(
                 run.metrics.append({**own, "epoch_time": seconds})
                 run.stopped = "" if status[k] == RUNNING else STOPPED[int(status[k])]
         tell()
-    return states
+    return replace(states, leaves=leaves)

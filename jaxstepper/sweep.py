@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -45,11 +45,17 @@ class Interrupted(Exception):
     """A stop was asked for."""
 
 
-class Trial(Suggests, Protocol):
-    """What draws the choices of a trial and judges its course; one of Optuna does."""
+@runtime_checkable
+class Judge(Protocol):
+    """What judges the course of a trial; one of Optuna does."""
 
     def report(self, value: float, step: int) -> None: ...
     def should_prune(self) -> bool: ...
+
+
+@runtime_checkable
+class Trial(Suggests, Judge, Protocol):
+    """What draws the choices of a trial too."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +249,7 @@ class _Watch:
     """Reports the epochs of a trial that all its seeds have completed."""
 
     measure: Measure
-    trial: Trial
+    judge: Judge
     config: Config
     reported: int = 0
 
@@ -259,9 +265,9 @@ class _Watch:
             value = values[self.measure.middle(values)]
             if math.isinf(value):
                 raise TrialFailed(_why(runs))
-            self.trial.report(value, epoch)
+            self.judge.report(value, epoch)
         self.reported = complete
-        if complete < self.config.epochs and self.trial.should_prune():
+        if complete < self.config.epochs and self.judge.should_prune():
             raise TrialPruned(f"epoch {complete - 1}")
 
 

@@ -11,7 +11,6 @@ from jaxstepper.config import to_dict
 from jaxstepper.convert import to_torch
 from jaxstepper.errors import UserError
 from jaxstepper.resume import what_was_given
-from jaxstepper.seeds import member
 from jaxstepper.setup import Given
 from jaxstepper.sweep import Trained
 from jaxstepper.sweep_study import Study
@@ -30,7 +29,7 @@ def keep_run(folder: Path, number: int, trained: Trained, given: Given) -> str |
     start, run = trained.starts[trained.middle], trained.result.runs[trained.middle]
     place = folder / f"{TRIAL}{number}"
     config = replace(start.config, save_name=place.name, checkpoint_dir=str(folder))
-    state = member(trained.result.states, trained.middle)
+    state = trained.result.states.member(trained.middle)
     last = run.metrics[-1]
     try:
         place.mkdir(parents=True, exist_ok=True)

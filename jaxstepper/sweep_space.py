@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxstepper.config import OPTIONS, read_option
 from jaxstepper.values import nearest, refusal
@@ -21,6 +21,7 @@ SAME_FOR_ALL = ("objective", "epochs", "n_steps", "energy_threshold")
 RANGE = "{low = .., high = ..}, with log = true or (integers) step = .. if wanted"
 
 
+@runtime_checkable
 class Suggests(Protocol):
     """What a trial offers; one of Optuna does."""
 
