@@ -32,7 +32,8 @@ what train --config takes. In the table, a list names values, and {low = .., hig
 
 A trial is what its seeds come to: the median of the metric's mean over the last epochs; a seed that
 is stuck or not finite counts as the worst. Unpromising trials are pruned. The same command goes on
-where the last one ended, until --trials have ended in all."""
+where the last one ended, until --trials have ended in all; a trial that was killed is run again
+once it has not been heard of for a minute."""
 
 EPILOG = """\
 evaluations_per_time, the default of objective gate, is what phase 1 pays for a unit of simulated
@@ -125,7 +126,8 @@ def _parser() -> CommandParser:
         type=count(),
         default=1,
         metavar="K",
-        help="that each trial trains at once, from the file's seed (else 0) on (default: 1)",
+        help="that each trial trains at once, from the file's seed (else 0) on; on a CPU those of "
+        "objective gate take turns, which is faster there (default: 1)",
     )
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument(

@@ -13,6 +13,7 @@ from jaxstepper.values import line_error
 # A process that has not been heard of for so many seconds is dead, and its trial is run again.
 HEARTBEAT, GRACE = 10, 60
 MOST_RETRIES = 2
+OPENINGS = 10
 # Trials that run to their end before others are compared with them.
 FIRST_TRIALS = 5
 WHY, ABOUT = "why", "sweep"
@@ -56,22 +57,8 @@ def open_study(
         UserError: there is no such database, or the study asks for something else.
     """
     optuna = import_optuna()
-    from sqlalchemy.exc import SQLAlchemyError
-
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # `on_end` says what its lines would
-    try:
-        with warnings.catch_warnings(action="ignore"):  # heartbeats are called experimental
-            storage = optuna.storages.RDBStorage(
-                url,
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-                heartbeat_stale_trial_callback=(
-                    optuna.storages.RetryHeartbeatStaleTrialCallback(MOST_RETRIES)
-                ),
-            )
-    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-        first = str(error).split("\n")[0]
-        raise line_error(f"--storage {url}: cannot be opened ({first[:120]})") from error
+    storage = _open_storage(optuna, url)
     try:
         study = optuna.create_study(
             storage=storage,
@@ -86,6 +73,31 @@ def open_study(
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _open_storage(optuna: Any, url: str) -> Any:
+    """The database; its tables are made if they are not there.
+
+    Another process may be making them at the same time, and win; so there are some attempts.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    problem: Exception | None = None
+    for _ in range(OPENINGS):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # heartbeats are called experimental
+                return optuna.storages.RDBStorage(
+                    url,
+                    heartbeat_interval=HEARTBEAT,
+                    grace_period=GRACE,
+                    heartbeat_stale_trial_callback=(
+                        optuna.storages.RetryHeartbeatStaleTrialCallback(MOST_RETRIES)
+                    ),
+                )
+        except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+            problem = error
+    first = str(problem).split("\n")[0]
+    raise line_error(f"--storage {url}: cannot be opened ({first[:120]})") from problem
 
 
 def import_optuna() -> Any:
