@@ -145,6 +145,16 @@ def test_trials_that_fail_are_kept_with_their_reason(tmp_path, monkeypatch):
     assert [each.name for each in (tmp_path / "checkpoints/small").iterdir()] == ["study.db"]
 
 
+def test_a_trial_that_is_pruned_has_ended(monkeypatch):
+    def prune(asked, trial, *_):
+        raise TrialPruned("epoch 1")
+
+    monkeypatch.setattr(sweep_command, "run_trial", prune)
+    outcome = sweep("--trials 2")
+    assert "trial 1: pruned after epoch 1" in outcome.err
+    assert "no trial is complete (0 complete, 2 pruned, 0 failed)" in outcome.err
+
+
 def test_a_stop_leaves_the_trial_to_be_run_again(monkeypatch):
     def stop(*_):
         raise sweep_command.Interrupted
