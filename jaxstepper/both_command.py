@@ -1,6 +1,5 @@
 """What `both` does: trains, then simulates with the result."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,8 @@ from jaxstepper.config import Config, to_dict
 from jaxstepper.models import load_model
 from jaxstepper.setup import Given
 from jaxstepper.simulate_command import check_mode, check_output, run_simulate
-from jaxstepper.train_command import fresh_name, run_train
+from jaxstepper.train_command import run_train
+from jaxstepper.train_job import fresh_name
 
 
 def run_both(train: tuple[Config, Given], simulate: tuple[Config, Given]) -> int:
@@ -24,7 +24,7 @@ def run_both(train: tuple[Config, Given], simulate: tuple[Config, Given]) -> int
     run = str(Path(train_config.checkpoint_dir) / str(train_config.save_name))
     config = replace(config, model_path=run)
     _check_simulation(config, given, train_config)
-    code = run_train(train_config, train_given, stream=sys.stderr)
+    code = run_train(train_config, train_given, lines_on_stderr=True)
     if code:
         return code
     if "integrator_mode" not in given and config.controller is None:

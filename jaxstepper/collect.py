@@ -57,8 +57,14 @@ def collect(plan: Plan, state: TrainState, budget: Array) -> tuple[TrainState, A
     return lax.while_loop(working, work, (state, budget))
 
 
-def _attempt(plan: Plan, state: TrainState) -> TrainState:
-    """Tries the current step once for some systems that have not taken it yet."""
+@partial(jax.jit, static_argnames="plan")
+def preview(plan: Plan, state: TrainState) -> Attempt:
+    """What the next attempt of phase 1 will come to; a function of the state, which stays."""
+    return _try(plan, state)[2]
+
+
+def _try(plan: Plan, state: TrainState) -> tuple[TrainState, Array, Attempt]:
+    """Tries the current step once for some systems that have not taken it yet: for `chosen`."""
     count = state.accepted.shape[0]
     size = min(count, plan.retrain_batch)
     # Slots that no system fills hold `count`: writes there are dropped, reads there are ignored.
@@ -66,6 +72,11 @@ def _attempt(plan: Plan, state: TrainState) -> TrainState:
     sample = jax.tree.map(lambda x: x.at[chosen].get(mode="clip"), state.systems)
     sample = whole(plan.mesh, sample)
     state, outcome = attempt(plan, state, sample, present=chosen < count)
+    return state, chosen, outcome
+
+
+def _attempt(plan: Plan, state: TrainState) -> TrainState:
+    state, chosen, outcome = _try(plan, state)
     progress = _record(state.progress, chosen, outcome)
     state = state.replace(progress=progress, status=_status(plan, state.status, progress))
     if plan.gate.monotone:

@@ -360,11 +360,24 @@ class Config:
     )
 
     quiet: bool = _logging(False, YES_NO, "print results and errors only")
-    debug: bool = _logging(False, YES_NO, "a line on the steps of every debug_every-th epoch")
-    debug_every: int = _logging(1, COUNT, "epochs between the lines of --debug")
+    debug: bool = _logging(
+        False, YES_NO, "lines on the attempts of training, one by one, and on every epoch"
+    )
+    debug_every: int = _logging(
+        1, COUNT, "attempts of phase 1 in an epoch between the lines of --debug"
+    )
+    debug_replay_every: int = _logging(
+        10, COUNT, "iterations of phase 2 between the lines of --debug"
+    )
     wandb: bool = _logging(False, YES_NO, "log to Weights & Biases")
     wandb_project: str = _logging("AITimeStepper", text("NAME"), "its project")
     wandb_name: str | None = _logging(None, text("NAME"), "its run name; else save_name")
+    wandb_artifacts: bool = _logging(
+        False,
+        YES_NO,
+        "keep the newest checkpoint there, with its file for the torch simulator; or the "
+        "trajectory of simulate",
+    )
 
     movie: bool = _movie(
         False,
@@ -390,7 +403,6 @@ class Config:
     L_lower: float = _unused(1e-4, number(), "lower bound of angular momentum", takes="train")
     L_upper: float = _unused(1e-2, number(), "upper bound of angular momentum", takes="train")
     eps: float = _unused(0.1, number(), "tolerance")
-    debug_replay_every: int = _unused(10, COUNT, "iterations between lines on phase 2")
     adam_epochs: int = _unused_key(0, integer(0), "epochs of Adam before L-BFGS")
     adam_lr: float | None = _unused_key(None, POSITIVE, "their learning rate")
     lbfgs_lr: float = _unused_key(1.0, POSITIVE, "learning rate of L-BFGS")

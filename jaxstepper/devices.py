@@ -8,7 +8,7 @@ devices of all processes, with the exchange between them that it needs.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -95,4 +95,9 @@ def each_its_share(mesh: Mesh | None, function: Callable[..., Tree]) -> Callable
         jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)
     )
     # An array on one device would not do for a program of several processes.
-    return lambda *arguments: local(*jax.tree.map(np.asarray, arguments))
+    return lambda *arguments: local(*jax.tree.map(_off_a_single_device, arguments))
+
+
+def _off_a_single_device(x: Any) -> Any:
+    """The array, on the host if one device holds all of it."""
+    return x if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 else np.asarray(x)

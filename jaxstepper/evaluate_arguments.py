@@ -10,12 +10,12 @@ import numpy as np
 from jaxstepper import reference, rules
 from jaxstepper.command_parser import CommandParser, count, place, positive
 from jaxstepper.config import from_dict
+from jaxstepper.console import note
 from jaxstepper.controllers import Controller
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.models import TrainedModel, learned_controller, load_model
 from jaxstepper.problems import KEPLER, NAMES, THREE_BODIES
-from jaxstepper.tracking import note
 
 POWERS = (1.0, 1.25)
 RULES = (*rules.BY_NAME, "power-law", reference.NAME)

@@ -5,13 +5,15 @@ import csv
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from jaxstepper import reference, setup
 from jaxstepper.config import Config
+from jaxstepper.console import note
 from jaxstepper.controllers import symmetrized
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
@@ -19,7 +21,7 @@ from jaxstepper.evaluate import Run, evaluate
 from jaxstepper.evaluate_arguments import SYMMETRIZED, Candidate, candidates, parse_evaluate
 from jaxstepper.places import check_folder_place
 from jaxstepper.problems import Problem, problem
-from jaxstepper.tracking import note
+from jaxstepper.progress import Bars, open_bars, part_of
 from jaxstepper.work_precision import COLUMNS, TARGETS, Curve, curves, summary
 from jaxstepper.work_precision_plot import plot_work_precision
 
@@ -36,13 +38,16 @@ def run_evaluate(arguments: list[str]) -> int:
         problem(name, options.orbits, options.seed, options.end_time) for name in options.problems
     ]
     runs: list[Run] = []
-    for new in _all_runs(options, to_judge, problems):
-        runs += new
-        out.mkdir(parents=True, exist_ok=True)
-        # Written anew after each rule, so that what is done is kept whatever comes.
-        _write_csv(out / "runs.csv", runs)
-    if not runs:
-        raise UserError("no rule of --rules can run on these problems")
+    with open_bars() as bars:
+        sweeps = list(_sweeps(options, to_judge, problems))
+        if not sweeps:
+            raise UserError("no rule of --rules can run on these problems")
+        for i, sweep in enumerate(sweeps):
+            report = part_of(partial(_report, bars, sweep.label), i, len(sweeps))
+            runs += _runs(options, sweep, report if bars.are_shown else _Lines(sweep.label))
+            out.mkdir(parents=True, exist_ok=True)
+            # Written anew after each rule, so that what is done is kept whatever comes.
+            _write_csv(out / "runs.csv", runs)
     found = curves(runs)
     _write_json(out / "summary.json", found, options)
     _print_table(found)
@@ -63,10 +68,24 @@ def _folder(path: str) -> Path:
     return out
 
 
-def _all_runs(
+@dataclass(frozen=True)
+class _Sweep:
+    """A rule, plain or symmetrised, on problems of one kind."""
+
+    candidate: Candidate
+    symmetrized: bool
+    problems: Sequence[Problem]
+
+    @property
+    def label(self) -> str:
+        form = ", symmetrized" if self.symmetrized else ""
+        return f"{self.candidate.name}{form} on {_names(self.problems)}"
+
+
+def _sweeps(
     options: argparse.Namespace, to_judge: Sequence[Candidate], problems: Sequence[Problem]
-) -> Iterator[list[Run]]:
-    """The runs of one rule on problems of one kind after another."""
+) -> Iterator[_Sweep]:
+    """What is to be run, the problems of one kind after those of another."""
 
     def kind(each: Problem) -> tuple:
         return (*each.tables.shape[1:], each.softening)
@@ -75,7 +94,7 @@ def _all_runs(
         alike = list(group)
         for candidate in to_judge:
             for form in _forms(options, candidate, alike):
-                yield _sweep(options, candidate, form, alike)
+                yield _Sweep(candidate, form, alike)
 
 
 def _forms(
@@ -102,30 +121,49 @@ def _forms(
         note(f"{candidate.name} is not symmetrised: {rule.irreversible}")
 
 
-def _sweep(
-    options: argparse.Namespace, candidate: Candidate, form: bool, problems: Sequence[Problem]
-) -> list[Run]:
-    name, began = candidate.name, time.monotonic()
-    label = f"{name}{', symmetrized' if form else ''} on {_names(problems)}"
-    if name == reference.NAME:
+def _runs(options: argparse.Namespace, sweep: _Sweep, report: Callable[[float], None]) -> list[Run]:
+    candidate, problems, began = sweep.candidate, sweep.problems, time.monotonic()
+    report(0.0)
+    if candidate.name == reference.NAME:
         runs: Iterable[Run] = (
             run
-            for each in problems
-            for run in reference.ias15(each, options.factors, options.max_steps)
+            for i, each in enumerate(problems)
+            for run in _reported(
+                reference.ias15(each, options.factors, options.max_steps),
+                len(each.tables) * len(options.factors),
+                part_of(report, i, len(problems)),
+            )
         )
     else:
         rule = candidate.controller(Gravity(problems[0].softening))
-        rule = symmetrized(rule) if form else rule
-        report = _Progress(label)
-        runs = evaluate(rule, name, form, problems, options.factors, options.max_steps, report)
+        rule = symmetrized(rule) if sweep.symmetrized else rule
+        runs = evaluate(
+            rule,
+            candidate.name,
+            sweep.symmetrized,
+            problems,
+            options.factors,
+            options.max_steps,
+            report,
+        )
     done = list(runs)
     failed = sum(bool(run.failed) for run in done)
     failures = f", {failed} failed" if failed else ""
-    note(f"{label}: {len(done)} runs{failures}, {time.monotonic() - began:.1f} s")
+    note(f"{sweep.label}: {len(done)} runs{failures}, {time.monotonic() - began:.1f} s")
     return done
 
 
-class _Progress:
+def _reported(runs: Iterable[Run], count: int, report: Callable[[float], None]) -> Iterator[Run]:
+    for done, run in enumerate(runs, 1):
+        report(done / count)
+        yield run
+
+
+def _report(bars: Bars, label: str, share: float) -> None:
+    bars.show_share("evaluation", share, label)
+
+
+class _Lines:
     """A line on standard error every few seconds."""
 
     def __init__(self, label: str) -> None:

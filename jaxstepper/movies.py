@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from jaxstepper.config import Config
+from jaxstepper.console import note
 from jaxstepper.errors import UserError
 from jaxstepper.figures import evenly, new_figure
 from jaxstepper.film import Film
 from jaxstepper.places import check_file_place
 from jaxstepper.scene import WIDTH, Scene
-from jaxstepper.tracking import note
 
 # Of a frame's width, and frames per second, that players take.
 MOST_DOTS, MOST_FPS = 16384, 1000

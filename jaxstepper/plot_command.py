@@ -6,11 +6,11 @@ import numpy as np
 
 from jaxstepper import checkpoints
 from jaxstepper.command_parser import CommandParser, count, place
+from jaxstepper.console import note
 from jaxstepper.errors import UserError
 from jaxstepper.places import check_file_place
 from jaxstepper.plots import plot_training
 from jaxstepper.rollout_plot import plot_rollout
-from jaxstepper.tracking import note
 
 PICTURE = "training.png"
 """In the folder of a run: the picture of its training."""

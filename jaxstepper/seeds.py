@@ -20,11 +20,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstepper import setup
+from jaxstepper.calls import next_budget
 from jaxstepper.errors import UserError
 from jaxstepper.features import Scales
 from jaxstepper.prepare import Start, fresh_tables, is_fresh
 from jaxstepper.train_state import RUNNING, Plan, TrainState, restart
-from jaxstepper.training import FIRST_BUDGET, STOPPED, next_budget, plain_metrics, run_chunk
+from jaxstepper.training import FIRST_BUDGET, LARGEST_BUDGET, STOPPED, plain_metrics, run_chunk
 from jaxstepper.window_training import WindowPlan, WindowState, run_epoch
 
 AnyPlan = TypeVar("AnyPlan", Plan, WindowPlan)
@@ -195,7 +196,8 @@ def _train_in_two_phases(
             own = jax.tree.map(lambda leaf, k=k: leaf[k], rows)
             run.metrics += [plain_metrics(own, int(row), each) for row in np.flatnonzero(ended[k])]
             run.stopped = STOPPED.get(int(status[k]), "")
-        budget = next_budget(budget, budget - int(np.min(left)), seconds)
+        used = budget - int(np.min(left))
+        budget = next_budget(budget, used, seconds, FIRST_BUDGET, LARGEST_BUDGET)
         tell()
         if is_fresh(config, last) and all(len(run.metrics) == last for run in _alive(runs)):
             tables = [fresh_tables(start.config, given, start.tables, last) for start in starts]

@@ -6,18 +6,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from jaxstepper.tracking import note
+from jaxstepper.console import note
 
 # Ctrl-C; what a scheduler sends before it kills; what one can have it send some time before that.
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
+def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
     """Whether a signal has asked for a stop. A second one ends the process at once.
 
     Python runs signal handlers between its own instructions only, which a device call of minutes
     would put off; so a thread watches, which hears of signals in any case.
+
+    Args:
+        at_once: what that thread does before it ends the process.
     """
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     received: list[int] = []
@@ -30,6 +33,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
                 continue
             received.append(byte[0])
             if len(received) > 1:
+                at_once()
                 os._exit(128 + byte[0])
             name = signal.Signals(byte[0]).name
             note(f"{name}: stops and saves at the end of this device call; again to leave at once")

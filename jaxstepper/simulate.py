@@ -1,5 +1,6 @@
 """Rollouts: a controller proposes dt, the leapfrog takes the step."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ from jaxstepper.particles import Particles
 
 # Steps in one device call of `record`: bounds its memory, and lets the host look in.
 STEPS_PER_CALL = 1024
-# Steps in one device call of `run_until`: some seconds at most for a few bodies.
 MOST_STEPS = 2**31 - 1
 
 
@@ -103,6 +103,13 @@ def is_running(rollout: Rollout, limits: Limits) -> Bool[Array, ""]:
     return (left > 8 * jnp.finfo(time.dtype).eps * time) & (rollout.steps < limits.steps)
 
 
+def share_done(rollout: Rollout, limits: Limits) -> Float[Array, ""]:
+    """How much of a rollout is behind it; 1 at its end, whatever ended it."""
+    time = rollout.particles.time
+    share = jnp.maximum(time / limits.time, (rollout.steps / limits.steps).astype(time.dtype))
+    return jnp.where(is_running(rollout, limits), share, 1.0)
+
+
 @partial(jax.jit, static_argnames=("gravity", "num_steps"))
 def run_steps(
     controller: Controller, gravity: Gravity, particles: Particles, num_steps: int
@@ -146,14 +153,26 @@ def run_until(
     controller: Controller, gravity: Gravity, particles: Particles, limits: Limits
 ) -> Rollout:
     """A rollout up to the limits, in a `while_loop`."""
+    return run_on(controller, gravity, start(controller, particles), limits, MOST_STEPS)
+
+
+def run_on(
+    controller: Controller,
+    gravity: Gravity,
+    rollout: Rollout,
+    limits: Limits,
+    num_steps: Int[Array, ""] | int,
+) -> Rollout:
+    """The rollout up to the limits, or `num_steps` steps further on, in a `while_loop`."""
+    before = rollout.steps
 
     def body(rollout: Rollout) -> Rollout:
         return advance(controller, gravity, rollout, limits.time)
 
     def running(rollout: Rollout) -> Array:
-        return is_running(rollout, limits)
+        return is_running(rollout, limits) & (rollout.steps - before < num_steps)
 
-    return lax.while_loop(running, body, start(controller, particles))
+    return lax.while_loop(running, body, rollout)
 
 
 def blown_up_at(controller: Controller, gravity: Gravity, particles: Particles, steps: int) -> int:
@@ -173,9 +192,16 @@ def blown_up_at(controller: Controller, gravity: Gravity, particles: Particles, 
 
 
 def record(
-    controller: Controller, gravity: Gravity, particles: Particles, limits: Limits
+    controller: Controller,
+    gravity: Gravity,
+    particles: Particles,
+    limits: Limits,
+    report: Callable[[float], None] = lambda share: None,
 ) -> tuple[Rollout, Trajectory]:
-    """A rollout up to the limits, with every state on the way."""
+    """A rollout up to the limits, with every state on the way.
+
+    `report` is called after every device call with the share of the rollout that is done.
+    """
     rollout = start(controller, particles)
     first = jax.tree.map(lambda x: np.asarray(x)[None], _snapshot(gravity, rollout))
     pieces = [first]
@@ -185,6 +211,7 @@ def record(
         count = int(np.sum(taken))
         pieces.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], states))
         running = bool(is_running(rollout, limits))
+        report(float(share_done(rollout, limits)))
     states = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
     return rollout, states._replace(dt=states.dt[1:])
 

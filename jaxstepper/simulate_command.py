@@ -2,18 +2,18 @@
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxstepper import rules, setup
 from jaxstepper.config import Config
+from jaxstepper.console import note
 from jaxstepper.controllers import Controller, scaled, symmetrized
-from jaxstepper.devices import choose_mesh, each_its_share
+from jaxstepper.devices import choose_mesh
 from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
 from jaxstepper.film import film_of
@@ -23,7 +23,9 @@ from jaxstepper.movies import check_movie, make_movie
 from jaxstepper.particles import Particles, from_table
 from jaxstepper.places import check_file_place
 from jaxstepper.precision import check_precision
-from jaxstepper.processes import is_main, on_main, to_host
+from jaxstepper.processes import is_main, on_main
+from jaxstepper.progress import open_bars, part_of
+from jaxstepper.rollouts import roll_out
 from jaxstepper.setup import Given
 from jaxstepper.simulate import (
     Limits,
@@ -33,11 +35,9 @@ from jaxstepper.simulate import (
     force_evaluations,
     record,
     report,
-    run_steps,
-    run_until,
 )
 from jaxstepper.tables import validate_table
-from jaxstepper.tracking import note, open_wandb
+from jaxstepper.tracking import open_wandb
 
 DEFAULT_STEPS = 1000
 MANY = 30_000  # particles, with which a step takes seconds
@@ -77,13 +77,18 @@ def run_simulate(config: Config, given: Given) -> int:
     code = 0
     with open_wandb(config, "runner_simulate") as wandb_run:
         trajectories: list[Trajectory] = []
-        if config.output is not None or config.movie:
-            ends, trajectories = _record(controller, gravity, starts, limits)
-        else:
-            ends = _roll_out(mesh, controller, gravity, starts, limits)
+        with open_bars(config.quiet) as bars:
+            many = f"{len(starts)} rollouts" if len(starts) > 1 else "rollout"
+            tell = partial(bars.show_share, many)
+            tell(0.0)
+            if config.output is not None or config.movie:
+                ends, trajectories = _record(controller, gravity, starts, limits, tell)
+            else:
+                ends = roll_out(mesh, controller, gravity, starts, limits, tell)
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
-        for first, (last, steps) in zip(starts, ends, strict=True):
+        for first, end in zip(starts, ends, strict=True):
+            last, steps = end.particles, int(end.steps)
             evaluations = force_evaluations(controller, steps)
             result = {"force_evaluations": evaluations, **report(gravity, first, last, steps)}
             if is_main():
@@ -93,6 +98,8 @@ def run_simulate(config: Config, given: Given) -> int:
                 step = blown_up_at(controller, gravity, first, steps)
                 note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
                 code = 1
+        if config.output is not None and config.wandb_artifacts:
+            wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
         film = film_of(trajectories[0], np.asarray(starts[0].mass))
         on_main(partial(make_movie, config, film, movie_path(config)))
@@ -197,47 +204,19 @@ def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
     return Limits(steps=config.steps if config.steps > 0 else DEFAULT_STEPS)
 
 
-def _roll_out(
-    mesh: Mesh | None,
+def _record(
     controller: Controller,
     gravity: Gravity,
     starts: list[Particles],
     limits: list[Limits],
-) -> list[tuple[Particles, int]]:
-    """The last state of each rollout and its number of steps; several run as one batch.
-
-    The devices of the mesh share it.
-    """
-    if len(starts) == 1 and np.isinf(limits[0].time):
-        rollout = run_steps(controller, gravity, starts[0], int(limits[0].steps))
-        return [(rollout.particles, int(rollout.steps))]
-
-    particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    bounds = Limits(
-        jnp.asarray([limit.time for limit in limits], particles.time.dtype),
-        jnp.asarray([limit.steps for limit in limits], jnp.int32),
-    )
-
-    def roll_out(controller: Controller, batch: tuple[Particles, Limits]) -> Rollout:
-        return jax.vmap(lambda start, ends: run_until(controller, gravity, start, ends))(*batch)
-
-    rollouts = to_host(each_its_share(mesh, roll_out)(controller, (particles, bounds)))
-    return [
-        (jax.tree.map(lambda x, i=i: x[i], rollouts.particles), int(rollouts.steps[i]))
-        for i in range(len(starts))
-    ]
-
-
-def _record(
-    controller: Controller, gravity: Gravity, starts: list[Particles], limits: list[Limits]
-) -> tuple[list[tuple[Particles, int]], list[Trajectory]]:
-    """As `_roll_out`, and every state on the way."""
+    tell: Callable[[float], None],
+) -> tuple[list[Rollout], list[Trajectory]]:
+    """As `roll_out`, and every state on the way."""
     recorded = [
-        record(controller, gravity, start, limit)
-        for start, limit in zip(starts, limits, strict=True)
+        record(controller, gravity, start, limit, part_of(tell, i, len(starts)))
+        for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
     ]
-    ends = [(rollout.particles, int(rollout.steps)) for rollout, _ in recorded]
-    return ends, [trajectory for _, trajectory in recorded]
+    return [rollout for rollout, _ in recorded], [trajectory for _, trajectory in recorded]
 
 
 def _write(path: Path, trajectories: list[Trajectory]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from jaxstepper import checkpoints
 from jaxstepper.command_parser import CommandParser, count, place
 from jaxstepper.config import Config, flag_of, read_option
+from jaxstepper.console import note
 from jaxstepper.errors import UserError
 from jaxstepper.places import check_folder_place
 from jaxstepper.resume import HARMLESS
@@ -20,7 +21,6 @@ from jaxstepper.sweep import Interrupted, Sweep, check, make_measure, run_trial
 from jaxstepper.sweep_runs import export_run, keep_run, remove_others
 from jaxstepper.sweep_study import Row, Study, import_optuna, open_study
 from jaxstepper.toml_file import Settings, read_sweep, read_toml
-from jaxstepper.tracking import note
 
 DESCRIPTION = """\
 Trains with choices of the table [sweep] of a TOML file, and keeps the best. The rest of the file is

@@ -8,13 +8,14 @@ from pathlib import Path
 from jaxstepper import checkpoints, torch_bridge
 from jaxstepper.checkpoints import METRICS_FILE, first_line
 from jaxstepper.config import to_dict
+from jaxstepper.console import note
 from jaxstepper.convert import to_torch
 from jaxstepper.errors import UserError
+from jaxstepper.metrics_file import MetricsFile
 from jaxstepper.resume import what_was_given
 from jaxstepper.setup import Given
 from jaxstepper.sweep import Trained
 from jaxstepper.sweep_study import Study
-from jaxstepper.tracking import MetricsFile, note
 
 TRIAL = "trial-"
 """How the folder of a trial's run begins."""

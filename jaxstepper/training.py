@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
+from jaxstepper.calls import next_budget
 from jaxstepper.collect import collect
 from jaxstepper.devices import whole
 from jaxstepper.generalize import generalize
@@ -30,8 +31,7 @@ from jaxstepper.train_state import (
 
 # Epochs in one device call. The program holds the epoch once, whatever this is.
 EPOCHS_PER_CALL = 10
-# A device call aims to take this long, so that it can be interrupted, watched and saved.
-SECONDS_PER_CALL = 2.0
+# Attempts in one device call.
 FIRST_BUDGET = 50
 LARGEST_BUDGET = 1_000_000
 # Retrain iterations on one step between warnings.
@@ -192,6 +192,7 @@ def run_two_phase_training(
     on_pause: Callable[[TrainState, dict[str, Any]], TrainState] = lambda state, metrics: state,
     on_call: Callable[[TrainState, dict[str, Any]], None] = lambda state, metrics: None,
     interrupted: Callable[[], bool] = lambda: False,
+    look: Callable[[TrainState, int], int] | None = None,
 ) -> TrainingResult:
     """Trains until `epochs` epochs are complete, in device calls of bounded length.
 
@@ -207,12 +208,14 @@ def run_two_phase_training(
             systems; returns the state to go on with.
         on_call: told the state and the last metrics after every device call, to save it.
         interrupted: asked before every device call whether to leave.
+        look: shown the state before every device call, and the attempts that the last one used up;
+            returns how many the next may use up at most. Calls then end with their epochs.
 
     Returns:
         The result. A run that leaves early returns the state it got to, in the middle of an epoch.
     """
     began = last_end = time.perf_counter()
-    budget, warned, stopped = FIRST_BUDGET, 0, ""
+    budget, used, warned, stopped = FIRST_BUDGET, 0, 0, ""
     metrics = {} if metrics is None else metrics
     done = int(state.epoch)
     while done < epochs and not stopped:
@@ -222,9 +225,12 @@ def run_two_phase_training(
         last = done + 1
         while last < epochs and not pause_after(last - 1):
             last += 1
+        allowed = budget if look is None else min(budget, look(state, used))
+        end = last if look is None else done + 1
         call_began = time.perf_counter()
-        state, left, rows, ended = train_chunk(plan, state, np.int32(last), np.int32(budget))
+        state, left, rows, ended = train_chunk(plan, state, np.int32(end), np.int32(allowed))
         rows, ended, left = jax.device_get((rows, ended, left))
+        used = allowed - int(left)
         done, status = int(state.epoch), int(state.status)
         now = time.perf_counter()
         count = int(np.sum(ended))
@@ -233,7 +239,8 @@ def run_two_phase_training(
                 metrics = plain_metrics(rows, row, (now - last_end) / count)
                 on_epoch(metrics)
         last_end, warned = (now, 0) if count else (last_end, warned)
-        budget = from_main(next_budget(budget, budget - int(left), now - call_began))
+        seconds = now - call_began
+        budget = from_main(next_budget(budget, used, seconds, FIRST_BUDGET, LARGEST_BUDGET))
         warned = _warn_of_retraining(state, warned)
         stopped = STOPPED.get(status, "")
         if stopped == "not finite":
@@ -251,14 +258,6 @@ def plain_metrics(rows: EpochMetrics, row: int, seconds: float) -> dict[str, Any
     metrics["epoch_time"] = seconds
     metrics["acceptance_rate"] = 1 / (1 + metrics["mean_retrain_iterations"])
     return metrics
-
-
-def next_budget(budget: int, used: int, seconds: float) -> int:
-    """Attempts that will take about `SECONDS_PER_CALL`; the first call's compilation counts too."""
-    if used < budget:
-        return budget
-    fitting = int(used * SECONDS_PER_CALL / max(seconds, 1e-3))
-    return min(max(fitting, FIRST_BUDGET), 4 * budget, LARGEST_BUDGET)
 
 
 def _warn_of_retraining(state: TrainState, warned: int) -> int:

@@ -140,6 +140,7 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("wandb", "--wandb", True, False),
     ("wandb_project", "--wandb-project p", "p", "AITimeStepper"),
     ("wandb_name", "--wandb-name w", "w", None),
+    ("wandb_artifacts", "--wandb-artifacts", True, False),
     ("ic_path", "--ic-path ic.npy", "ic.npy", None),
     ("use_train_ic", "--use-train-ic", True, False),
     ("multi_orbit_sim", "--multi-orbit-sim", True, False),

@@ -38,8 +38,16 @@ TOP = {
     "evaluate_arguments",
     "sweep_command",
     "sweep_runs",
-    "tracking",
     "plot_command",
+    "train_job",
+    "train_report",
+    "training_bars",
+    "debug_lines",
+    "run_artifacts",
+    "metrics_file",
+    "tracking",
+    "progress",
+    "console",
     "plots",
     "figures",
     "movies",
@@ -50,7 +58,15 @@ TOP = {
     "signals",
 } & set(TREES)
 PICTURES = {"figures", "plots", "rollout_plot", "work_precision_plot", "scene"}
-MAY_READ_A_CLOCK = {"training", "window_training", "seeds", "run_writer", "evaluate", "reference"}
+MAY_READ_A_CLOCK = {
+    "training",
+    "window_training",
+    "run_writer",
+    "rollouts",
+    "seeds",
+    "evaluate",
+    "reference",
+}
 
 
 def imported(tree):
@@ -137,6 +153,7 @@ def test_the_configuration_rests_on_itself_and_the_standard_library():
         ("imageio_ffmpeg", "movies"),
         ("PIL", "movies"),
         ("optuna", "sweep_study"),
+        ("rich", "progress"),
     ],
 )
 def test_a_heavy_package_has_one_home(package, home):
@@ -165,7 +182,16 @@ def test_modules_below_the_top_do_not_print_or_read_a_clock(module):
 
 
 def test_the_command_line_starts_without_jax():
-    heavy = "{'jax', 'flax', 'optax', 'orbax', 'torch', 'wandb', 'numpy'}"
+    heavy = "{'jax', 'flax', 'optax', 'orbax', 'torch', 'wandb', 'rich', 'numpy'}"
     code = f"import sys, jaxstepper.cli; print(*{heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+def test_bars_are_imported_for_good_arguments_only():
+    code = (
+        "import sys\nfrom jaxstepper import cli\n"
+        "try: cli.main(None, ['train', '--lr', 'none'])\n"
+        "except SystemExit: sys.exit('rich' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

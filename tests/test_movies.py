@@ -12,7 +12,7 @@ import pytest
 from commandline import TINY, assert_refused, call
 from PIL import Image
 
-from jaxstepper import checkpoints, train_command, training_movie
+from jaxstepper import checkpoints, train_job, training_movie
 from jaxstepper.arguments import parse
 from jaxstepper.config import Config
 from jaxstepper.figures import COLOURS, FEW_BODIES
@@ -237,7 +237,7 @@ def test_a_resumed_run_has_the_movie_of_its_part(monkeypatch):
 def test_window_training_says_that_it_has_no_movie():
     config, given = parse("train", ["--objective", "window", "--movie", "--num-orbits", "1"])
     with pytest.warns(UserWarning, match="window training follows no path"):
-        train_command._warn_of_training(config, given)
+        train_job._warn_of_training(config, given)
     movie = TrainingMovie(config, Path("run"), object(), is_resumed=False)
     movie.add(object())
     movie.make()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from commandline import TINY, assert_refused, call
 
-from jaxstepper import checkpoints, tracking, train_command
+from jaxstepper import checkpoints, console, train_command, train_job
 from jaxstepper.run_writer import superseded, unwanted
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def stop_after(calls):
     """Instead of waiting for signals: a stop after so many device calls."""
 
     @contextmanager
-    def stop():
+    def stop(*_):
         left = iter([False] * calls)
         yield lambda: next(left, True)
 
@@ -162,14 +162,14 @@ def test_both_follows_the_history_of_the_run_it_resumes():
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_says_where_and_leaves(name, monkeypatch):
-    epoch = tracking.Console.epoch
+    epoch = console.Console.epoch
 
     def signal_in_epoch_3(self, metrics):
         epoch(self, metrics)
         if metrics["epoch"] == 3:
             os.kill(os.getpid(), getattr(signal, name))
 
-    monkeypatch.setattr(tracking.Console, "epoch", signal_in_epoch_3)
+    monkeypatch.setattr(console.Console, "epoch", signal_in_epoch_3)
     before = signal.getsignal(getattr(signal, name))
     outcome = call(ONE, "--epochs 1000 --quiet --save-name run")
     assert outcome.code == 0
@@ -430,14 +430,14 @@ def test_keep_deletes_nothing_while_the_newest_is_damaged(monkeypatch):
 
 def test_a_network_gone_bad_names_the_place_and_the_last_good_checkpoint(monkeypatch):
     assert call(ONE, EPOCHS, "run --epochs 2").code == 0
-    resume_training = train_command.resume_training
+    resume_training = train_job.resume_training
 
     def resume_badly(*args):
         plan, state = resume_training(*args)
         params = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(np.nan), state.variables["params"])
         return plan, state.replace(variables={**state.variables, "params": params})
 
-    monkeypatch.setattr(train_command, "resume_training", resume_badly)
+    monkeypatch.setattr(train_job, "resume_training", resume_badly)
     outcome = call("train --resume --save-name run --epochs 5 --quiet")
     assert outcome.code == 1
     assert "epoch 2, step 0: the network or its dt is no longer finite" in outcome.err

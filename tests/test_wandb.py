@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from commandline import TINY, assert_refused, call
 
-from jaxstepper import checkpoints, train_command
+from jaxstepper import checkpoints, plots, torch_bridge, train_command
+from jaxstepper.errors import UserError
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2 as protocol  # noqa: E402
@@ -20,6 +21,25 @@ PART_1 = """
     max_retrain_loss mean_retrain_rel_dE max_retrain_rel_dE
 """
 PART_2 = "converged iterations final_pass_rate mean_rel_dE max_rel_dE"
+
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c636060606000000005000170a8b4f30000000049454e44ae426082"
+)
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch):
+    """Runs whose curves were drawn; a picture is one pixel, which is soon there."""
+    runs = []
+
+    def draw(run, path):
+        runs.append(run)
+        path.write_bytes(PIXEL)
+
+    monkeypatch.setattr(plots, "plot_training", draw, raising=False)
+    return runs
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +78,34 @@ def of_kind(folder, kind):
     return [getattr(record, kind) for record in found]
 
 
-def test_a_run_is_logged_with_its_config_and_every_key_of_every_epoch(tmp_path):
+def logged(folder):
+    """What was logged, call by call."""
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in each.item}
+        for each in of_kind(folder, "history")
+    ]
+
+
+def artifacts(folder):
+    """The artifacts of a run, by name and type: the copies that would be sent, by name."""
+    return {
+        (each.name, each.type): {
+            entry.path: Path(entry.local_path) for entry in each.manifest.contents
+        }
+        for each in of_kind(folder, "artifact")
+    }
+
+
+def summary(folder):
+    """The values of a run's summary."""
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for each in of_kind(folder, "summary")
+        for item in each.update
+    }
+
+
+def test_a_run_is_logged_with_its_config_and_every_key_of_every_epoch(tmp_path, drawn):
     outcome = call(LOGGED)
     assert outcome[:3] == (0, "", "")
     run = of_kind(tmp_path, "run")[0]
@@ -67,11 +114,9 @@ def test_a_run_is_logged_with_its_config_and_every_key_of_every_epoch(tmp_path):
     kept = checkpoints.load(Path("checkpoints/run"))
     assert {name: config[name] for name in kept.config} == kept.config
     assert config["hidden_dims"] == [8, 8]
-    history = [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in each.item}
-        for each in of_kind(tmp_path, "history")
-    ]
+    *history, picture = logged(tmp_path)
     assert [row["epoch"] for row in history] == [0, 1]
+    assert picture["figures/training/format"] == "png" and drawn == [Path("checkpoints/run")]
     keys = {"epoch", "epoch_time"}
     keys |= {f"part1/{name}" for name in PART_1.split()}
     keys |= {f"part2/{name}" for name in PART_2.split()}
@@ -80,6 +125,65 @@ def test_a_run_is_logged_with_its_config_and_every_key_of_every_epoch(tmp_path):
     assert history[1]["part1/max_energy_error"] == kept.metrics["max_energy_error"]
     assert history[1]["epoch_time"] == kept.metrics["epoch_time"]
     assert [each.exit_code for each in of_kind(tmp_path, "exit")] == [0]
+    epoch, others = of_kind(tmp_path, "metric")
+    assert epoch.name == "epoch"
+    assert (others.glob_name, others.step_metric) == ("*", "epoch")
+    values = summary(tmp_path)
+    assert values["epochs"] == 2 and values["stopped"] == "completed"
+    assert values["convergence_rate"] == 1.0 and values["total_time"] > 0
+    for name in ("final_pass_rate", "max_energy_error", "trajectory_length"):
+        assert values[f"final/{name}"] == kept.metrics[name]
+
+
+def test_the_newest_checkpoint_and_its_export_are_kept_as_one_artifact(tmp_path):
+    outcome = call(LOGGED, "--wandb-artifacts")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    ((about, files),) = artifacts(tmp_path).items()
+    assert about == ("run", "model")
+    run = Path("checkpoints/run")
+    there = [path for path in (run / "1").rglob("*") if path.is_file()]
+    assert files.keys() == {str(path.relative_to(run)) for path in there} | {"model_epoch_0001.pt"}
+    for path in there:
+        assert files[str(path.relative_to(run))].read_bytes() == path.read_bytes()
+    exported = torch_bridge.read(files["model_epoch_0001.pt"])
+    kept = checkpoints.load(run).variables["params"]["Dense_0"]["kernel"]
+    assert exported.variables["params"]["Dense_0"]["kernel"].tobytes() == kept.tobytes()
+
+
+def test_what_has_no_export_or_no_figures_says_so_in_a_line_each(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise UserError("it is not to be had")
+
+    monkeypatch.setattr(plots, "plot_training", refuse, raising=False)
+    monkeypatch.setattr(torch_bridge, "write", refuse)
+    outcome = call(LOGGED, "--wandb-artifacts")
+    assert outcome.code == 0
+    figures, export = outcome.err.splitlines()
+    assert figures == "W&B: no figures: it is not to be had"
+    assert export == "W&B: the checkpoint is kept without a .pt file: it is not to be had"
+    ((_, files),) = artifacts(tmp_path).items()
+    assert "1/SHA256SUMS" in files and "model_epoch_0001.pt" not in files
+
+
+def test_a_simulation_logs_its_report_and_keeps_its_trajectory(tmp_path):
+    flags = "simulate --no-compilation-cache --num-particles 3 --seed 0 --steps 5 --quiet"
+    outcome = call(flags, "--wandb --wandb-artifacts --output path.npz")
+    assert outcome.code == 0
+    (row,) = logged(tmp_path)
+    (report,) = outcome.reports()
+    assert {name: value for name, value in row.items() if not name.startswith("_")} == report
+    assert of_kind(tmp_path, "metric") == []
+    ((about, files),) = artifacts(tmp_path).items()
+    assert about == ("path", "trajectory")
+    assert files["path.npz"].read_bytes() == Path("path.npz").read_bytes()
+
+
+def test_artifacts_without_a_run_are_said_to_be_none(tmp_path):
+    flags = LOGGED.replace("--wandb", "--wandb-artifacts")
+    outcome = call(flags)
+    assert outcome.code == 0
+    assert outcome.err == "--wandb-artifacts: nothing is kept without --wandb\n"
+    assert not (tmp_path / "wandb").exists()
 
 
 def test_a_training_that_fails_ends_its_run_as_failed(tmp_path, monkeypatch):

@@ -1,0 +1,67 @@
+"""Rollouts in device calls of bounded length, against those in one call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstepper import rollouts
+from jaxstepper.controllers import fixed
+from jaxstepper.devices import each_its_share
+from jaxstepper.dynamics import Gravity
+from jaxstepper.initial_conditions import figure_eight, random_batch
+from jaxstepper.particles import from_table
+from jaxstepper.rollouts import roll_out
+from jaxstepper.rules import by_name
+from jaxstepper.simulate import Limits, run_steps, run_until
+
+GRAVITY = Gravity()
+
+
+def starts(tables):
+    return [from_table(table, GRAVITY.acceleration, jnp.float64) for table in tables]
+
+
+def assert_same_bits(mine, theirs):
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    """What every call reports; the first has 7 steps, and the others have 20."""
+    monkeypatch.setattr(rollouts, "FIRST_STEPS", 7)
+    monkeypatch.setattr(rollouts, "next_budget", lambda *_: 20)
+    return []
+
+
+@pytest.mark.parametrize("rule", [fixed(0.01), by_name("hairer-soderlind", GRAVITY, 0.02)])
+def test_a_rollout_in_many_calls_is_the_one_in_one_call(rule, shares):
+    (first,) = starts([figure_eight()])
+    (rollout,) = roll_out(None, rule, GRAVITY, [first], [Limits(steps=100)], shares.append)
+    assert_same_bits(rollout, run_steps(rule, GRAVITY, first, 100))
+    np.testing.assert_allclose(shares, [0.07, 0.27, 0.47, 0.67, 0.87, 1.0], rtol=1e-6)
+
+
+def test_many_rollouts_in_many_calls_are_those_in_one_call(shares):
+    firsts = starts(random_batch(0, 2, 3, 2, 1.0, 1.0, 1.0))
+    limits = [Limits(time=0.105), Limits(time=0.5, steps=30)]
+    ends = roll_out(None, fixed(0.01), GRAVITY, firsts, limits, shares.append)
+    for end, first, limit in zip(ends, firsts, limits, strict=True):
+        assert_same_bits(end, run_until(fixed(0.01), GRAVITY, first, limit))
+    done = [(0.07 / 0.105 + 7 / 30) / 2, (1 + 27 / 30) / 2, 1.0]
+    np.testing.assert_allclose(shares, done, rtol=1e-6)
+
+
+def test_calls_of_a_rollout_are_one_program(shares, monkeypatch):
+    programs = []
+
+    def keep(mesh, function):
+        programs.append(each_its_share(mesh, function))
+        return programs[-1]
+
+    monkeypatch.setattr(rollouts, "each_its_share", keep)
+    rule = by_name("hairer-soderlind", GRAVITY, 0.02)
+    roll_out(None, rule, GRAVITY, starts([figure_eight()]), [Limits(steps=60)], shares.append)
+    assert len(shares) == 4
+    assert [program._cache_size() for program in programs] == [1]
