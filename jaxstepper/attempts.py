@@ -88,7 +88,8 @@ def _loss_gradient(
     """Gradient in the params of the mean loss over the samples that are `trained` on.
 
     The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count. Mostly
-    few samples of many fail, so the network runs again, on those alone, `TRAINED_AT_ONCE` at once.
+    few samples of many fail, so the network runs again, on those alone, `TRAINED_AT_ONCE` at once;
+    or on all, if that is most of them.
     """
     size = trained.shape[0]
     block = min(size, TRAINED_AT_ONCE)
@@ -103,8 +104,11 @@ def _loss_gradient(
         _, pull_back = jax.vjp(step_sizes, variables["params"])
         return pull_back(weight.at[rows].get(mode="fill", fill_value=0.0))[0]
 
-    if block == size:
+    def of_all() -> Variables:
         return of_block(jnp.arange(size))
+
+    if block == size:
+        return of_all()
     # Past the samples that are trained on, rows of weight 0 fill the last block.
     (rows,) = jnp.nonzero(trained, size=-(-size // block) * block, fill_value=size)
 
@@ -113,9 +117,12 @@ def _loss_gradient(
         gradient = of_block(lax.dynamic_slice(rows, (done,), (block,)))
         return done + block, jax.tree.map(jnp.add, total, gradient)
 
-    nothing = jax.tree.map(jnp.zeros_like, variables["params"])
-    first = (jnp.zeros((), jnp.int32), nothing)
-    return lax.while_loop(lambda carry: carry[0] < count, add_block, first)[1]
+    def of_blocks() -> Variables:
+        nothing = jax.tree.map(jnp.zeros_like, variables["params"])
+        first = (jnp.zeros((), jnp.int32), nothing)
+        return lax.while_loop(lambda carry: carry[0] < count, add_block, first)[1]
+
+    return lax.cond(2 * count > size, of_all, of_blocks)
 
 
 def _is_finite(gradient: Variables) -> Bool[Array, ""]:

@@ -19,9 +19,9 @@ from jaxstepper.features import FeatureSpec
 from jaxstepper.generalize import generalize
 from jaxstepper.initial_conditions import random_table
 from jaxstepper.integrators import leapfrog
-from jaxstepper.losses import Gate, try_step
+from jaxstepper.losses import Gate, try_step, try_steps
 from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.train_state import STUCK, Plan, init_train_state, start_systems
+from jaxstepper.train_state import NOT_FINITE, STUCK, Plan, init_train_state, start_systems
 from jaxstepper.training import epoch_metrics, run_two_phase_training, train_chunk
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "two_phase.npz")
@@ -325,16 +325,22 @@ def test_every_system_takes_every_step_once(retrain_batch):
     np.testing.assert_array_equal(end.systems.particles.position, path.position[-1])
 
 
-def test_an_attempt_trains_on_the_mean_loss_of_the_systems_that_fail():
-    """With plain gradient steps, the step of many is the mean of the steps of each alone."""
+@pytest.mark.parametrize(("at_once", "passing"), [(128, 1), (1, 1), (1, 3)])
+def test_an_attempt_trains_on_the_mean_loss_of_the_systems_that_fail(at_once, passing, monkeypatch):
+    """With plain gradient steps, the step of many is the mean of the steps of each alone.
+
+    That is so in one pass, where most of more systems than pass at once fail, and where few do.
+    """
+    monkeypatch.setattr("jaxstepper.attempts.TRAINED_AT_ONCE", at_once)
     plan = replace(
         PLAN,
         network=StepNetwork((8,), "tanh", 0.0),
         features=FeatureSpec(),
         optimizer=optax.sgd(1e-6),
     )
-    # The last system is so wide that its step passes.
-    tables = np.stack([TABLES[0] * [1, size, size, 1, 1] for size in (1.0, 0.8, 100.0)])
+    # The last systems are so wide that their steps pass.
+    sizes = (1.0, 0.8, *[100.0] * passing)
+    tables = np.stack([TABLES[0] * [1, size, size, 1, 1] for size in sizes])
     start = started(plan, tables, SEED)
     run = jax.jit(partial(attempt, plan))
 
@@ -343,15 +349,29 @@ def test_an_attempt_trains_on_the_mean_loss_of_the_systems_that_fail():
         change = [a - b for a, b in zip(saved(end.variables), saved(start.variables), strict=True)]
         return change, outcome.failed
 
-    together, failed = update([True, True, True])
-    np.testing.assert_array_equal(failed, [True, True, False])
-    first, second = (update(np.arange(3) == system)[0] for system in (0, 1))
+    number = np.arange(len(sizes))
+    together, failed = update(number >= 0)
+    np.testing.assert_array_equal(failed, number < 2)
+    first, second = (update(number == system)[0] for system in (0, 1))
     for whole, *parts in zip(together, first, second, strict=True):
         expected = np.mean(parts, axis=0)
         np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-6 * np.max(np.abs(expected)))
     assert all(np.any(change) for change in first) and differs(first, second)
-    nothing, _ = update([False, False, True])
+    nothing, _ = update(number == 2)
     assert not any(np.any(change) for change in nothing)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_network_as_it_was(monkeypatch):
+    def steep(*arguments):
+        trial = try_steps(*arguments)
+        return trial._replace(slope=jnp.full_like(trial.slope, jnp.inf))
+
+    monkeypatch.setattr("jaxstepper.attempts.try_steps", steep)
+    start = started(PLAN, TABLES, SEED)
+    end, outcome = attempt(PLAN, start, start.systems, jnp.array([True, True]))
+    assert np.any(outcome.failed) and np.all(np.isfinite(outcome.dt))
+    assert int(end.status) == NOT_FINITE
+    assert_identical(end.variables, saved(start.variables))
 
 
 def test_calibration_starts_every_seed_in_the_band():
