@@ -1,6 +1,6 @@
 """Measures what jaxstepper takes for its work, as ratios within one run.
 
-    python scripts/benchmark.py [--only PATTERN] [--json FILE] [--quick]
+    python scripts/benchmark.py [--only PATTERN] [--json FILE] [--plot FILE] [--quick]
 
 PATTERN is a group (rollouts, systems, learned, retrain, replay, orbits, chip, startup, growth) or
 matches names of rows. A row is {name, value, unit, reference, reference_value, ratio, goal}; ratio
@@ -21,9 +21,13 @@ learned: rollouts whose dt the default network chooses. One system: reading the 
     (11 MB) from cache or memory at every step. Many: the network's matrix products, at the rate
     that one large product reaches on this machine.
 retrain: a failed attempt of phase 1, three bodies. The memory traffic of Adam: weights and two
-    moments are read and written, and the gradient is read, 7 x 8 bytes a weight.
+    moments are read and written, and the gradient is read, 7 x 8 bytes a weight. XLA's loops on a
+    CPU have one output each, so that both moments and the weights read what they share again: 10
+    numbers a weight. The network forwards, forwards again and backwards adds 0.35 ms.
 replay: an iteration of phase 2 in which every sample fails: the network forwards, and forwards and
-    backwards again in blocks, then Adam. The peer runs one forward pass and one backward pass.
+    backwards again, then Adam: four matrix products a layer, where the peer, which keeps what it
+    computed, has three. Keeping it copies the weights, which costs iterations in which all pass
+    a fifth.
 orbits: training on B Kepler pairs with the default network: time for one orbit to have one step
     accepted, both phases included, in a run that has found its dt. With one orbit the floor is
     reading the weights for every attempt; with many, the matrix products (`products`).
@@ -31,8 +35,9 @@ chip: the direct sum of all accelerations, at 20 operations a pair, beside the m
     the chip does on numbers in registers. A pair's square root and division count as one operation
     each, and cost many. The goal, on a GPU, is a half.
 startup: processes from their start, and compiling a training chunk; there the limit is a promise.
-growth: cost of a unit of work against size, without a goal. The cost of a pair falls with N until
-    vectors are full, and that of a system with B; an epoch costs the same however many there are.
+growth: cost of a unit of work against size, without a goal; --plot draws it. The cost of a pair
+    falls with N until vectors are full, and that of a system with B; an epoch costs the same
+    however many there are.
 """
 
 import argparse
@@ -40,12 +45,14 @@ import fnmatch
 import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import benchmark_chip as chip
 import benchmark_rollouts as rollouts
 import benchmark_startup as startup
 import benchmark_training as training
 import jax
+from benchmark_plot import plot_growth
 from benchmark_rows import Row
 
 from jaxstepper import setup
@@ -106,6 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="PATTERN", help="a group, or rows whose name matches")
     parser.add_argument("--json", metavar="FILE", help="write the rows there too")
+    parser.add_argument("--plot", metavar="FILE", help="draw the rows of growth there")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller sizes")
     options = parser.parse_args()
     setup.configure_jax(Config(compilation_cache=False))
@@ -124,6 +132,8 @@ def main() -> int:
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump([{f: getattr(row, f) for f in FIELDS} for row in rows], file, indent=1)
+    if options.plot:
+        plot_growth(rows, Path(options.plot))
     return 0
 
 
