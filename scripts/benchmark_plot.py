@@ -6,12 +6,12 @@ from pathlib import Path
 from benchmark_rows import Row
 
 from jaxstepper.errors import UserError
-from jaxstepper.figures import BLUE, GREY, new_figure, save
+from jaxstepper.figures import BLUE, GREY, label_powers, new_figure, save
 
 PANELS = {"N": "bodies", "B": "systems of three bodies", "epochs": "epochs of training"}
 UNITS = {
     "N": "time per pair and step (s)",
-    "B": "time per step (s)",
+    "B": "time per system and step (s)",
     "epochs": "time per epoch (s)",
 }
 
@@ -38,5 +38,6 @@ def plot_growth(rows: Iterable[Row], path: Path) -> None:
         axes.plot(sizes, values, "o-", color=BLUE, linewidth=1.2, markersize=4)
         axes.set(xscale="log", yscale="log", xlabel=PANELS[what], ylabel=UNITS[what])
         axes.set_ylim(min(values) / 3, max(values) * 3)
+        label_powers(axes.yaxis)
         axes.grid(which="major", color="0.9", linewidth=0.6)
     save(figure, path)
