@@ -282,7 +282,7 @@ class Config:
         "the rule's factor; for fixed its dt, for learned a factor on dt; else the rule's own",
     )
     tolerance: float = _rule(
-        1e-3, POSITIVE, "energy error that a network with orbital inputs aims for"
+        1e-3, POSITIVE, "energy error that a network with inputs orbital or encounters aims for"
     )
     power: float = _rule(1.5, number(), "the power of power-law, eta r^power")
     symmetrize: bool = _rule(

@@ -82,7 +82,7 @@ def load_controller(
         model_path: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
         gravity: what moves the bodies; its softening must be that of the training, unless the
             network is free of scale.
-        tolerance: energy error to aim for, which networks with orbital inputs take; `scaled` makes
+        tolerance: energy error to aim for, which networks with native inputs take; `scaled` makes
             the steps of others longer or shorter.
         checkpoint_dir: folder that holds the runs.
 

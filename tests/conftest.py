@@ -6,6 +6,8 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 # Most of the tests' time is compiling programs that run once.
 jax.config.update("jax_disable_most_optimizations", True)
+# Commands keep compiled programs for the next process; here, that is hundreds that nobody needs.
+jax.config.update("jax_enable_compilation_cache", False)
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,10 @@ def test_a_configuration_says_how_to_run_it_and_what_comes_of_it(path: Path) -> 
     assert head
     for what in ("Command", "Hardware", "Duration", "Result"):
         assert re.search(rf"^# {what}: +\S", head[0], re.MULTILINE), what
-    assert f"python scripts/train.py --config scripts/configs/{path.name}" in head[0]
-    assert tomllib.loads(text)["save_name"] == path.stem
+    file = tomllib.loads(text)
+    script = "sweep" if "sweep" in file else "train"
+    assert f"python scripts/{script}.py --config scripts/configs/{path.name}" in head[0]
+    assert file["save_name"] == path.stem
 
 
 @pytest.mark.parametrize("path", STARTED)

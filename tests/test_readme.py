@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,16 @@ BIN = Path(sys.executable).parent
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e "
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SLOW = "<!-- slow -->\n"
 
 
-def commands() -> list[str]:
-    return [line for block in blocks("bash") for line in block.splitlines()]
+def blocks(language: str, before: str = "") -> list[str]:
+    fence = rf"^{before}```{language}\n(.*?)^```$"
+    return re.findall(fence, README, re.MULTILINE | re.DOTALL)
+
+
+def commands(before: str = "") -> list[str]:
+    return [line for block in blocks("bash", before) for line in block.splitlines()]
 
 
 def run(command: str, folder: Path) -> None:
@@ -46,19 +51,26 @@ def test_the_two_commands_set_up_and_do_the_main_job() -> None:
 
 def test_the_commands_run_one_after_the_other(clone: Path) -> None:
     for command in commands():
-        if "pytest" in command or "kepler" in command:
-            continue  # the first is what runs now; the second is the slow test below
+        if "pytest" in command or "pip install -e '" in command or command in commands(SLOW):
+            continue  # the first is what runs now; the others are below
         run(command.rpartition(" && ")[2], clone)
-    assert (clone / "demo.png").is_file()
-    assert (clone / "checkpoints" / "imported" / "4").is_dir()
+    made = ["demo.png", "demo.mp4", "checkpoints/demo/training.png", "checkpoints/imported/4"]
+    assert not [each for each in made if not (clone / each).exists()]
 
 
 @pytest.mark.slow
-def test_the_stepper_of_the_picture_trains_and_simulates(clone: Path) -> None:
-    for command in commands():
-        if "kepler" in command:
-            run(command, clone)
-    assert (clone / "kepler.npz").is_file()
+def test_the_commands_that_take_minutes_run(clone: Path) -> None:
+    assert len(commands(SLOW)) >= 5
+    for command in commands(SLOW):
+        run(command, clone)
+
+
+def test_what_is_installed_is_there_to_install() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked_for = re.findall(r"pip install -e '\.\[([a-z,]+)\]'", README)
+    assert len(asked_for) >= 4
+    for extras in asked_for:
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
 def test_the_programs_print_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
