@@ -106,7 +106,8 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
         "--num-factors",
         type=count(2),
         metavar="N",
-        help=f"so many from {LONGEST:g} to {SHORTEST:g}; default: {FULL['num_factors']}",
+        help=f"so many from {LONGEST:g} to {SHORTEST:g}; default: {FULL['num_factors']}; with many "
+        "bodies, each rule tries them from the largest until its errors are below all targets",
     )
     parser.add_argument("--orbits", type=positive, metavar="X", help="that pairs run; default: 100")
     parser.add_argument("--end-time", type=positive, metavar="T", help="of every problem instead")

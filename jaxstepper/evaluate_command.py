@@ -26,6 +26,8 @@ from jaxstepper.work_precision import COLUMNS, TARGETS, Curve, curves, summary
 from jaxstepper.work_precision_plot import plot_work_precision
 
 SECONDS_BETWEEN_LINES = 10.0
+# Errors below this share of the smallest target say nothing new.
+ENOUGH = 0.5
 
 
 def run_evaluate(arguments: list[str]) -> int:
@@ -145,6 +147,7 @@ def _runs(options: argparse.Namespace, sweep: _Sweep, report: Callable[[float], 
             options.factors,
             options.max_steps,
             report,
+            enough=ENOUGH * TARGETS[-1],
         )
     done = list(runs)
     failed = sum(bool(run.failed) for run in done)

@@ -93,6 +93,22 @@ def test_more_bodies_run_factor_by_factor_with_the_same_result(monkeypatch):
     np.testing.assert_allclose([e[3] for e in alone], [e[3] for e in together], rtol=1e-6)
 
 
+def test_more_bodies_go_on_until_their_errors_are_small_enough():
+    spheres = problem("plummer-8", seed=3, end_time=0.2)
+    rule = rules.free_fall(0.1, spheres.softening)
+
+    def factors(enough):
+        runs = evaluate(rule, "", False, [spheres], [0.5, 2.0, 1.0], CAP, enough=enough)
+        found = {}
+        for run in runs:
+            found.setdefault(run.factor, []).append(run.max_error)
+        return {factor: np.median(errors) for factor, errors in found.items()}
+
+    every = factors(0.0)
+    assert list(every) == [2.0, 1.0, 0.5]
+    assert factors(every[1.0]) == {2.0: every[2.0], 1.0: every[1.0]}
+
+
 def test_runs_that_blow_up_or_never_end_have_failed():
     two = [problem("kepler-0.9", orbits=2)]
     wild, good, short = evaluate(fixed(0.01), "fixed", False, two, [100.0, 1.0, 0.01], 10_000)
