@@ -14,25 +14,42 @@ from jaxstepper.dynamics import Gravity
 from jaxstepper.evaluate import evaluate
 from jaxstepper.models import learned_controller, load_model
 from jaxstepper.problems import problem
-from jaxstepper.rules import free_fall
+from jaxstepper.rules import free_fall, huayno
 
 ROOT = Path(__file__).parent.parent
 STEPPERS = ROOT / "checkpoints"
-NAMES = ["kepler", "kepler_torch"]
-PROBLEMS = [problem(f"kepler-{e}", orbits=5) for e in (0.5, 0.9)]
+FOR_PAIRS = ["kepler", "kepler_torch"]
+NAMES = [*FOR_PAIRS, "plummer"]
+PAIRS = [problem(f"kepler-{e}", orbits=5) for e in (0.5, 0.9)]
 
 
-def work_at_equal_error(rule, factor):
-    """Steps times the root of the largest error, for each problem; small steps do not change it."""
-    runs = evaluate(symmetrized(rule), "", True, PROBLEMS, [factor], 20_000)
+def stepper(name, softening=0.0):
+    model = load_model(str(STEPPERS / name), "")
+    return learned_controller(from_dict(model.config)[0], model, Gravity(softening))
+
+
+def work_at_equal_error(rule, problems):
+    """Steps times the root of the largest error, for each system; small steps do not change it."""
+    runs = evaluate(symmetrized(rule), "", True, problems, [1.0], 20_000)
     return np.array([run.steps * np.sqrt(run.max_error) for run in runs])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOR_PAIRS)
 def test_it_needs_less_work_than_free_fall(name):
-    model = load_model(str(STEPPERS / name), "")
-    rule = learned_controller(from_dict(model.config)[0], model, Gravity())
-    assert np.all(work_at_equal_error(rule, 1.0) < 0.9 * work_at_equal_error(free_fall(0.02), 1.0))
+    learned, classical = stepper(name), free_fall(0.02)
+    assert np.all(work_at_equal_error(learned, PAIRS) < 0.9 * work_at_equal_error(classical, PAIRS))
+
+
+def test_in_clusters_it_needs_less_work_than_the_rules_of_the_literature():
+    spheres = [problem("plummer-32", seed=7, end_time=1.0)]
+    softening = spheres[0].softening
+    learned = np.log(work_at_equal_error(stepper("plummer", softening), spheres))
+    for rule in (free_fall(0.06, softening), huayno(0.12, softening)):
+        runs = evaluate(rule, "", False, spheres, [1.0], 20_000)
+        plain = np.array([run.steps * np.sqrt(run.max_error) for run in runs])
+        assert np.mean(learned - np.log(plain)) < np.log(0.9)
+    classical = np.log(work_at_equal_error(free_fall(0.06, softening), spheres))
+    assert np.mean(learned - classical) < np.log(0.85)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,9 +62,13 @@ def test_it_was_trained_by_its_file(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_simulate_follows_it(name):
-    flags = f"--integrator-mode ml --symmetrize --model-path {STEPPERS / name} -e 0.7 --Nperiod 2"
-    outcome = call("simulate", flags, "--no-compilation-cache")
+def test_simulate_follows_it(name, tmp_path):
+    ics = tmp_path / "sphere.csv"
+    assert call("make-ics plummer --num-particles 32 --seed 1 --out", ics).code == 0
+    sphere = f"--ic-path {ics} --softening 0.01 --duration 0.5"
+    bodies = sphere if name == "plummer" else "-e 0.7 --Nperiod 2"
+    flags = f"--integrator-mode ml --symmetrize --model-path {STEPPERS / name}"
+    outcome = call("simulate", flags, bodies, "--no-compilation-cache")
     assert outcome.code == 0
     assert abs(outcome.reports()[0]["energy_residual"]) < 1e-2
 
@@ -64,9 +85,10 @@ def test_simulate_takes_the_tolerance_and_a_softening_it_was_not_trained_with(tm
     assert 8 < counts[1] / counts[0] < 12
 
 
-def test_the_torch_simulator_is_not_handed_what_it_cannot_run(tmp_path):
-    outcome = call("export", STEPPERS / "kepler", "--out", tmp_path)
-    assert_refused(outcome, "cannot be exported", "orbital inputs", "tolerance", "basic or rich")
+@pytest.mark.parametrize(("name", "inputs"), [("kepler", "orbital"), ("plummer", "encounters")])
+def test_the_torch_simulator_is_not_handed_what_it_cannot_run(name, inputs, tmp_path):
+    outcome = call("export", STEPPERS / name, "--out", tmp_path)
+    assert_refused(outcome, "cannot be exported", f"{inputs} inputs", "tolerance", "basic or rich")
     assert not list(tmp_path.iterdir())
 
 
