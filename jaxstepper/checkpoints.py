@@ -39,6 +39,9 @@ SEAL = "SHA256SUMS"
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+"""The steppers that come with the code, where it lies in its repository."""
+
 Tree = TypeVar("Tree")
 
 
@@ -110,12 +113,12 @@ def epochs_of(run: Path) -> list[int]:
 def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
     """The folder of a run, and the name of a checkpoint if one is given, from `RUN` or `RUN/NAME`.
 
-    RUN is a path, or a name below `checkpoint_dir`.
+    RUN is a path, a name below `checkpoint_dir`, or that of a stepper that comes with the code.
 
     Raises:
         UserError: there is no such run.
     """
-    for path in (Path(model_path), Path(checkpoint_dir) / model_path):
+    for path in (Path(model_path), Path(checkpoint_dir) / model_path, SHIPPED / model_path):
         if NAME.fullmatch(path.name) and paths_of(path.parent):
             if path in paths_of(path.parent):
                 return path.parent, path.name

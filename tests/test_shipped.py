@@ -7,7 +7,7 @@ import pytest
 from commandline import assert_refused, call
 
 from jaxstepper.arguments import parse
-from jaxstepper.checkpoints import load
+from jaxstepper.checkpoints import load, locate
 from jaxstepper.config import from_dict
 from jaxstepper.controllers import symmetrized
 from jaxstepper.dynamics import Gravity
@@ -50,6 +50,13 @@ def test_in_clusters_it_needs_less_work_than_the_rules_of_the_literature():
         assert np.mean(learned - np.log(plain)) < np.log(0.9)
     classical = np.log(work_at_equal_error(free_fall(0.06, softening), spheres))
     assert np.mean(learned - classical) < np.log(0.85)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_name_is_enough_in_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert locate(name, "checkpoints") == (STEPPERS / name, None)
+    assert load_model(name, "checkpoints").variables
 
 
 @pytest.mark.parametrize("name", NAMES)
