@@ -10,6 +10,13 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_enable_compilation_cache", False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_forgotten():
+    """Thousands of compiled programs in one process would use up its memory mappings."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def sandbox_source(tmp_path_factory):
     """A folder to copy, with all that a command may be pointed at."""
