@@ -79,11 +79,7 @@ def encounters(
     def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
         others = jnp.arange(particles.mass.shape[0]) != i
         pairs = _pairs_of(i, others, particles, softening)
-        rates = jnp.where(others, rate(pairs), 0.0)
-        # Divided by the largest, no power is too large for the dtype.
-        largest = lax.stop_gradient(jnp.max(rates))
-        squares = (rates / largest) ** 2
-        powers = squares * squares
+        largest, powers = _fourth_powers(jnp.where(others, rate(pairs), 0.0))
         total = jnp.sum(powers)
 
         def mean(x: Array) -> Array:
@@ -111,9 +107,15 @@ def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
     """
     if rates.size == 1:
         return rates[0]
+    largest, powers = _fourth_powers(rates)
+    return largest * jnp.sqrt(jnp.sqrt(0.5 * jnp.sum(powers)))
+
+
+def _fourth_powers(rates: Float[Array, " P"]) -> tuple[Float[Array, ""], Float[Array, " P"]]:
+    """The largest rate, and the fourth powers over its: so none is too large for the dtype."""
     largest = lax.stop_gradient(jnp.max(rates))
     squares = (rates / largest) ** 2
-    return largest * jnp.sqrt(jnp.sqrt(0.5 * jnp.sum(squares * squares)))
+    return largest, squares * squares
 
 
 def _are_few(particles: Particles) -> bool:
