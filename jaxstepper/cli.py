@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from jaxstepper import __version__
 from jaxstepper.errors import UserError, one_line
 
 COMMANDS = {
@@ -40,6 +41,9 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
     if command is None:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
+            sys.exit(0)
+        if arguments[0] == "--version":
+            print(f"jaxstepper {__version__}")
             sys.exit(0)
         command = arguments.pop(0)
     _show_warnings_as_lines()
@@ -152,7 +156,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "jaxstepper COMMAND --help: its flags",
+            "jaxstepper COMMAND --help: its flags; jaxstepper --version",
         ]
     )
 

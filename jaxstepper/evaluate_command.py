@@ -219,3 +219,4 @@ def _print_table(found: Sequence[Curve]) -> None:
                 sign = "<" if key in rule["at_most"] else ""
                 cells.append("-" if number is None else f"{sign}{number:.4g}")
             print(f"  {label:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
+    print("<: the longest steps tried do already; -: the shortest do not")

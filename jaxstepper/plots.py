@@ -111,8 +111,8 @@ def _draw_two_phases(panels: Any, metrics: Metrics, config: Config) -> None:
     errors.axhline(config.energy_threshold, **threshold, label="accepted below")
     _range(errors, epoch, values("min_energy_error"), values("max_energy_error"))
     _line(errors, epoch, values("mean_energy_error"), BLUE, "accepted steps")
-    failed = np.where(retrained, values("mean_retrain_rel_dE"), np.nan)
-    errors.plot(epoch, positive(failed), "x", color=ORANGE, markersize=4, label="failed attempts")
+    failed = np.where(retrained, values("max_retrain_rel_dE"), np.nan)
+    errors.plot(epoch, positive(failed), "x", color=ORANGE, markersize=4, label="worst attempt")
     errors.set(yscale="log", ylabel="|ΔE / E| of a trial step")
 
     _range(iterations, epoch, np.zeros(len(epoch)), values("max_retrain_iterations"))

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def problem(
         rng = np.random.default_rng(seed)
         spheres = [ics.plummer(rng, int(plummer[1])) for _ in range(PLUMMER_SEEDS)]
         found = _timed(name, np.stack(spheres), 10.0, softening=0.01)
-    elif "." in name:
+    elif Path(name).is_file():
         if end_time is None:
             raise UserError(f"{name}: bodies of a file need --end-time")
         tables = validate_table(load_table(name), name)

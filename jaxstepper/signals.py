@@ -3,11 +3,15 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jaxstepper.console import note
 
+# A signal that comes so soon after the first is the same one: `timeout` and some schedulers send
+# theirs both to a process and to its group.
+SECONDS_TO_ANOTHER = 0.5
 # Ctrl-C; what a scheduler sends before it kills; what one can have it send some time before that.
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
@@ -24,17 +28,22 @@ def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Calla
     """
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     received: list[int] = []
+    began = 0.0
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
     def watch() -> None:
+        nonlocal began
         while byte := os.read(reader, 1):
             if byte[0] not in numbers:
                 continue
+            if received:
+                if time.monotonic() - began > SECONDS_TO_ANOTHER:
+                    at_once()
+                    os._exit(128 + byte[0])
+                continue
+            began = time.monotonic()
             received.append(byte[0])
-            if len(received) > 1:
-                at_once()
-                os._exit(128 + byte[0])
             name = signal.Signals(byte[0]).name
             note(f"{name}: stops and saves at the end of this device call; again to leave at once")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper import rules, setup
-from jaxstepper.config import Config
+from jaxstepper.config import NATIVE_FEATURES, Config
 from jaxstepper.console import note
 from jaxstepper.controllers import Controller, scaled, symmetrized
 from jaxstepper.devices import choose_mesh
@@ -66,6 +66,10 @@ def run_simulate(config: Config, given: Given) -> int:
     setup.warn_of_ineffective(config, given)
     if not config.use_train_ic:
         setup.warn_of_unused_orbit(config, given, config.multi_orbit_sim)
+    if _is_drawn(config, given) and "seed" not in given:
+        note(f"seed {config.seed}", quiet=config.quiet)
+    if "tolerance" in given and not (is_learned and config.feature_type in NATIVE_FEATURES):
+        note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
     if model is not None and not needs_model:
         note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
     if config.num_particles >= MANY:
@@ -104,6 +108,13 @@ def run_simulate(config: Config, given: Given) -> int:
         film = film_of(trajectories[0], np.asarray(starts[0].mass))
         on_main(partial(make_movie, config, film, movie_path(config)))
     return code
+
+
+def _is_drawn(config: Config, given: Given) -> bool:
+    """Whether the bodies are random."""
+    is_file = config.ic_path is not None or config.use_train_ic
+    is_pair = not config.multi_orbit_sim and ("eccentricity" in given or "semi_major" in given)
+    return not is_file and not is_pair
 
 
 def check_output(config: Config) -> None:

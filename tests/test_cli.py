@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from commandline import BODIES, REPORT, TINY, Outcome, assert_refused, call, unchanged_jax
 
+import jaxstepper
 from jaxstepper import checkpoints, cli, prepare, train_command
 from jaxstepper.arguments import parse
 from jaxstepper.config import from_dict
@@ -115,6 +116,7 @@ def test_usage_and_unknown_commands():
     assert call().code == 0
     assert all(command in call("--help").out for command in cli.COMMANDS)
     assert_refused(call("fly"), "there is no such command")
+    assert call("--version").out == f"jaxstepper {jaxstepper.__version__}\n"
 
 
 def test_console_lines_come_every_tenth_epoch_and_at_the_end(plain):

@@ -1,6 +1,7 @@
 """Simulation, import and user errors from the command line, without any training."""
 
 import math
+import re
 import sys
 import types
 from pathlib import Path
@@ -326,3 +327,18 @@ def test_flags_without_effect_warn_and_do_not_stop():
     assert outcome.code == 0
     assert [report["steps"] for report in outcome.reports()] == [2]
     assert "--eps" in outcome.warned
+
+
+def test_a_seed_that_nobody_gave_is_said_and_repeats_the_bodies():
+    flags = "simulate --no-compilation-cache --num-particles 3 --steps 3"
+    first = call(flags)
+    (seed,) = re.findall(r"^seed (\d+)$", first.err, re.MULTILINE)
+    again = call(flags, "--seed", seed)
+    assert again.out == first.out
+    assert "seed" not in again.err
+
+
+@pytest.mark.parametrize("rule", ["--controller free-fall", "--integrator-mode analytic"])
+def test_a_tolerance_that_nothing_takes_is_told_of(rule):
+    outcome = call("simulate --no-compilation-cache --steps 3 --tolerance 1e-4", THREE, rule)
+    assert "--tolerance has no effect on this rule" in outcome.err

@@ -246,6 +246,8 @@ def test_the_bodies_of_a_file_are_a_problem(tmp_path):
     mine = problem(str(path), end_time=2.0)
     assert (mine.tables.shape, mine.unit, mine.units) == ((1, 3, 5), "time", 2.0)
     np.testing.assert_array_equal(mine.tables[0], pythagorean())
+    with pytest.raises(UserError, match="need --end-time"):
+        problem(str(path))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,8 @@ def test_the_bodies_of_a_file_are_a_problem(tmp_path):
         ("frog", "there is no problem frog"),
         ("kepler-x", "x is no eccentricity"),
         ("kepler-1.5", r"must be in \[0, 1\)"),
-        ("bodies.txt", "--end-time"),
+        ("keppler-0.9", "there is no problem keppler-0.9"),
+        ("bodies.txt", "there is no problem bodies.txt"),
     ],
 )
 def test_unknown_problems_are_refused(name, words):

@@ -34,7 +34,7 @@ def two_phase_metrics(epoch):
         "max_energy_error": 10.0 ** (-3.5 - epoch / 3),
         "min_dt": 1e-3 / (1 + epoch),
         "max_dt": 1e-2 / (1 + epoch),
-        "mean_retrain_rel_dE": 1e-3 * (epoch == 0),
+        "max_retrain_rel_dE": 1e-3 * (epoch == 0),
         "iterations": 7 - epoch,
         "final_pass_rate": 0.5 + epoch / 10,
         "skipped": epoch == 1,
@@ -93,7 +93,7 @@ def test_two_phase_training_is_drawn_against_its_band(monkeypatch):
     (band,) = [patch for patch in errors.patches if patch.get_label() == "band"]
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((1e-7, 3e-5))
     np.testing.assert_array_equal(lines_of(errors)["accepted below"][:, 1], 4e-4)
-    assert_draws(errors, "failed attempts", [1e-3, *[np.nan] * 5])
+    assert_draws(errors, "worst attempt", [1e-3, *[np.nan] * 5])
     around = errors.collections[0].get_paths()[0].get_extents()
     assert (around.y0, around.y1) == pytest.approx(
         (values("min_energy_error").min(), values("max_energy_error").max())
@@ -108,7 +108,7 @@ def test_two_phase_training_is_drawn_against_its_band(monkeypatch):
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "symlog", "log", "linear"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "epoch", "epoch"]
     assert all("G = 1" in axes.get_ylabel() for axes in (steps,))
-    assert set(is_drawn(errors)) == {"band", "accepted below", "accepted steps", "failed attempts"}
+    assert set(is_drawn(errors)) == {"band", "accepted below", "accepted steps", "worst attempt"}
 
 
 def test_window_training_is_drawn_against_free_fall_and_the_tolerance(monkeypatch):
