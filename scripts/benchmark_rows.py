@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 NO_NUMBER = float("nan")
+# Before each run: the threads of the work before it may be waiting for more of it, and busily so.
+SETTLING = 0.2
 
 
 class Row(NamedTuple):
@@ -49,6 +51,7 @@ def best_times(repeats: int, *works: Callable[[], object]) -> list[Timing]:
 
 def seconds(work: Callable[[], object]) -> float:
     """Wall clock of one run."""
+    time.sleep(SETTLING)
     began = time.perf_counter()
     jax.block_until_ready(work())
     return time.perf_counter() - began

@@ -24,8 +24,8 @@ PLENTY = np.int32(10**6)
 # No step is this good, so that every attempt trains.
 UNREACHABLE = 1e-300
 
-run_phase_1 = jax.jit(collect, static_argnums=0)
-run_phase_2 = jax.jit(generalize, static_argnums=0)
+run_phase_1 = jax.jit(collect, static_argnums=0, donate_argnums=1)
+run_phase_2 = jax.jit(generalize, static_argnums=0, donate_argnums=1)
 
 
 def prepared(**settings: Any) -> tuple[Plan, TrainState]:
@@ -50,9 +50,7 @@ def retrain(repeats: int, iterations: int) -> Iterator[Row]:
     plan, state = prepared(num_particles=3)
     plan = hopeless(plan, max_retrain_steps=0)
 
-    def ours() -> object:
-        return run_phase_1(plan, state, np.int32(iterations))[0].progress.failures
-
+    ours, size = _going_on(partial(run_phase_1, plan), state, iterations), weights_in(state)
     copy, moved = copy_work()
     peer = _torch_peer(1, 3)
     works = [ours, copy, *([partial(peer.train_batch, iterations)] if peer else [])]
@@ -61,7 +59,7 @@ def retrain(repeats: int, iterations: int) -> Iterator[Row]:
     name, unit = "retrain iteration", "iterations/s"
     yield faster(name, iterations, unit, time, "plain torch", other, 5.0)
     # Adam reads weights, gradient and two moments, and writes all but the gradient.
-    floor = iterations * 7 * 8 * weights_in(state) / (moved / traffic.best)
+    floor = iterations * 7 * 8 * size / (moved / traffic.best)
     name, reference = "retrain iteration, memory", "traffic of Adam"
     yield faster(name, iterations, unit, time, reference, floor, 1 / 1.6)
 
@@ -72,9 +70,7 @@ def replay(repeats: int, samples: int, iterations: int = 3) -> Iterator[Row]:
     state, _ = run_phase_1(plan, state, PLENTY)
     plan = hopeless(plan, replay_batch_size=samples, replay_steps=10**6)
 
-    def ours() -> object:
-        return run_phase_2(plan, state, np.int32(iterations))[0].progress.replay_iterations
-
+    ours = _going_on(partial(run_phase_2, plan), state, iterations)
     peer = _torch_peer(samples, 2)
     if peer is None:
         (time,) = best_times(repeats, ours)
@@ -89,6 +85,17 @@ def replay(repeats: int, samples: int, iterations: int = 3) -> Iterator[Row]:
     per_iteration = time._replace(best=time.best / iterations)
     yield faster(name, 1, unit, per_iteration, "torch, a loop over samples", alone, 50.0)
     yield faster(f"{name}, batched", 1, unit, per_iteration, "torch, batched", batched, 1 / 1.5)
+
+
+def _going_on(run: Callable, state: TrainState, iterations: int) -> Callable[[], object]:
+    """Work that goes on in place from where the last left off, as training does."""
+    kept = [jax.tree.map(jnp.copy, state)]
+
+    def work() -> object:
+        kept[0], _ = run(kept[0], np.int32(iterations))
+        return kept[0].progress.step
+
+    return work
 
 
 def orbits(repeats: int, sizes: tuple[int, ...]) -> Iterator[Row]:
