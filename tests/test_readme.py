@@ -65,6 +65,23 @@ def test_the_commands_that_take_minutes_run(clone: Path) -> None:
         run(command, clone)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(2))
+def test_the_evaluations_behind_the_tables_run(number: int, clone: Path) -> None:
+    found = re.findall(r"^`(jaxstepper evaluate [^`]+)`$", README, re.MULTILINE)
+    assert len(found) == 2
+    run(f".venv/bin/{found[number]}", clone)
+    assert (clone / "evaluation" / "work-precision.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_groups_of_the_benchmark_run(clone: Path) -> None:
+    groups = re.findall(r"\| `([a-z]+)` \|$", README, re.MULTILINE)
+    assert len(groups) >= 7
+    for group in groups:
+        run(f".venv/bin/python scripts/benchmark.py --quick --only {group}", clone)
+
+
 def test_what_is_installed_is_there_to_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked_for = re.findall(r"pip install -e '\.\[([a-z,]+)\]'", README)
