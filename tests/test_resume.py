@@ -198,7 +198,7 @@ def start(*argv, **options):
 
 def test_a_second_signal_leaves_at_once():
     # No step can pass, so that the first device call takes until its budget is used up.
-    endless = "--energy-threshold 1e-30 --max-retrain-steps 0 --save-name run --n-steps 100000"
+    endless = "--energy-threshold 1e-30 --max-retrain-steps 0 --save-name run --n-steps 2000000"
     with start(ONE, endless) as process:
         for line in process.stdout:
             if "checkpoints in" in line:
@@ -210,7 +210,7 @@ def test_a_second_signal_leaves_at_once():
         while process.poll() is None:  # too soon, it counts as the first
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
+                process.wait(0.1)
         assert process.returncode == 128 + signal.SIGTERM
 
 
