@@ -18,7 +18,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 @contextmanager
 def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Whether a signal has asked for a stop. A second one ends the process at once.
+    """Whether a signal has asked for a stop. A second one, not too soon, ends the process at once.
 
     Python runs signal handlers between its own instructions only, which a device call of minutes
     would put off; so a thread watches, which hears of signals in any case.
