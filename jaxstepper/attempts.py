@@ -1,5 +1,6 @@
 """One attempt on a batch of states: propose dt, try the steps, train once on those that fail."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,14 +9,15 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxstepper.backpropagation import Signal, backward, forward, gradient_of
 from jaxstepper.devices import split, whole
 from jaxstepper.losses import Trial, try_steps
-from jaxstepper.networks import Variables
+from jaxstepper.networks import Pass, Variables
 from jaxstepper.train_state import NOT_FINITE, RUNNING, Plan, Sample, TrainState
 
 # Keeps dt above zero in training.
 DT_FLOOR = 1e-12
-# Most samples in one backward pass.
+# Samples of many that go back through the network at once.
 TRAINED_AT_ONCE = 128
 
 
@@ -49,78 +51,110 @@ def attempt(
     state, dropout_key = state.split_key()
     keys = jax.random.split(dropout_key, present.shape[0])
     sample, keys = split(plan.mesh, (sample, keys))
-    dt = propose_dt(plan, state.variables, sample.inputs, keys)
+    outputs, passes = forward(plan.network, state.variables, sample.inputs, keys)
+    dt = outputs + DT_FLOOR
     trial = try_steps(plan.gate, plan.gravity, sample.particles, sample.energy, dt)
     safe, failed = present & trial.safe, present & ~trial.safe
     trained = failed | (present & trial.wasteful)
-
-    def train(_: Array | int, carry: tuple) -> tuple:
-        params, optimizer_state, _ = carry
-        variables = {**state.variables, "params": params}
-        gradient = _loss_gradient(plan, variables, sample.inputs, keys, trial.slope, trained)
-        updates, optimizer_state = plan.optimizer.update(gradient, optimizer_state, params)
-        finite = _is_finite(gradient)
-        updates = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), updates)
-        return optax.apply_updates(params, updates), optimizer_state, finite
-
-    # A loop of one turn or none works in place, where a conditional would copy the network.
-    turns = jnp.any(trained).astype(jnp.int32)
-    untrained = (state.variables["params"], state.optimizer_state, jnp.array(True))
-    params, optimizer_state, finite = lax.fori_loop(0, turns, train, untrained)
+    state, finite = _train(plan, state, passes, trial.slope, trained)
     finite &= jnp.all(jnp.isfinite(dt) | ~present)
     status = jnp.where((state.status == RUNNING) & ~finite, NOT_FINITE, state.status)
-    state = state.replace(
-        variables={**state.variables, "params": params},
-        optimizer_state=optimizer_state,
-        status=status.astype(jnp.int32),
-    )
+    state = state.replace(status=status.astype(jnp.int32))
     return state, whole(plan.mesh, Attempt(dt, trial, safe, failed, trained))
 
 
-def _loss_gradient(
+def _train(
     plan: Plan,
-    variables: Variables,
-    inputs: Float[Array, "S F"],
-    keys: Array,
+    state: TrainState,
+    passes: tuple[Pass, ...],
+    slope: Float[Array, " S"],
+    trained: Bool[Array, " S"],
+) -> tuple[TrainState, Bool[Array, ""]]:
+    """One optimiser step on the mean loss of the samples that are `trained` on, if any is.
+
+    The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count.
+
+    Returns:
+        The state, and whether the gradient was finite.
+    """
+    count = jnp.sum(trained, dtype=jnp.int32)
+    slope = jnp.where(trained, slope, 0.0) / jnp.maximum(count, 1).astype(slope.dtype)
+    # A loop of one turn or none works in place, where a conditional would copy the network.
+    turns = jnp.minimum(count, 1)
+    few = trained.shape[0] <= TRAINED_AT_ONCE
+    signals = _signals(plan, turns, state.variables["params"], passes, slope) if few else {}
+
+    def update(_: Array | int, carry: tuple) -> tuple:
+        params, optimizer_state, _, signals = carry
+        if few:
+            gradient = gradient_of(signals)
+        else:
+            gradient = _gradient_of_many(plan, params, passes, slope, trained)
+        updates, optimizer_state = plan.optimizer.update(gradient, optimizer_state, params)
+        finite = _is_finite(gradient)
+        updates = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), updates)
+        # From signals that stay as they are, XLA would form the gradient before the loop.
+        spent = jax.tree.map(jnp.zeros_like, signals)
+        return optax.apply_updates(params, updates), optimizer_state, finite, spent
+
+    start = (state.variables["params"], state.optimizer_state, jnp.array(True), signals)
+    params, optimizer_state, finite, _ = lax.fori_loop(0, turns, update, start)
+    variables = {**state.variables, "params": params}
+    return state.replace(variables=variables, optimizer_state=optimizer_state), finite
+
+
+def _signals(
+    plan: Plan,
+    turns: Array,
+    params: Variables,
+    passes: tuple[Pass, ...],
+    slope: Float[Array, " S"],
+) -> dict[str, Signal]:
+    """The signals of all samples; zeros if there is no turn.
+
+    In a loop of their own, for what leaves a loop is in memory. Otherwise XLA would go back through
+    the layers again for each number that the optimiser updates.
+    """
+
+    def back(_: Array | int, carry: tuple) -> tuple:
+        slope, _ = carry
+        # With a slope that stays as it is, XLA would go back before the loop, and for no turn too.
+        return jnp.zeros_like(slope), backward(plan.network, params, passes, slope)
+
+    shapes = jax.eval_shape(partial(backward, plan.network), params, passes, slope)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return lax.fori_loop(0, turns, back, (slope, nothing))[1]
+
+
+def _gradient_of_many(
+    plan: Plan,
+    params: Variables,
+    passes: tuple[Pass, ...],
     slope: Float[Array, " S"],
     trained: Bool[Array, " S"],
 ) -> Variables:
-    """Gradient in the params of the mean loss over the samples that are `trained` on.
+    """The gradient, from all samples at once if most of them are `trained` on.
 
-    The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count. Mostly
-    few samples of many fail, so the network runs again, on those alone, `TRAINED_AT_ONCE` at once;
-    or on all, if that is most of them.
+    Otherwise from those alone, `TRAINED_AT_ONCE` at a time; mostly, few of many fail.
     """
-    size = trained.shape[0]
-    block = min(size, TRAINED_AT_ONCE)
+    size, block = trained.shape[0], TRAINED_AT_ONCE
     count = jnp.sum(trained, dtype=jnp.int32)
-    weight = jnp.where(trained, slope, 0.0) / count.astype(slope.dtype)
-
-    def of_block(rows: Array) -> Variables:
-        def step_sizes(params: Variables) -> Float[Array, " R"]:
-            now = {**variables, "params": params}
-            return propose_dt(plan, now, inputs[rows], keys[rows])
-
-        _, pull_back = jax.vjp(step_sizes, variables["params"])
-        return pull_back(weight.at[rows].get(mode="fill", fill_value=0.0))[0]
-
-    def of_all() -> Variables:
-        return of_block(jnp.arange(size))
-
-    if block == size:
-        return of_all()
-    # Past the samples that are trained on, rows of weight 0 fill the last block.
+    # Past the samples that are trained on, rows of slope 0 fill the last block.
     (rows,) = jnp.nonzero(trained, size=-(-size // block) * block, fill_value=size)
 
     def add_block(carry: tuple[Array, Variables]) -> tuple[Array, Variables]:
         done, total = carry
-        gradient = of_block(lax.dynamic_slice(rows, (done,), (block,)))
+        now = lax.dynamic_slice(rows, (done,), (block,))
+        here = jax.tree.map(lambda x: x.at[now].get(mode="fill", fill_value=0), (passes, slope))
+        gradient = gradient_of(backward(plan.network, params, *here))
         return done + block, jax.tree.map(jnp.add, total, gradient)
 
     def of_blocks() -> Variables:
-        nothing = jax.tree.map(jnp.zeros_like, variables["params"])
-        first = (jnp.zeros((), jnp.int32), nothing)
+        first = (jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
         return lax.while_loop(lambda carry: carry[0] < count, add_block, first)[1]
+
+    def of_all() -> Variables:
+        return gradient_of(backward(plan.network, params, passes, slope))
 
     return lax.cond(2 * count > size, of_all, of_blocks)
 
@@ -133,15 +167,3 @@ def _is_finite(gradient: Variables) -> Bool[Array, ""]:
     """
     biases = [leaf for leaf in jax.tree.leaves(gradient) if leaf.ndim == 1]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(bias)) for bias in biases]))
-
-
-def propose_dt(
-    plan: Plan, variables: Variables, inputs: Float[Array, "S F"], keys: Array
-) -> Float[Array, " S"]:
-    """The steps `[S]` that the network proposes while training, each with its own dropout key."""
-
-    def of_state(features: Float[Array, " F"], key: Array) -> Float[Array, ""]:
-        outputs = plan.network.apply(variables, features, train=True, rngs={"dropout": key})
-        return outputs[0] + DT_FLOOR
-
-    return jax.vmap(of_state)(inputs, keys)

@@ -1,6 +1,7 @@
 """The network that maps features to a step size; it knows nothing of physics."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -18,8 +19,25 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 OUTPUTS = 2
 
+LAYERS = "layers"
+"""The collection whose "passes" are the `Pass` of each layer in turn, for callers that want it."""
+
 Variables = dict
 """{"params": trained, "constants": not trained (Fourier frequencies)}, nested dicts of arrays."""
+
+
+class Pass(NamedTuple):
+    """What passed through a layer, whose dense part is z = x W + b.
+
+    Attributes:
+        x: `[..., in]`, what went in.
+        z: `[..., out]`.
+        keep: `[..., out]`, which units dropout spares; None where it has no part.
+    """
+
+    x: Float[Array, "*B I"]
+    z: Float[Array, "*B O"]
+    keep: Bool[Array, "*B O"] | None
 
 
 def _uniform_bias(fan_in: int) -> Callable[..., Array]:
@@ -59,11 +77,26 @@ class StepNetwork(nn.Module):
         if self.fourier_scale > 0:
             x = self._fourier_features(x)
         for width in self.hidden_dims:
-            x = ACTIVATIONS[self.activation](self._linear(width, x))
-            if train and self.dropout > 0:
-                x = _drop(self.make_rng("dropout"), x, self.dropout)
-        outputs = self._linear(OUTPUTS, x)
-        return nn.softplus(outputs) if self.positive else outputs
+            z = self._linear(width, x)
+            keep = self._draw_kept(z.shape) if train and self.dropout > 0 else None
+            self.sow(LAYERS, "passes", Pass(x, z, keep))
+            x = self.hidden(z, keep)
+        z = self._linear(OUTPUTS, x)
+        self.sow(LAYERS, "passes", Pass(x, z, None))
+        return self.output(z)
+
+    @nn.nowrap
+    def hidden(
+        self, z: Float[Array, "*B W"], keep: Bool[Array, "*B W"] | None
+    ) -> Float[Array, "*B W"]:
+        """What a hidden layer makes of z: its activation, and inverted dropout of units."""
+        y = ACTIVATIONS[self.activation](z)
+        return y if keep is None else jnp.where(keep, y / (1 - self.dropout), 0.0)
+
+    @nn.nowrap
+    def output(self, z: Float[Array, "*B 2"]) -> Float[Array, "*B 2"]:
+        """What the last layer makes of z."""
+        return nn.softplus(z) if self.positive else z
 
     def _linear(self, width: int, x: Array) -> Array:
         """A layer that starts as torch's: weights and biases ~ U(+-1/sqrt(fan_in))."""
@@ -76,6 +109,18 @@ class StepNetwork(nn.Module):
         )
         return layer(x)
 
+    def _draw_kept(self, shape: tuple[int, ...]) -> Bool[Array, "*B W"]:
+        """Which units dropout spares, from 16 random bits each.
+
+        Drawing them costs as much as a small matrix product, so one long word serves several units.
+        """
+        word = jax.dtypes.canonicalize_dtype(jnp.uint64)
+        units = word.itemsize // 2
+        key = self.make_rng("dropout")
+        words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // units)), word)
+        draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], -1)
+        return draws[..., : shape[-1]] < np.uint32(round((1 - self.dropout) * 2**16))
+
     def _fourier_features(self, x: Array) -> Array:
         shape = (self.fourier_dim // 2, x.shape[-1])
 
@@ -86,19 +131,6 @@ class StepNetwork(nn.Module):
         frequencies = self.variable("constants", "B", draw)
         phase = 2 * jnp.pi * (x @ frequencies.value.T)
         return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
-
-
-def _drop(key: Array, x: Float[Array, "*B W"], rate: float) -> Float[Array, "*B W"]:
-    """Inverted dropout, with 16 random bits a unit.
-
-    Drawing them costs as much as a small matrix product, so one long word serves several units.
-    """
-    word = jax.dtypes.canonicalize_dtype(jnp.uint64)
-    units = word.itemsize // 2
-    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // units)), word)
-    draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)
-    keep = draws[..., : x.shape[-1]] < np.uint32(round((1 - rate) * 2**16))
-    return jnp.where(keep, x / (1 - rate), 0.0)
 
 
 def init_variables(network: StepNetwork, key: Array, input_size: int) -> Variables:

@@ -23,11 +23,10 @@ learned: rollouts whose dt the default network chooses. One system: reading the 
 retrain: a failed attempt of phase 1, three bodies. The memory traffic of Adam: weights and two
     moments are read and written, and the gradient is read, 7 x 8 bytes a weight. XLA's loops on a
     CPU have one output each, so that both moments and the weights read what they share again: 10
-    numbers a weight. The network forwards, forwards again and backwards adds 0.35 ms.
-replay: an iteration of phase 2 in which every sample fails: the network forwards, and forwards and
-    backwards again, then Adam: four matrix products a layer, where the peer, which keeps what it
-    computed, has three. Keeping it copies the weights, which costs iterations in which all pass
-    a fifth.
+    numbers a weight. The gradient is formed on the fly. The network forwards and backwards reads
+    the weights twice more.
+replay: an iteration of phase 2 in which every sample fails: the network forwards and backwards,
+    three matrix products a layer, then Adam.
 orbits: training on B Kepler pairs with the default network: time for one orbit to have one step
     accepted, both phases included, in a run that has found its dt. With one orbit the floor is
     reading the weights for every attempt; with many, the matrix products (`products`).
@@ -69,7 +68,7 @@ def groups(quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
         "rollouts": lambda: rollouts.rollouts(many, (3, 64) if quick else (3, 64, 1024, 4096)),
         "systems": lambda: rollouts.systems(many, (256,) if quick else _systems()),
         "learned": lambda: rollouts.learned_steps(many, 64 if quick else 1024),
-        "retrain": lambda: training.retrain(many, 5 if quick else 20),
+        "retrain": lambda: training.retrain(many, 5 if quick else 100),
         "replay": lambda: training.replay(many, 64 if quick else 512),
         "orbits": lambda: training.orbits(few, (1, 64) if quick else _orbits()),
         "chip": lambda: chip.direct_sums(few, quick),

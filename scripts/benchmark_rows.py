@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 NO_NUMBER = float("nan")
 # Before each run: the threads of the work before it may be waiting for more of it, and busily so.
@@ -86,13 +87,15 @@ def matmul_work(rows: int, width: int = 1000) -> tuple[Callable[[], object], flo
     return lambda: product(x, w), 2.0 * rows * width * width
 
 
-def copy_work(count: int = 10_000_000) -> tuple[Callable[[], object], float]:
-    """An update of an array in place, and the bytes it reads and writes."""
-    update = jax.jit(lambda x: x + 1.0, donate_argnums=0)
+def copy_work(count: int = 10_000_000, turns: int = 50) -> tuple[Callable[[], object], float]:
+    """Updates of an array in place, and the bytes they read and write."""
+    update = jax.jit(
+        lambda x: lax.fori_loop(0, turns, lambda _, x: x * 0.5 + 1.0, x), donate_argnums=0
+    )
     kept = [jnp.zeros((count,), jnp.float64)]
 
     def work() -> object:
         kept[0] = update(kept[0])
         return kept[0]
 
-    return work, 2.0 * 8 * count
+    return work, 2.0 * 8 * count * turns

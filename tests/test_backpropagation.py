@@ -1,0 +1,75 @@
+"""Backpropagation by hand, beside automatic differentiation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstepper.backpropagation import backward, forward, gradient_of
+from jaxstepper.networks import ACTIVATIONS, StepNetwork, init_variables
+
+SAMPLES, FEATURES = 7, 5
+SLOPE = jnp.linspace(-1.0, 2.0, SAMPLES)
+NETWORKS = {
+    **{name: StepNetwork((8, 9), activation=name) for name in ACTIVATIONS},
+    "no dropout": StepNetwork((8, 9), dropout=0.0),
+    "no softplus": StepNetwork((8, 9), positive=False),
+    "fourier": StepNetwork((8, 9), fourier_scale=0.3, fourier_dim=6),
+    "no hidden layer": StepNetwork(()),
+    "eleven layers": StepNetwork((4,) * 11, dropout=0.1),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request):
+    """A network, its variables, inputs of samples, and their dropout keys."""
+    network = NETWORKS[request.param]
+    variables = init_variables(network, jax.random.key(0), FEATURES)
+    inputs = jax.random.normal(jax.random.key(1), (SAMPLES, FEATURES))
+    return network, variables, inputs, jax.random.split(jax.random.key(2), SAMPLES)
+
+
+def outputs_of(network, variables, inputs, keys):
+    """Output 0 of each sample, plainly."""
+
+    def output(features, key):
+        return network.apply(variables, features, train=True, rngs={"dropout": key})[0]
+
+    return jax.vmap(output)(inputs, keys)
+
+
+def test_outputs_are_those_of_the_network(case):
+    network, variables, inputs, keys = case
+    outputs, _ = forward(network, variables, inputs, keys)
+    np.testing.assert_array_equal(outputs, outputs_of(network, variables, inputs, keys))
+
+
+def test_gradient_is_that_of_automatic_differentiation(case):
+    network, variables, inputs, keys = case
+
+    def loss(params):
+        return SLOPE @ outputs_of(network, {**variables, "params": params}, inputs, keys)
+
+    expected = jax.grad(loss)(variables["params"])
+    _, passes = forward(network, variables, inputs, keys)
+    gradient = gradient_of(backward(network, variables["params"], passes, SLOPE))
+    assert jax.tree.structure(gradient) == jax.tree.structure(expected)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15),
+        gradient,
+        expected,
+    )
+
+
+def test_samples_of_slope_zero_have_no_part(case):
+    network, variables, inputs, keys = case
+    _, passes = forward(network, variables, inputs, keys)
+    few = jax.tree.map(lambda x: x[2:4], passes)
+    alone = gradient_of(backward(network, variables["params"], few, SLOPE[2:4]))
+    masked = jnp.zeros_like(SLOPE).at[2:4].set(SLOPE[2:4])
+    among_others = gradient_of(backward(network, variables["params"], passes, masked))
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15),
+        alone,
+        among_others,
+    )
