@@ -1,9 +1,11 @@
 """Accelerations and potential energies: softened gravity and external fields. Units: G = 1.
 
-Pairs are treated in one of two ways, by their number. A handful of bodies is unrolled into scalar
-arithmetic, which XLA fuses into one loop-free kernel. Larger systems go through the pair matrix in
-small blocks, so that memory grows as N, not N^2. Both take differences of positions first and
-square them afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs to cancellation.
+Pairs are treated in one of three ways. A handful of bodies is unrolled into scalar arithmetic,
+which XLA fuses into one loop-free kernel. Larger systems go through the pair matrix in blocks, so
+that memory grows as N, not N^2: on a CPU in small ones, a few columns at a time; on an accelerator
+in large ones of whole rows, each of which XLA sums up without storing it. All take differences of
+positions first and square them afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs to
+cancellation.
 """
 
 from collections.abc import Callable
@@ -21,8 +23,10 @@ UNROLLED_UP_TO = 6
 # Bodies whose pull on all others is in memory at once (tried: 4 to 64). With fewer than 16, XLA
 # computes each weight once for every component.
 SOURCES_AT_ONCE = 16
-# Entries of the pair matrix that are in memory at once, in whole rows: they stay in cache.
+# Entries of the pair matrix at once, in whole rows. On a CPU, they stay in cache.
 PAIRS_AT_ONCE = 4096
+# An accelerator wants work for all its threads, and pays for each block that it starts.
+PAIRS_AT_ONCE_ON_ACCELERATOR = 2**26
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,10 @@ def self_acceleration(
         return jnp.zeros_like(position)
     if position.shape[0] <= UNROLLED_UP_TO:
         return _acceleration_unrolled(position, mass, softening, by_component)
-    return _acceleration_by_sources(position, mass, softening)
+    return by_platform(
+        cpu=lambda: _acceleration_by_sources(position, mass, softening),
+        accelerator=lambda: _acceleration_by_rows(position, mass, softening),
+    )
 
 
 def self_potential_energy(
@@ -121,8 +128,21 @@ def self_potential_energy(
 
 def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
     """`row(i)` for every body i of `count`, a block of them at a time; memory grows as N."""
-    rows = min(count, max(1, PAIRS_AT_ONCE // count))
-    return lax.map(row, jnp.arange(count), batch_size=rows)
+
+    def in_blocks(pairs: int) -> Any:
+        return lax.map(row, jnp.arange(count), batch_size=min(count, max(1, pairs // count)))
+
+    if count**2 <= PAIRS_AT_ONCE:
+        return in_blocks(PAIRS_AT_ONCE)
+    return by_platform(
+        cpu=lambda: in_blocks(PAIRS_AT_ONCE),
+        accelerator=lambda: in_blocks(PAIRS_AT_ONCE_ON_ACCELERATOR),
+    )
+
+
+def by_platform(cpu: Callable[[], Any], accelerator: Callable[[], Any]) -> Any:
+    """The same numbers, in the way that suits the platform for which a program is compiled."""
+    return lax.platform_dependent(cpu=cpu, default=accelerator)
 
 
 @lru_cache
@@ -210,6 +230,25 @@ def _acceleration_by_sources(
 
     zero = [jnp.zeros((count,), position.dtype)] * dim
     return jnp.stack(lax.scan(add_pull, zero, (sources, masses))[0], axis=1)
+
+
+def _acceleration_by_rows(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, "N D"]:
+    """Sums up the pulls on each body.
+
+    Component by component, so that the sums are siblings, which share a weight.
+    """
+    x = position.T
+
+    def row(i: Array) -> Float[Array, " D"]:
+        dx = [x_k - x_k[i] for x_k in x]
+        r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x.dtype))
+        inverse = _inverse_distance(r_squared)
+        weight = mass * inverse * inverse * inverse
+        return jnp.stack([jnp.sum(weight * d) for d in dx])
+
+    return for_each_body(row, position.shape[0])
 
 
 def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Array, "..."]:

@@ -1,11 +1,16 @@
 """Rows of the direct sum as a share of what the chip can do."""
 
+import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 
+import benchmark_pallas as pallas
 import jax
 import jax.numpy as jnp
 from benchmark_rollouts import GRAVITY, tables_of
 from benchmark_rows import Row, best_times, faster, within
+
+from jaxstepper.dynamics import self_acceleration
 
 OPERATIONS_PER_PAIR = 20
 # Multiply-adds of an element, in four chains so that one need not wait for the last.
@@ -23,25 +28,32 @@ def direct_sums(repeats: int, quick: bool) -> Iterator[Row]:
         if not jax.config.jax_enable_x64 and dtype == jnp.float64:
             continue
         peak_work, peak_operations = peak_of_chip(dtype, ELEMENTS.get(platform, 2**24))
-        for count in sizes[:1] if quick else sizes:
+        counts = sizes[:1] if quick else sizes
+        for way, count in itertools.product(ways_to_sum(platform), counts):
             table = jnp.asarray(tables_of(1, count, 3)[0], dtype)
-            accelerate = jax.jit(GRAVITY.acceleration).lower(
-                table[:, 1:4], table[:, 0], jnp.zeros((), dtype)
-            )
-            accelerate = accelerate.compile()
+            accelerate = jax.jit(ways_to_sum(platform)[way])
+            run = accelerate.lower(table[:, 1:4], table[:, 0]).compile()
 
-            def work(table: jax.Array = table, run: Callable = accelerate) -> jax.Array:
-                return run(table[:, 1:4], table[:, 0], jnp.zeros((), table.dtype))
+            def work(table: jax.Array = table, run: Callable = run) -> jax.Array:
+                return run(table[:, 1:4], table[:, 0])
 
             ours, peak = best_times(repeats, work, peak_work)
             operations = OPERATIONS_PER_PAIR * float(count) ** 2
             at_peak = operations / (peak_operations / peak.best)
-            name = f"direct sum N={count} {jnp.dtype(dtype).name}"
+            name = f"{way} N={count} {jnp.dtype(dtype).name}"
             goal = None if platform == "cpu" else 0.5
             yield faster(name, operations, "operations/s", ours, "peak", at_peak, goal)
-            numbers = accelerate.memory_analysis().temp_size_in_bytes / dtype.dtype.itemsize
+            numbers = run.memory_analysis().temp_size_in_bytes / dtype.dtype.itemsize
             row_name, unit = f"{name}, memory", "numbers/body"
             yield within(row_name, numbers / count, unit, "a row of all pairs", count, 2.0)
+
+
+def ways_to_sum(platform: str) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+    """The direct sum, and on a GPU the kernel that may take its place, by name."""
+    ways = {"direct sum": partial(self_acceleration, softening=GRAVITY.softening)}
+    if platform == "gpu":
+        ways["direct sum, Pallas"] = partial(pallas.acceleration, softening=GRAVITY.softening)
+    return ways
 
 
 def peak_of_chip(dtype: type, elements: int) -> tuple[Callable[[], jax.Array], float]:

@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 
 import benchmark
+import benchmark_pallas as pallas
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from benchmark_plot import plot_growth
 from benchmark_rows import Row
 
+from jaxstepper.dynamics import self_acceleration
 from jaxstepper.errors import UserError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
@@ -62,3 +67,26 @@ def test_growth_is_drawn_in_a_panel_for_each_kind(tmp_path: Path, monkeypatch) -
         assert list(curve.get_ydata()) == [1.0 / size for size in each]
     with pytest.raises(UserError, match="none was measured"):
         plot_growth(rows[:0], tmp_path / "growth.png")
+
+
+# Less than a block; several, with a part of one; and so many that sources are not divided.
+@pytest.mark.parametrize("count", [3, 200, pallas.TARGETS * 17])
+def test_the_kernel_for_gpus_is_the_direct_sum(count, monkeypatch) -> None:
+    monkeypatch.setattr(pallas, "PROGRAMS", 16)
+    rng = np.random.default_rng(1)
+    position, mass = rng.normal(size=(count, 3)), rng.uniform(0.5, 1.5, count)
+    position[1] = position[0]
+    position[2] = position[0] + 1e-9 * np.array([0.6, 0.0, 0.8])
+    position, mass = jnp.asarray(position), jnp.asarray(mass)
+    for softening in (0.0, 0.1):
+        expected = self_acceleration(position, mass, softening)
+        actual = pallas.acceleration(position, mass, softening, interpret=True)
+        scale = np.max(np.abs(expected), axis=1, keepdims=True)
+        np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_the_kernel_for_gpus_lowers_to_triton(dtype) -> None:
+    position, mass = jnp.zeros((5000, 3), dtype), jnp.ones((5000,), dtype)
+    traced = jax.jit(pallas.acceleration).trace(position, mass)
+    assert "gpu$xla.gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()

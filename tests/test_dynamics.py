@@ -46,6 +46,17 @@ def evolve(start, gravity, dt, steps):
     return lax.fori_loop(0, steps, lambda _, p: leapfrog(p, dt, gravity.acceleration), start)
 
 
+@pytest.fixture(params=["cpu", "accelerator"])
+def platform(request, monkeypatch):
+    """Sums over pairs as on that platform, wherever the test runs."""
+    monkeypatch.setattr("jaxstepper.dynamics.by_platform", lambda **ways: ways[request.param]())
+    accelerate.clear_cache()
+    potential.clear_cache()
+    yield
+    accelerate.clear_cache()
+    potential.clear_cache()
+
+
 def direct_sum(position, mass, softening=0.0, dtype=np.float64):
     """Accelerations and potential energy, written as the formulas are."""
     x, m = np.asarray(position, dtype), np.asarray(mass, dtype)
@@ -118,7 +129,7 @@ def test_golden_cases_cover_tides_and_both_ways_to_sum():
         (2 * SOURCES_AT_ONCE + 1, 3, 0.0),
     ],
 )
-def test_forces_and_energy_are_direct_sums(count, dim, softening):
+def test_forces_and_energy_are_direct_sums(count, dim, softening, platform):
     position, mass = random_bodies(count, dim)
     acceleration, energy = direct_sum(position, mass, softening)
     assert_close(accelerate(position, mass, softening), acceleration)
@@ -152,7 +163,7 @@ def test_vmap_over_systems_of_different_masses(count):
 
 
 @pytest.mark.parametrize("count", [4, MANY])
-def test_a_very_close_pair_keeps_its_force(count):
+def test_a_very_close_pair_keeps_its_force(count, platform):
     position, mass = random_bodies(count, 3)
     position[1] = position[0] + 1e-9 * np.array([0.6, 0.0, 0.8])
     # The separation is rounded in the positions; from there on nothing may be lost.
@@ -162,7 +173,7 @@ def test_a_very_close_pair_keeps_its_force(count):
 
 
 @pytest.mark.parametrize("count", [3, MANY])
-def test_coincident_bodies_have_finite_forces_and_gradients(count):
+def test_coincident_bodies_have_finite_forces_and_gradients(count, platform):
     position, mass = random_bodies(count, 2)
     position[1] = position[0]
     acceleration = accelerate(position, mass)
@@ -201,7 +212,7 @@ def test_equal_tides_are_one_object():
 
 
 @pytest.mark.parametrize("count", [3, MANY])
-def test_gradient_of_the_forces_agrees_with_finite_differences(count):
+def test_gradient_of_the_forces_agrees_with_finite_differences(count, platform):
     position, mass = random_bodies(count, 2)
     mass = jnp.asarray(mass)
     direction = np.random.default_rng(5).normal(size=position.shape)
