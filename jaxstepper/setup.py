@@ -17,6 +17,7 @@ import optax
 
 from jaxstepper import initial_conditions as ics
 from jaxstepper import processes
+from jaxstepper.adam import adam
 from jaxstepper.config import (
     NATIVE_FEATURES,
     Config,
@@ -307,7 +308,7 @@ def make_optimizer(
     rate = optax.cosine_decay_schedule(lr, decay_steps) if decay_steps else lr
     if name == "adamw":
         return optax.adamw(rate, weight_decay=weight_decay)
-    step = optax.sgd(rate, momentum=momentum) if name == "sgd" else optax.adam(rate)
+    step = optax.sgd(rate, momentum=momentum) if name == "sgd" else adam(rate)
     return optax.chain(optax.add_decayed_weights(weight_decay), step)
 
 
