@@ -24,7 +24,7 @@ retrain: a failed attempt of phase 1, three bodies. The memory traffic of Adam: 
     moments are read and written, and the gradient is read, 7 x 8 bytes a weight. XLA's loops on a
     CPU have one output each, so that both moments and the weights read what they share again: 10
     numbers a weight. The gradient is formed on the fly. The network forwards and backwards reads
-    the weights twice more.
+    the weights twice more, and Adam's square root and division take as long as a third of it all.
 replay: an iteration of phase 2 in which every sample fails: the network forwards and backwards,
     three matrix products a layer, then Adam.
 orbits: training on B Kepler pairs with the default network: time for one orbit to have one step
