@@ -332,7 +332,7 @@ def test_every_system_takes_every_step_once(retrain_batch):
     np.testing.assert_array_equal(end.systems.particles.position, path.position[-1])
 
 
-@pytest.mark.parametrize(("at_once", "passing"), [(128, 1), (1, 1), (1, 3)])
+@pytest.mark.parametrize(("at_once", "passing"), [(128, 1), (1, 1), (1, 3), (3, 3)])
 def test_an_attempt_trains_on_the_mean_loss_of_the_systems_that_fail(at_once, passing, monkeypatch):
     """With plain gradient steps, the step of many is the mean of the steps of each alone.
 
