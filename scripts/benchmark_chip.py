@@ -29,10 +29,9 @@ def direct_sums(repeats: int, quick: bool) -> Iterator[Row]:
             continue
         peak_work, peak_operations = peak_of_chip(dtype, ELEMENTS.get(platform, 2**24))
         counts = sizes[:1] if quick else sizes
-        for way, count in itertools.product(ways_to_sum(platform), counts):
+        for (way, accelerations), count in itertools.product(ways_to_sum(platform), counts):
             table = jnp.asarray(tables_of(1, count, 3)[0], dtype)
-            accelerate = jax.jit(ways_to_sum(platform)[way])
-            run = accelerate.lower(table[:, 1:4], table[:, 0]).compile()
+            run = jax.jit(accelerations).lower(table[:, 1:4], table[:, 0]).compile()
 
             def work(table: jax.Array = table, run: Callable = run) -> jax.Array:
                 return run(table[:, 1:4], table[:, 0])
@@ -48,12 +47,11 @@ def direct_sums(repeats: int, quick: bool) -> Iterator[Row]:
             yield within(row_name, numbers / count, unit, "a row of all pairs", count, 2.0)
 
 
-def ways_to_sum(platform: str) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+def ways_to_sum(platform: str) -> Iterator[tuple[str, Callable[..., jax.Array]]]:
     """The direct sum, and on a GPU the kernel that may take its place, by name."""
-    ways = {"direct sum": partial(self_acceleration, softening=GRAVITY.softening)}
+    yield "direct sum", partial(self_acceleration, softening=GRAVITY.softening)
     if platform == "gpu":
-        ways["direct sum, Pallas"] = partial(pallas.acceleration, softening=GRAVITY.softening)
-    return ways
+        yield "direct sum, Pallas", partial(pallas.acceleration, softening=GRAVITY.softening)
 
 
 def peak_of_chip(dtype: type, elements: int) -> tuple[Callable[[], jax.Array], float]:
