@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxstepper.controllers import Controller, fixed, memoryless, scaled, symmetrized
-    from jaxstepper.diagnostics import total_energy
-    from jaxstepper.dynamics import ExternalField, Gravity
-    from jaxstepper.initial_conditions import kepler_pair, plummer
-    from jaxstepper.models import load_controller
-    from jaxstepper.particles import Particles, from_table
-    from jaxstepper.rules import free_fall
-    from jaxstepper.simulate import Limits, record, run_steps, run_until
+    from jaxstepper.physics.diagnostics import total_energy
+    from jaxstepper.physics.gravity import ExternalField, Gravity
+    from jaxstepper.physics.initial_conditions import kepler_pair, plummer
+    from jaxstepper.physics.particles import Particles, from_table
+    from jaxstepper.runs.models import load_controller
+    from jaxstepper.stepping.controller import Controller, fixed, memoryless, scaled, symmetrized
+    from jaxstepper.stepping.literature import free_fall
+    from jaxstepper.stepping.rollout import Limits, record, run_steps, run_until
 
 __version__ = "0.1.0"
 
@@ -42,14 +42,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "controllers": ("Controller", "fixed", "memoryless", "scaled", "symmetrized"),
-    "diagnostics": ("total_energy",),
-    "dynamics": ("ExternalField", "Gravity"),
-    "initial_conditions": ("kepler_pair", "plummer"),
-    "models": ("load_controller",),
-    "particles": ("Particles", "from_table"),
-    "rules": ("free_fall",),
-    "simulate": ("Limits", "record", "run_steps", "run_until"),
+    "physics.diagnostics": ("total_energy",),
+    "physics.gravity": ("ExternalField", "Gravity"),
+    "physics.initial_conditions": ("kepler_pair", "plummer"),
+    "physics.particles": ("Particles", "from_table"),
+    "runs.models": ("load_controller",),
+    "stepping.controller": ("Controller", "fixed", "memoryless", "scaled", "symmetrized"),
+    "stepping.literature": ("free_fall",),
+    "stepping.rollout": ("Limits", "record", "run_steps", "run_until"),
 }
 
 

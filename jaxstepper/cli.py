@@ -78,53 +78,53 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"there is no such command; there are {', '.join(COMMANDS)}")
     if command in ("export", "import"):
-        from jaxstepper.convert import run_export, run_import
+        from jaxstepper.commands.convert import run_export, run_import
 
         return (run_export if command == "export" else run_import)(arguments)
 
     if command == "plot":
-        from jaxstepper.plot_command import run_plot
+        from jaxstepper.commands.plot import run_plot
 
         return run_plot(arguments)
 
     if command == "make-ics":
-        from jaxstepper.make_ics_command import run_make_ics
+        from jaxstepper.commands.make_ics import run_make_ics
 
         return run_make_ics(arguments)
 
     if command == "evaluate":
-        from jaxstepper.evaluate_command import run_evaluate
+        from jaxstepper.commands.evaluate import run_evaluate
 
         return run_evaluate(arguments)
 
     if command == "sweep":
-        from jaxstepper.sweep_command import run_sweep
+        from jaxstepper.commands.sweep import run_sweep
 
         return run_sweep(arguments)
 
-    from jaxstepper.arguments import parse, parse_both
+    from jaxstepper.settings.command_line import parse, parse_both
 
     if command == "both":
         train, simulate = parse_both(arguments)
         _join(train[0])
-        from jaxstepper.both_command import run_both
+        from jaxstepper.commands.both import run_both
 
         return run_both(train, simulate)
     if command == "train":
         parsed = parse("train", arguments)
         _join(parsed[0])
-        from jaxstepper.train_command import run_train
+        from jaxstepper.commands.train import run_train
 
         return run_train(*parsed)
     parsed = parse("simulate", arguments)
     _join(parsed[0])
-    from jaxstepper.simulate_command import run_simulate
+    from jaxstepper.commands.simulate import run_simulate
 
     return run_simulate(*parsed)
 
 
 def _join(config: Any) -> None:
-    from jaxstepper.setup import join
+    from jaxstepper.runs.setup import join
 
     join(config)
 
@@ -140,9 +140,9 @@ def _leave_the_others(code: int) -> None:
 
 
 def _is_one_of_several() -> bool:
-    if "jaxstepper.processes" not in sys.modules:
+    if "jaxstepper.machine.processes" not in sys.modules:
         return False
-    from jaxstepper.processes import are_several
+    from jaxstepper.machine.processes import are_several
 
     return are_several()
 

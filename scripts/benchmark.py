@@ -54,8 +54,8 @@ import jax
 from benchmark_plot import plot_growth
 from benchmark_rows import Row
 
-from jaxstepper import setup
-from jaxstepper.config import Config
+from jaxstepper.runs import setup
+from jaxstepper.settings.config import Config
 
 FIELDS = ("name", "value", "unit", "reference", "reference_value", "ratio", "goal")
 

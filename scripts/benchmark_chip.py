@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from benchmark_rollouts import GRAVITY, tables_of
 from benchmark_rows import Row, best_times, faster, within
 
-from jaxstepper.dynamics import self_acceleration
+from jaxstepper.physics.gravity import self_acceleration
 
 OPERATIONS_PER_PAIR = 20
 # Multiply-adds of an element, in four chains so that one need not wait for the last.

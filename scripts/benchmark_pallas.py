@@ -22,7 +22,7 @@ def acceleration(
     softening: float = 0.0,
     interpret: bool = False,
 ) -> Float[Array, "N D"]:
-    """`jaxstepper.dynamics.self_acceleration`, `[N, D]`, in one kernel.
+    """`jaxstepper.physics.gravity.self_acceleration`, `[N, D]`, in one kernel.
 
     Args:
         position: of the bodies.

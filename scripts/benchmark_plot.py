@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmark_rows import Row
 
 from jaxstepper.errors import UserError
-from jaxstepper.figures import BLUE, GREY, label_powers, new_figure, save
+from jaxstepper.pictures.figures import BLUE, GREY, label_powers, new_figure, save
 
 PANELS = {"N": "bodies", "B": "systems of three bodies", "epochs": "epochs of training"}
 UNITS = {

@@ -8,13 +8,14 @@ import numpy as np
 from benchmark_rows import NO_NUMBER, Row, Timing, best_times, faster, matmul_work, within
 from jax import lax
 
-from jaxstepper.controllers import fixed, learned
-from jaxstepper.dynamics import Gravity
-from jaxstepper.features import FeatureSpec
-from jaxstepper.initial_conditions import random_batch
-from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.particles import Particles, from_table
-from jaxstepper.simulate import run_steps, run_systems
+from jaxstepper.network.features import FeatureSpec
+from jaxstepper.network.learned import learned
+from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import random_batch
+from jaxstepper.physics.particles import Particles, from_table
+from jaxstepper.stepping.controller import fixed
+from jaxstepper.stepping.rollout import run_steps, run_systems
 
 DT = 1e-3
 GRAVITY = Gravity(0.05)

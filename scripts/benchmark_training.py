@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from benchmark_rows import NO_NUMBER, Row, best_times, copy_work, faster, matmul_work, within
 
-from jaxstepper import setup
-from jaxstepper.collect import collect
-from jaxstepper.config import Config
-from jaxstepper.generalize import generalize
-from jaxstepper.losses import Gate
-from jaxstepper.prepare import prepare_training
-from jaxstepper.train_state import Plan, TrainState
-from jaxstepper.training import train_chunk
+from jaxstepper.runs import setup
+from jaxstepper.runs.start import prepare_training
+from jaxstepper.settings.config import Config
+from jaxstepper.training.two_phase.collect import collect
+from jaxstepper.training.two_phase.gate import Gate
+from jaxstepper.training.two_phase.generalize import generalize
+from jaxstepper.training.two_phase.run import train_chunk
+from jaxstepper.training.two_phase.state import Plan, TrainState
 
 WARM_UP_EPOCHS, TIMED_EPOCHS = 10, 3
 PLENTY = np.int32(10**6)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstepper.backpropagation import backward, forward, gradient_of
-from jaxstepper.networks import ACTIVATIONS, StepNetwork, init_variables
+from jaxstepper.network.step_network import ACTIVATIONS, StepNetwork, init_variables
+from jaxstepper.training.two_phase.backpropagation import backward, forward, gradient_of
 
 SAMPLES, FEATURES = 7, 5
 SLOPE = jnp.linspace(-1.0, 2.0, SAMPLES)

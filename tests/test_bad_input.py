@@ -12,7 +12,7 @@ import pytest
 import sandbox
 from commandline import assert_refused, call
 
-from jaxstepper import checkpoints
+from jaxstepper.runs import checkpoints
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "train --epochs 1 --hidden-dims 4 --save-name new --no-compilation-cache"

@@ -14,7 +14,7 @@ from commandline import call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxstepper.config import OPTIONS, accepts, flag_of
+from jaxstepper.settings.config import OPTIONS, accepts, flag_of
 
 # Derandomised: a failure repeats, and two runs of one commit agree. No deadline: machines differ.
 FEW = settings(
@@ -40,9 +40,9 @@ def box(sandbox_source, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr("jaxstepper.prepare.prepare", stop)
-        patch.setattr("jaxstepper.simulate_command.from_table", lambda *_: None)
-        patch.setattr("jaxstepper.simulate_command.open_wandb", stop)
+        patch.setattr("jaxstepper.runs.start.prepare", stop)
+        patch.setattr("jaxstepper.commands.simulate.from_table", lambda *_: None)
+        patch.setattr("jaxstepper.commands.simulate.open_wandb", stop)
         yield folder
 
 

@@ -14,8 +14,8 @@ import pytest
 from benchmark_plot import plot_growth
 from benchmark_rows import Row
 
-from jaxstepper.dynamics import self_acceleration
 from jaxstepper.errors import UserError
+from jaxstepper.physics.gravity import self_acceleration
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxstepper.calls import next_budget
+from jaxstepper.machine.call_budget import next_budget
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,15 @@ import pytest
 from commandline import BODIES, REPORT, TINY, Outcome, assert_refused, call, unchanged_jax
 
 import jaxstepper
-from jaxstepper import checkpoints, cli, prepare, train_command
-from jaxstepper.arguments import parse
-from jaxstepper.config import from_dict
+from jaxstepper import cli
+from jaxstepper.commands import train as train_command
 from jaxstepper.errors import UserError
-from jaxstepper.initial_conditions import random_table
-from jaxstepper.run_writer import RunWriter
+from jaxstepper.physics.initial_conditions import random_table
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs import start as prepare
+from jaxstepper.runs.writer import RunWriter
+from jaxstepper.settings.command_line import parse
+from jaxstepper.settings.config import from_dict
 
 ROOT = Path(__file__).parents[1]
 # Steps that are often refused once before they are accepted, and a phase 2 that trains.

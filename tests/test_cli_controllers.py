@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper.config import CONTROLLERS
-from jaxstepper.initial_conditions import kepler_pair
-from jaxstepper.rules import BY_NAME
-from jaxstepper.tables import save_table
+from jaxstepper.physics.initial_conditions import kepler_pair
+from jaxstepper.physics.tables import save_table
+from jaxstepper.settings.config import CONTROLLERS
+from jaxstepper.stepping.literature import BY_NAME
 
 GOLDEN = Path(__file__).parent / "golden"
 PERIOD = 2 * np.pi

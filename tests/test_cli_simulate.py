@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper.initial_conditions import kepler_batch, plummer_batch, random_table
-from jaxstepper.tables import save_table
-from jaxstepper.torch_bridge import read
+from jaxstepper.physics.initial_conditions import kepler_batch, plummer_batch, random_table
+from jaxstepper.physics.tables import save_table
+from jaxstepper.torch_files.file import read
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDED = ("plain", "history", "fourier")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from jaxstepper.arguments import parse, parse_both
-from jaxstepper.config import (
+from jaxstepper.errors import UserError
+from jaxstepper.settings.command_line import parse, parse_both
+from jaxstepper.settings.config import (
     DEFAULTS,
     OPTIONS,
     Command,
@@ -23,7 +24,6 @@ from jaxstepper.config import (
     summary,
     to_dict,
 )
-from jaxstepper.errors import UserError
 
 # Name, flag as typed, another value, how it is read, default: the torch system's command line.
 TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
@@ -502,7 +502,7 @@ def test_help_shows_every_flag_and_default(
 
 def test_importing_the_configuration_is_light() -> None:
     heavy = "{'jax', 'numpy', 'flax', 'torch'} & sys.modules.keys()"
-    code = f"import sys, jaxstepper.arguments; sys.exit(bool({heavy}))"
+    code = f"import sys, jaxstepper.settings.command_line; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from commandline import call
 
-from jaxstepper import setup
-from jaxstepper.arguments import parse
-from jaxstepper.models import load_model
-from jaxstepper.simulate_command import check_mode
+from jaxstepper.commands.simulate import check_mode
+from jaxstepper.runs import setup
+from jaxstepper.runs.models import load_model
+from jaxstepper.settings.command_line import parse
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "scripts" / "configs").glob("*.toml"))

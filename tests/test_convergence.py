@@ -11,20 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstepper import setup
-from jaxstepper.calibrate import target_dt
 from jaxstepper.cli import main
-from jaxstepper.config import Config, from_dict
-from jaxstepper.controllers import Controller, learned
-from jaxstepper.diagnostics import total_energy
-from jaxstepper.initial_conditions import kepler_table, orbital_period
-from jaxstepper.losses import try_step
-from jaxstepper.models import load_model
-from jaxstepper.particles import Particles, from_table
-from jaxstepper.prepare import prepare_training
-from jaxstepper.simulate import Limits, Trajectory, record
-from jaxstepper.train_state import Plan, Sample
-from jaxstepper.training import run_two_phase_training
+from jaxstepper.network.learned import learned
+from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.initial_conditions import kepler_table, orbital_period
+from jaxstepper.physics.particles import Particles, from_table
+from jaxstepper.runs import setup
+from jaxstepper.runs.models import load_model
+from jaxstepper.runs.start import prepare_training
+from jaxstepper.settings.config import Config, from_dict
+from jaxstepper.stepping.controller import Controller
+from jaxstepper.stepping.rollout import Limits, Trajectory, record
+from jaxstepper.training.two_phase.calibrate import target_dt
+from jaxstepper.training.two_phase.gate import try_step
+from jaxstepper.training.two_phase.run import run_two_phase_training
+from jaxstepper.training.two_phase.state import Plan, Sample
 
 pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).parent.parent / "scripts" / "configs"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_training import PLAN, SEED, TABLES, assert_identical, saved, started
 
-from jaxstepper.debug_lines import DebugLines
-from jaxstepper.training import run_two_phase_training
+from jaxstepper.reporting.debug_lines import DebugLines
+from jaxstepper.training.two_phase.run import run_two_phase_training
 
 NUMBER = r"[\d.e+-]+"
 ATTEMPT = re.compile(

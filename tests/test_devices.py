@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from commandline import call
 
-from jaxstepper import checkpoints, devices, processes
-from jaxstepper.config import from_dict
-from jaxstepper.prepare import prepare_training
-from jaxstepper.training import run_two_phase_training
+from jaxstepper.machine import devices, processes
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.start import prepare_training
+from jaxstepper.settings.config import from_dict
+from jaxstepper.training.two_phase.run import run_two_phase_training
 
 # Epochs of two phases each, in which some steps fail and train; a batch of phase 1 takes 2 of the
 # systems, one of phase 2 some of the samples; there are fresh starts; then rollouts of some steps.

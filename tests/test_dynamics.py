@@ -10,8 +10,8 @@ import pytest
 import rebound
 from jax import lax
 
-from jaxstepper.diagnostics import angular_momentum, momentum, total_energy
-from jaxstepper.dynamics import (
+from jaxstepper.physics.diagnostics import angular_momentum, momentum, total_energy
+from jaxstepper.physics.gravity import (
     PAIRS_AT_ONCE,
     SOURCES_AT_ONCE,
     UNROLLED_UP_TO,
@@ -20,9 +20,9 @@ from jaxstepper.dynamics import (
     self_potential_energy,
     tidal_field,
 )
-from jaxstepper.initial_conditions import kepler_pair, pythagorean
-from jaxstepper.integrators import leapfrog
-from jaxstepper.particles import from_table, to_table
+from jaxstepper.physics.initial_conditions import kepler_pair, pythagorean
+from jaxstepper.physics.integrators import leapfrog
+from jaxstepper.physics.particles import from_table, to_table
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "dynamics.npz")
 # Beyond the border between the two ways to sum over pairs.
@@ -49,7 +49,9 @@ def evolve(start, gravity, dt, steps):
 @pytest.fixture(params=["cpu", "accelerator"])
 def platform(request, monkeypatch):
     """Sums over pairs as on that platform, wherever the test runs."""
-    monkeypatch.setattr("jaxstepper.dynamics.by_platform", lambda **ways: ways[request.param]())
+    monkeypatch.setattr(
+        "jaxstepper.physics.gravity.by_platform", lambda **ways: ways[request.param]()
+    )
     accelerate.clear_cache()
     potential.clear_cache()
     yield
@@ -141,7 +143,7 @@ def test_unrolled_and_blocked_sums_agree(count, monkeypatch):
     position, mass = random_bodies(count, 3)
     results = []
     for limit in (0, count):
-        monkeypatch.setattr("jaxstepper.dynamics.UNROLLED_UP_TO", limit)
+        monkeypatch.setattr("jaxstepper.physics.gravity.UNROLLED_UP_TO", limit)
         # A new function each time, as a compiled one would not look at the limit again.
         both = jax.jit(lambda x, m: (self_acceleration(x, m, 0.1), self_potential_energy(x, m)))
         results.append(both(position, mass))

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper import evaluate as protocol
-from jaxstepper import rules
-from jaxstepper.controllers import fixed, scaled, symmetrized
-from jaxstepper.diagnostics import total_energy
-from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
-from jaxstepper.evaluate import evaluate
-from jaxstepper.initial_conditions import pythagorean
-from jaxstepper.particles import from_table
-from jaxstepper.problems import KEPLER, problem
-from jaxstepper.reference import ias15
-from jaxstepper.simulate import Limits, record
-from jaxstepper.tables import save_table
-from jaxstepper.work_precision import COLUMNS, Curve, curves, evaluations_at, summary
-from jaxstepper.work_precision_plot import plot_work_precision
+from jaxstepper.evaluation import measure as protocol
+from jaxstepper.evaluation.ias15 import ias15
+from jaxstepper.evaluation.measure import evaluate
+from jaxstepper.evaluation.problems import KEPLER, problem
+from jaxstepper.evaluation.work_precision import COLUMNS, Curve, curves, evaluations_at, summary
+from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import pythagorean
+from jaxstepper.physics.particles import from_table
+from jaxstepper.physics.tables import save_table
+from jaxstepper.pictures.work_precision_picture import plot_work_precision
+from jaxstepper.stepping import literature as rules
+from jaxstepper.stepping.controller import fixed, scaled, symmetrized
+from jaxstepper.stepping.rollout import Limits, record
 
 GOLDEN = Path(__file__).parent / "golden"
 GRAVITY = Gravity()

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstepper.dynamics import Gravity, tidal_field
-from jaxstepper.features import (
+from jaxstepper.network.features import (
     ALL_PAIRS_UP_TO,
     FeatureSpec,
     Scales,
@@ -18,8 +17,9 @@ from jaxstepper.features import (
     observe,
     reuses_acceleration,
 )
-from jaxstepper.history import empty_history, push
-from jaxstepper.particles import from_table
+from jaxstepper.network.history import empty_history, push
+from jaxstepper.physics.gravity import Gravity, tidal_field
+from jaxstepper.physics.particles import from_table
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "features.npz")
 CASES = range(4)
@@ -189,7 +189,7 @@ def test_row_blocked_pair_distances_agree_with_all_at_once(monkeypatch):
     state, spec = random_state(20), FeatureSpec("rich", softening=0.1)
     results = []
     for limit in (0, 20):
-        monkeypatch.setattr("jaxstepper.features.ALL_PAIRS_UP_TO", limit)
+        monkeypatch.setattr("jaxstepper.network.features.ALL_PAIRS_UP_TO", limit)
         # A new function each time, as a compiled one would not look at the limit again.
         of_window = jax.jit(lambda window, state: network_input(spec, window, state))
         results.append(of_window(empty_history(0, state), state))

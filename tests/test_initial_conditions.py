@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import rebound
 
-from jaxstepper import initial_conditions as ic
 from jaxstepper.errors import UserError
+from jaxstepper.physics import initial_conditions as ic
 
 
 def energy(table):

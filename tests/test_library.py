@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import jaxstepper as js
-from jaxstepper.dynamics import tidal_field
 from jaxstepper.errors import UserError
-from jaxstepper.initial_conditions import random_table
+from jaxstepper.physics.gravity import tidal_field
+from jaxstepper.physics.initial_conditions import random_table
 
 ROOT = Path(__file__).parents[1]
 RUNS = str(ROOT / "checkpoints")

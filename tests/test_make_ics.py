@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper import initial_conditions as ics
-from jaxstepper.tables import load_table
+from jaxstepper.physics import initial_conditions as ics
+from jaxstepper.physics.tables import load_table
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,17 @@ import pytest
 from commandline import TINY, assert_refused, call
 from PIL import Image
 
-from jaxstepper import checkpoints, train_job, training_movie
-from jaxstepper.arguments import parse
-from jaxstepper.config import Config
-from jaxstepper.figures import COLOURS, FEW_BODIES
-from jaxstepper.film import Film, film_of
-from jaxstepper.movies import check_movie
-from jaxstepper.scene import Scene
-from jaxstepper.simulate import Trajectory
-from jaxstepper.training_movie import TrainingMovie
+from jaxstepper.commands import train_job
+from jaxstepper.pictures import training_movie
+from jaxstepper.pictures.figures import COLOURS, FEW_BODIES
+from jaxstepper.pictures.film import Film, film_of
+from jaxstepper.pictures.movies import check_movie
+from jaxstepper.pictures.scene import Scene
+from jaxstepper.pictures.training_movie import TrainingMovie
+from jaxstepper.runs import checkpoints
+from jaxstepper.settings.command_line import parse
+from jaxstepper.settings.config import Config
+from jaxstepper.stepping.rollout import Trajectory
 
 SMALL = "--movie --movie-dpi 20"
 SIMULATE = "simulate --no-compilation-cache --num-particles 3 --seed 5 --steps 30 --dt 1e-3"

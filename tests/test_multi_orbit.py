@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 from commandline import call
 
-from jaxstepper import checkpoints, setup
-from jaxstepper.config import Config
-from jaxstepper.diagnostics import total_energy
-from jaxstepper.dynamics import Gravity
-from jaxstepper.initial_conditions import (
+from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import (
     kepler_batch,
     orbital_period,
     plummer_batch,
     random_batch,
 )
-from jaxstepper.losses import Gate, try_step
-from jaxstepper.particles import from_table
-from jaxstepper.prepare import prepare_training
-from jaxstepper.tables import save_table
-from jaxstepper.training import run_two_phase_training
+from jaxstepper.physics.particles import from_table
+from jaxstepper.physics.tables import save_table
+from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs.start import prepare_training
+from jaxstepper.settings.config import Config
+from jaxstepper.training.two_phase.gate import Gate, try_step
+from jaxstepper.training.two_phase.run import run_two_phase_training
 
 SMALL = "--hidden-dims 8 8 --dropout 0 --epochs 3 --seed 1 --no-compilation-cache -s run"
 # Without the cure of phase 1, whose dt would fall until the energy does not change at all.

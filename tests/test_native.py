@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstepper.controllers import scaled, symmetrized
-from jaxstepper.dynamics import Gravity
-from jaxstepper.features import FeatureSpec
-from jaxstepper.initial_conditions import kepler_pair, plummer, pythagorean, random_table
-from jaxstepper.native import learned_rule
-from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.orbital import dynamical_rate, orbital_inputs, surroundings
-from jaxstepper.pairs import Pairs, encounters, sum_over_pairs
-from jaxstepper.particles import from_table
-from jaxstepper.simulate import reverse, run_steps
+from jaxstepper.network.features import FeatureSpec
+from jaxstepper.network.learned import learned_rule
+from jaxstepper.network.orbital_inputs import dynamical_rate, orbital_inputs, surroundings
+from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import kepler_pair, plummer, pythagorean, random_table
+from jaxstepper.physics.pairs import Pairs, encounters, sum_over_pairs
+from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping.controller import scaled, symmetrized
+from jaxstepper.stepping.rollout import reverse, run_steps
 
 GRAVITY = Gravity()
 NETWORK = StepNetwork((8,), dropout=0.0, positive=False)
@@ -153,7 +153,7 @@ def test_the_symmetrised_rule_returns():
     begin = state(pythagorean())
     there = run_steps(controller, GRAVITY, begin, 200)
     turned = reverse(controller, there)
-    from jaxstepper.simulate import advance
+    from jaxstepper.stepping.rollout import advance
 
     back = jax.lax.fori_loop(0, 200, lambda _, r: advance(controller, GRAVITY, r), turned)
     moved = jnp.max(jnp.abs(there.particles.position - begin.position))

@@ -10,14 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxstepper.controllers import learned
-from jaxstepper.diagnostics import total_energy
-from jaxstepper.dynamics import Gravity
-from jaxstepper.features import FeatureSpec, network_input
-from jaxstepper.history import empty_history
-from jaxstepper.losses import Gate, try_step
-from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.particles import from_table
+from jaxstepper.network.features import FeatureSpec, network_input
+from jaxstepper.network.history import empty_history
+from jaxstepper.network.learned import learned
+from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import from_table
+from jaxstepper.training.two_phase.gate import Gate, try_step
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "network.npz")
 CASES = range(4)

@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxstepper import setup
-from jaxstepper.arguments import parse
+from jaxstepper.runs import setup
+from jaxstepper.settings.command_line import parse
 
 LR, DECAY, MOMENTUM = 0.1, 0.3, 0.7
 

@@ -7,13 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxstepper.dynamics import Gravity, self_acceleration, self_potential_energy
-from jaxstepper.features import FeatureSpec
-from jaxstepper.initial_conditions import random_table
-from jaxstepper.losses import Gate
-from jaxstepper.networks import StepNetwork
-from jaxstepper.train_state import Plan, init_train_state
-from jaxstepper.training import run_chunk
+from jaxstepper.network.features import FeatureSpec
+from jaxstepper.network.step_network import StepNetwork
+from jaxstepper.physics.gravity import Gravity, self_acceleration, self_potential_energy
+from jaxstepper.physics.initial_conditions import random_table
+from jaxstepper.training.two_phase.gate import Gate
+from jaxstepper.training.two_phase.run import run_chunk
+from jaxstepper.training.two_phase.state import Plan, init_train_state
 
 MANY = 1000
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper import checkpoints, plots
-from jaxstepper.config import Config, to_dict
-from jaxstepper.figures import FEW_BODIES, evenly
-from jaxstepper.plot_command import read_rollout
-from jaxstepper.rollout_plot import closest_separation, rollout_figure
+from jaxstepper.commands.plot import read_rollout
+from jaxstepper.pictures import training_picture as plots
+from jaxstepper.pictures.figures import FEW_BODIES, evenly
+from jaxstepper.pictures.rollout_picture import closest_separation, rollout_figure
+from jaxstepper.runs import checkpoints
+from jaxstepper.settings.config import Config, to_dict
 
 PNG = b"\x89PNG"
 BAND = {"E_lower": 1e-7, "E_upper": 3e-5, "energy_threshold": 4e-4}

@@ -10,11 +10,14 @@ from commandline import TINY, call
 from rich.console import Console
 from test_training import PLAN, SEED, TABLES, started
 
-from jaxstepper import evaluate_command, progress, simulate_command, train_command
-from jaxstepper.console import note
-from jaxstepper.progress import Bars, open_bars, part_of
-from jaxstepper.training import run_two_phase_training
-from jaxstepper.training_bars import TrainingBars
+from jaxstepper.commands import evaluate as evaluate_command
+from jaxstepper.commands import simulate as simulate_command
+from jaxstepper.commands import train as train_command
+from jaxstepper.reporting import bars as progress
+from jaxstepper.reporting.bars import Bars, open_bars, part_of
+from jaxstepper.reporting.console import note
+from jaxstepper.reporting.training_bars import TrainingBars
+from jaxstepper.training.two_phase.run import run_two_phase_training
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
@@ -143,8 +146,8 @@ def test_training_shows_its_epochs(screen, tmp_path):
 
 
 def test_an_epoch_longer_than_a_device_call_has_a_bar_of_its_own(monkeypatch):
-    monkeypatch.setattr("jaxstepper.training.FIRST_BUDGET", 2)
-    monkeypatch.setattr("jaxstepper.training.LARGEST_BUDGET", 2)
+    monkeypatch.setattr("jaxstepper.training.two_phase.run.FIRST_BUDGET", 2)
+    monkeypatch.setattr("jaxstepper.training.two_phase.run.LARGEST_BUDGET", 2)
     shown = []
 
     class Told(Bars):

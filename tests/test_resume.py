@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 from commandline import TINY, assert_refused, call
 
-from jaxstepper import checkpoints, console, train_command, train_job
-from jaxstepper.run_writer import superseded, unwanted
+from jaxstepper.commands import train as train_command
+from jaxstepper.commands import train_job
+from jaxstepper.reporting import console
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.writer import superseded, unwanted
 
 ROOT = Path(__file__).parents[1]
 # Steps that are often refused before they are accepted, a phase 2 that trains, and dropout.
@@ -81,8 +84,10 @@ def assert_same_end(mine, theirs):
 @pytest.mark.parametrize("calls", [0, 2, 5])
 def test_a_run_that_was_cut_ends_like_one_that_was_not(whole, calls, monkeypatch):
     flags, uncut = whole
-    monkeypatch.setattr("jaxstepper.training.FIRST_BUDGET", 2)  # attempts: cuts within epochs
-    monkeypatch.setattr("jaxstepper.training.LARGEST_BUDGET", 3)
+    monkeypatch.setattr(
+        "jaxstepper.training.two_phase.run.FIRST_BUDGET", 2
+    )  # attempts: cuts within epochs
+    monkeypatch.setattr("jaxstepper.training.two_phase.run.LARGEST_BUDGET", 3)
     run = Path("checkpoints/run")
     with monkeypatch.context() as patch:
         patch.setattr(train_command, "stop_on_signal", stop_after(calls))
@@ -166,7 +171,7 @@ def test_both_follows_the_history_of_the_run_it_resumes():
 )
 def test_a_signal_saves_says_where_and_leaves(name, times, monkeypatch):
     """Also one that comes twice, as those of `timeout` do."""
-    monkeypatch.setattr("jaxstepper.signals.SECONDS_TO_ANOTHER", 60.0)
+    monkeypatch.setattr("jaxstepper.commands.signals.SECONDS_TO_ANOTHER", 60.0)
     epoch = console.Console.epoch
 
     def signal_in_epoch_3(self, metrics):

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstepper import rollouts
-from jaxstepper.controllers import fixed
-from jaxstepper.devices import each_its_share
-from jaxstepper.dynamics import Gravity
-from jaxstepper.initial_conditions import figure_eight, random_batch
-from jaxstepper.particles import from_table
-from jaxstepper.rollouts import roll_out
-from jaxstepper.rules import by_name
-from jaxstepper.simulate import Limits, run_steps, run_until
+from jaxstepper.machine.devices import each_its_share
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import figure_eight, random_batch
+from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping import many_rollouts as rollouts
+from jaxstepper.stepping.controller import fixed
+from jaxstepper.stepping.literature import by_name
+from jaxstepper.stepping.many_rollouts import roll_out
+from jaxstepper.stepping.rollout import Limits, run_steps, run_until
 
 GRAVITY = Gravity()
 

@@ -9,17 +9,23 @@ import pytest
 import rebound
 from jax import lax
 
-from jaxstepper import rules
-from jaxstepper.controllers import fixed, learned, scaled, symmetrized
-from jaxstepper.diagnostics import total_energy
-from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
-from jaxstepper.features import FeatureSpec
-from jaxstepper.initial_conditions import figure_eight, kepler_pair, pythagorean, random_table
-from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.pairs import ALL_PAIRS_UP_TO
-from jaxstepper.particles import from_table
-from jaxstepper.simulate import (
+from jaxstepper.network.features import FeatureSpec
+from jaxstepper.network.learned import learned
+from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import (
+    figure_eight,
+    kepler_pair,
+    pythagorean,
+    random_table,
+)
+from jaxstepper.physics.pairs import ALL_PAIRS_UP_TO
+from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping import literature as rules
+from jaxstepper.stepping.controller import fixed, scaled, symmetrized
+from jaxstepper.stepping.rollout import (
     Limits,
     advance,
     force_evaluations,

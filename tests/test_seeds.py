@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxstepper import setup
-from jaxstepper.arguments import parse
 from jaxstepper.errors import UserError
-from jaxstepper.prepare import fresh_tables, is_fresh, start_run
-from jaxstepper.seeds import train_seeds
-from jaxstepper.train_state import restart
-from jaxstepper.training import run_two_phase_training
-from jaxstepper.window_training import run_window_training
+from jaxstepper.runs import setup
+from jaxstepper.runs.start import fresh_tables, is_fresh, start_run
+from jaxstepper.settings.command_line import parse
+from jaxstepper.sweep.seeds import train_seeds
+from jaxstepper.training.two_phase.run import run_two_phase_training
+from jaxstepper.training.two_phase.state import restart
+from jaxstepper.training.windows.run import run_window_training
 
 TINY = "--hidden-dims 8 8 --no-compilation-cache --lr 0.01"
 # Steps that are often refused once before they are accepted, and a phase 2 that trains.

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-from jaxstepper.arguments import parse
-from jaxstepper.checkpoints import load, locate
-from jaxstepper.config import from_dict
-from jaxstepper.controllers import symmetrized
-from jaxstepper.dynamics import Gravity
-from jaxstepper.evaluate import evaluate
-from jaxstepper.models import learned_controller, load_model
-from jaxstepper.problems import problem
-from jaxstepper.rules import free_fall, huayno
+from jaxstepper.evaluation.measure import evaluate
+from jaxstepper.evaluation.problems import problem
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.runs.checkpoints import load, locate
+from jaxstepper.runs.models import learned_controller, load_model
+from jaxstepper.settings.command_line import parse
+from jaxstepper.settings.config import from_dict
+from jaxstepper.stepping.controller import symmetrized
+from jaxstepper.stepping.literature import free_fall, huayno
 
 ROOT = Path(__file__).parent.parent
 STEPPERS = ROOT / "checkpoints"

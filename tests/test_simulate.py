@@ -8,22 +8,23 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jaxstepper.controllers import Controller, fixed, learned, memoryless
-from jaxstepper.dynamics import Gravity
-from jaxstepper.features import FeatureSpec, network_input, observe
-from jaxstepper.history import empty_history, push
-from jaxstepper.initial_conditions import (
+from jaxstepper.network.features import FeatureSpec, network_input, observe
+from jaxstepper.network.history import empty_history, push
+from jaxstepper.network.learned import learned
+from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import (
     figure_eight,
     kepler_pair,
     kepler_table,
     pythagorean,
     random_batch,
 )
-from jaxstepper.integrators import leapfrog
-from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.particles import from_table
-from jaxstepper.rules import power_law
-from jaxstepper.simulate import (
+from jaxstepper.physics.integrators import leapfrog
+from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping.controller import Controller, fixed, memoryless
+from jaxstepper.stepping.literature import power_law
+from jaxstepper.stepping.rollout import (
     Limits,
     blown_up_at,
     record,
@@ -118,7 +119,7 @@ def test_the_last_step_is_shortened_and_only_that():
 
 def test_a_record_holds_every_state_on_the_way(monkeypatch):
     # Several device calls, the last one not full. The softening makes this rollout compile anew.
-    monkeypatch.setattr("jaxstepper.simulate.STEPS_PER_CALL", 8)
+    monkeypatch.setattr("jaxstepper.stepping.rollout.STEPS_PER_CALL", 8)
     gravity, limits, table = Gravity(1e-9), Limits(time=0.59), figure_eight()
     start = state_of(table, gravity)
     rollout, trajectory = record(fixed(0.03), gravity, start, limits)

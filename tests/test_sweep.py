@@ -12,13 +12,14 @@ import sandbox
 import torch
 from commandline import assert_refused, call
 
-from jaxstepper import checkpoints, sweep_command
-from jaxstepper.arguments import parse
-from jaxstepper.config import to_dict
-from jaxstepper.models import load_model
-from jaxstepper.seeds import SeedRun, SeedsResult, SeedStates
-from jaxstepper.sweep import Measure, TrialFailed, TrialPruned, _metric, _Watch
-from jaxstepper.toml_file import read_sweep
+from jaxstepper.commands import sweep as sweep_command
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.models import load_model
+from jaxstepper.settings.command_line import parse
+from jaxstepper.settings.config import to_dict
+from jaxstepper.settings.toml_file import read_sweep
+from jaxstepper.sweep.seeds import SeedRun, SeedsResult, SeedStates
+from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _metric, _Watch
 
 ROOT = Path(__file__).parents[1]
 FILE = """
@@ -132,8 +133,8 @@ def test_a_sweep_goes_on_and_keeps_its_best_run(tmp_path):
 
 def test_trials_that_fail_are_kept_with_their_reason(tmp_path, monkeypatch):
     stuck = SeedsResult([SeedRun([], "stuck")], SeedStates([], None))
-    monkeypatch.setattr("jaxstepper.sweep.start_run", lambda *_, **__: None)
-    monkeypatch.setattr("jaxstepper.sweep.train_seeds", lambda *_, **__: stuck)
+    monkeypatch.setattr("jaxstepper.sweep.trial.start_run", lambda *_, **__: None)
+    monkeypatch.setattr("jaxstepper.sweep.trial.train_seeds", lambda *_, **__: stuck)
     outcome = sweep("--trials 1")
     assert outcome.code == 1
     assert outcome.out == ""

@@ -5,11 +5,11 @@ import tomllib
 import optuna
 import pytest
 
-from jaxstepper.arguments import parse
-from jaxstepper.config import OPTIONS
 from jaxstepper.errors import UserError
-from jaxstepper.sweep_space import can_be_swept, read_choices
-from jaxstepper.toml_file import read_sweep
+from jaxstepper.settings.command_line import parse
+from jaxstepper.settings.config import OPTIONS
+from jaxstepper.settings.sweep_space import can_be_swept, read_choices
+from jaxstepper.settings.toml_file import read_sweep
 
 REFUSED = [
     ("lrr = [1e-3]", "unknown key; did you mean lr?"),

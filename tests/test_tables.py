@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxstepper import initial_conditions as ic
 from jaxstepper.errors import UserError
-from jaxstepper.tables import load_table, save_table, validate_table
+from jaxstepper.physics import initial_conditions as ic
+from jaxstepper.physics.tables import load_table, save_table, validate_table
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".txt", ".dat", ".csv"])

@@ -14,15 +14,15 @@ import numpy as np
 import optax
 import pytest
 
-from jaxstepper import torch_bridge
-from jaxstepper.dynamics import Gravity
 from jaxstepper.errors import UserError
-from jaxstepper.features import FeatureSpec, network_input, observe
-from jaxstepper.history import empty_history
-from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.particles import from_table
-from jaxstepper.torch_checkpoint import TorchCheckpoint
-from jaxstepper.torch_state import (
+from jaxstepper.network.features import FeatureSpec, network_input, observe
+from jaxstepper.network.history import empty_history
+from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import from_table
+from jaxstepper.torch_files import file as torch_bridge
+from jaxstepper.torch_files.content import TorchCheckpoint
+from jaxstepper.torch_files.state_dict import (
     adam_from_state_dict,
     adam_state_dict,
     network_shape,

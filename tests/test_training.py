@@ -11,18 +11,24 @@ import numpy as np
 import optax
 import pytest
 
-from jaxstepper.attempts import attempt
-from jaxstepper.calibrate import calibrate
-from jaxstepper.collect import collect
-from jaxstepper.dynamics import Gravity
-from jaxstepper.features import FeatureSpec
-from jaxstepper.generalize import generalize
-from jaxstepper.initial_conditions import random_table
-from jaxstepper.integrators import leapfrog
-from jaxstepper.losses import Gate, try_step, try_steps
-from jaxstepper.networks import StepNetwork, init_variables
-from jaxstepper.train_state import NOT_FINITE, STUCK, Plan, init_train_state, start_systems
-from jaxstepper.training import epoch_metrics, run_two_phase_training, train_chunk
+from jaxstepper.network.features import FeatureSpec
+from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import random_table
+from jaxstepper.physics.integrators import leapfrog
+from jaxstepper.training.two_phase.attempt import attempt
+from jaxstepper.training.two_phase.calibrate import calibrate
+from jaxstepper.training.two_phase.collect import collect
+from jaxstepper.training.two_phase.gate import Gate, try_step, try_steps
+from jaxstepper.training.two_phase.generalize import generalize
+from jaxstepper.training.two_phase.run import epoch_metrics, run_two_phase_training, train_chunk
+from jaxstepper.training.two_phase.state import (
+    NOT_FINITE,
+    STUCK,
+    Plan,
+    init_train_state,
+    start_systems,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "two_phase.npz")
 PLENTY = 10**6
@@ -237,7 +243,7 @@ def test_a_run_tells_what_it_did():
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(monkeypatch):
     expected, _ = train_in_calls(PLAN, started(PLAN, TABLES, SEED), 2, PLENTY)
-    monkeypatch.setattr("jaxstepper.training.FIRST_BUDGET", 2)
+    monkeypatch.setattr("jaxstepper.training.two_phase.run.FIRST_BUDGET", 2)
     answers = iter([False, True])
     result = run_two_phase_training(
         PLAN, started(PLAN, TABLES, SEED), 2, interrupted=lambda: next(answers)
@@ -260,8 +266,8 @@ def test_a_step_that_never_passes_warns_every_1000_times_and_ends_stuck_at_the_c
     )
     state = started(plan, TABLES[:1], 0)
     before = saved(state.systems)
-    monkeypatch.setattr("jaxstepper.training.FIRST_BUDGET", 400)
-    monkeypatch.setattr("jaxstepper.training.LARGEST_BUDGET", 400)
+    monkeypatch.setattr("jaxstepper.training.two_phase.run.FIRST_BUDGET", 400)
+    monkeypatch.setattr("jaxstepper.training.two_phase.run.LARGEST_BUDGET", 400)
     with pytest.warns(RuntimeWarning, match="retrain iterations on one step") as caught:
         result = run_two_phase_training(plan, state, 5)
     told = [str(warning.message) for warning in caught]
@@ -338,7 +344,7 @@ def test_an_attempt_trains_on_the_mean_loss_of_the_systems_that_fail(at_once, pa
 
     That is so in one pass, where most of more systems than pass at once fail, and where few do.
     """
-    monkeypatch.setattr("jaxstepper.attempts.TRAINED_AT_ONCE", at_once)
+    monkeypatch.setattr("jaxstepper.training.two_phase.attempt.TRAINED_AT_ONCE", at_once)
     plan = replace(
         PLAN,
         network=StepNetwork((8,), "tanh", 0.0),
@@ -373,7 +379,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_network_as_it_was(monkeypatch)
         trial = try_steps(*arguments)
         return trial._replace(slope=jnp.full_like(trial.slope, jnp.inf))
 
-    monkeypatch.setattr("jaxstepper.attempts.try_steps", steep)
+    monkeypatch.setattr("jaxstepper.training.two_phase.attempt.try_steps", steep)
     start = started(PLAN, TABLES, SEED)
     end, outcome = attempt(PLAN, start, start.systems, jnp.array([True, True]))
     assert np.any(outcome.failed) and np.all(np.isfinite(outcome.dt))

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from commandline import TINY, assert_refused, call
 
-from jaxstepper import checkpoints, plots, torch_bridge, train_command
+from jaxstepper.commands import train as train_command
 from jaxstepper.errors import UserError
+from jaxstepper.pictures import training_picture as plots
+from jaxstepper.runs import checkpoints
+from jaxstepper.torch_files import file as torch_bridge
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2 as protocol  # noqa: E402

@@ -8,17 +8,17 @@ import numpy as np
 import optax
 import pytest
 
-from jaxstepper import checkpoints
-from jaxstepper.controllers import fixed, symmetrized
-from jaxstepper.dynamics import Gravity
-from jaxstepper.features import FeatureSpec
-from jaxstepper.initial_conditions import kepler_pair, orbital_period
-from jaxstepper.networks import StepNetwork
-from jaxstepper.particles import from_table
-from jaxstepper.rules import free_fall
-from jaxstepper.simulate import Limits, record
-from jaxstepper.window_loss import SMOOTH, Window, imitation_loss, run_window, window_loss
-from jaxstepper.window_training import (
+from jaxstepper.network.features import FeatureSpec
+from jaxstepper.network.step_network import StepNetwork
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import kepler_pair, orbital_period
+from jaxstepper.physics.particles import from_table
+from jaxstepper.runs import checkpoints
+from jaxstepper.stepping.controller import fixed, symmetrized
+from jaxstepper.stepping.literature import free_fall
+from jaxstepper.stepping.rollout import Limits, record
+from jaxstepper.training.windows.loss import SMOOTH, Window, imitation_loss, run_window, window_loss
+from jaxstepper.training.windows.run import (
     WindowPlan,
     draw_windows,
     init_window_state,

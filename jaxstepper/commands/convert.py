@@ -1,0 +1,85 @@
+"""What `export` and `import` do: from one file to another."""
+
+from pathlib import Path
+
+from jaxstepper.errors import UserError
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.exchange import save_as_run, to_torch
+from jaxstepper.runs.places import check_file_place, check_folder_place, check_run_place
+from jaxstepper.settings.command_parser import CommandParser, place
+from jaxstepper.torch_files import file as torch_bridge
+
+
+def run_export(arguments: list[str]) -> int:
+    """`export RUN [--epoch E | --all] [--out PATH]`; returns the exit code."""
+    parser = CommandParser(
+        prog="jaxstepper export",
+        description="Writes checkpoints of a run as model_epoch_XXXX.pt for the torch simulator.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run", type=place, metavar="RUN", help="a run's name or folder, or RUN/EPOCH"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--epoch", type=int, metavar="E", help="this epoch; else the newest")
+    which.add_argument("--all", action="store_true", help="every epoch that was kept")
+    parser.add_argument(
+        "--out", type=place, metavar="PATH", help="a folder, or a .pt file; else the run's own"
+    )
+    parser.add_argument(
+        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
+    )
+    options = parser.parse_args(arguments)
+    run, name = checkpoints.locate(options.run, options.checkpoint_dir)
+    saved = checkpoints.epochs_of(run)
+    if options.epoch is not None and options.epoch not in saved:
+        raise UserError(f"--epoch {options.epoch}: {run} holds {', '.join(map(str, saved))}")
+    chosen = name if options.epoch is None else options.epoch
+    names = saved if options.all else [chosen]
+    out = Path(options.out) if options.out else run
+    if out.suffix == ".pt" and len(names) > 1:
+        raise UserError(f"--out {out}: is one file, and {len(names)} epochs are to be written")
+    if out.suffix == ".pt":
+        check_file_place(out, f"--out {out}")
+    else:
+        check_folder_place(out, f"--out {out}")
+    for each in names:
+        checkpoint = checkpoints.load(run, each)
+        file = to_torch(checkpoint)
+        path = out if out.suffix == ".pt" else out / torch_bridge.file_name(checkpoint.epoch)
+        _make_folder(path.parent)
+        torch_bridge.write(path, file)
+        print(path)
+    return 0
+
+
+def run_import(arguments: list[str]) -> int:
+    """`import FILE.pt [--out RUN]`; returns the exit code."""
+    parser = CommandParser(
+        prog="jaxstepper import",
+        description="Makes a run of a checkpoint file of the torch system. No code in it is run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", type=place, metavar="FILE.pt")
+    parser.add_argument(
+        "--out", type=place, metavar="RUN", help="the run's folder; else named like the file"
+    )
+    parser.add_argument(
+        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
+    )
+    options = parser.parse_args(arguments)
+    file = torch_bridge.read(options.file)
+    run = Path(options.out or Path(options.checkpoint_dir) / Path(options.file).stem)
+    check_run_place(run)
+    if file.epoch in checkpoints.epochs_of(run):
+        raise UserError(f"{run}: holds epoch {file.epoch} already; name another with --out")
+    save_as_run(file, run, options.file)
+    print(run / str(file.epoch))
+    return 0
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be made ({error.strerror})") from error

@@ -1,0 +1,180 @@
+"""What `make-ics` does: draws or builds initial conditions and writes them to a file."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jaxstepper.errors import UserError, require
+from jaxstepper.machine.memory import require_memory
+from jaxstepper.physics import initial_conditions as ics
+from jaxstepper.physics.tables import TEXT_SUFFIXES, Table, save_table, validate_table
+from jaxstepper.runs.places import check_file_place
+from jaxstepper.settings.command_parser import CommandParser, count, number, place, positive
+
+Options = argparse.Namespace
+Draw = Callable[[Options, np.random.Generator], Table]
+
+
+def run_make_ics(arguments: list[str]) -> int:
+    """`make-ics KIND [flags] --out FILE`; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    draw: Draw = options.draw
+    rng = np.random.default_rng(options.seed)
+    path = Path(options.out)
+    known = (".npy", *TEXT_SUFFIXES)
+    require(path.suffix in known, f"--out {path}: unknown suffix; use one of {', '.join(known)}")
+    check_file_place(path, f"--out {path}")
+    bodies, dim = getattr(options, "num_particles", 2), getattr(options, "dim", 3)
+    require_memory(8 * (options.count or 1) * bodies * (1 + 2 * dim), "so many bodies")
+    if options.count is None:
+        tables = draw(options, rng)
+    else:
+        require(path.suffix == ".npy", f"--out {path}: many systems (--count) need a .npy file")
+        tables = np.stack([draw(options, rng) for _ in range(options.count)])
+    validate_table(tables, options.kind)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be written ({error.strerror})") from error
+    save_table(path, tables)
+    print(path)
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="jaxstepper make-ics",
+        description="Writes a table of bodies (columns mass, x..., v...; G = 1), or a batch.",
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+
+    def kind(name: str, words: str, draw: Draw, planar: bool = True) -> argparse.ArgumentParser:
+        each = kinds.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+        each.set_defaults(draw=draw)
+        each.add_argument(
+            "--out",
+            type=place,
+            metavar="FILE",
+            required=True,
+            help="a .txt, .dat, .csv or .npy file",
+        )
+        each.add_argument("--count", type=count(), metavar="B", help="a batch of B systems (.npy)")
+        each.add_argument(
+            "--seed", type=count(0), metavar="N", help="of what is drawn; else a fresh one"
+        )
+        if planar:
+            each.add_argument(
+                "--dim", type=count(2), default=2, metavar="D", help="dimensions (default: 2)"
+            )
+        return each
+
+    kepler = kind("kepler", "a Kepler pair in its centre of mass; two numbers are a range", _kepler)
+    _range(kepler, "-e", "--eccentricity", number, 0.9, "eccentricity in [0, 1)")
+    _range(kepler, "-a", "--semi-major", positive, 1.0, "semi-major axis")
+    _range(kepler, "-q", "--mass-ratio", positive, 1.0, "mass ratio m2 / m1")
+    _range(kepler, "-p", "--phase", number, 0.0, "true anomaly in degrees; 180 is apocentre")
+    kepler.add_argument(
+        "--total-mass", type=positive, default=2.0, metavar="M", help="m1 + m2 (default: 2)"
+    )
+    kind("pythagorean", "masses 3, 4, 5 at rest on a 3-4-5 triangle", _pythagorean)
+    kind("figure-eight", "three unit masses on a figure eight", _figure_eight)
+    plummer = kind("plummer", "a Plummer sphere in Henon units", _plummer, planar=False)
+    _bodies(plummer, 64)
+    triple = kind("triple", "a close pair and a far third body", _triple)
+    _one(triple, "--inner-semi-major", positive, 1.0, "of the pair")
+    _one(triple, "--inner-eccentricity", number, 0.1, "of the pair, which starts at pericentre")
+    _one(triple, "--outer-semi-major", positive, 10.0, "of the third body's orbit around the pair")
+    _one(triple, "--outer-eccentricity", number, 0.3, "of the same, which starts at apocentre")
+    masses = [1.0, 1.0, 1.0]
+    triple.add_argument(
+        "--masses", type=positive, nargs=3, default=masses, metavar="M", help="(default: 1 1 1)"
+    )
+    random = kind("random", "equal masses, normal positions and velocities", _random, planar=False)
+    _bodies(random, 3)
+    random.add_argument("--dim", type=count(), default=2, metavar="D", help="(default: 2)")
+    _one(random, "--mass", positive, 1.0, "of each body")
+    _one(random, "--pos-scale", positive, 0.1, "standard deviation of positions")
+    _one(random, "--vel-scale", positive, 1.0, "standard deviation of velocities")
+    return parser
+
+
+def _bodies(parser: argparse.ArgumentParser, default: int) -> None:
+    words = f"number of bodies (default: {default})"
+    parser.add_argument(
+        "-n", "--num-particles", type=count(2), default=default, metavar="N", help=words
+    )
+
+
+def _one(
+    parser: argparse.ArgumentParser,
+    name: str,
+    kind: Callable[[str], float],
+    default: float,
+    words: str,
+) -> None:
+    """A flag of one number."""
+    words = f"{words} (default: {default:g})"
+    parser.add_argument(name, type=kind, default=default, metavar="X", help=words)
+
+
+def _range(
+    parser: argparse.ArgumentParser,
+    short: str,
+    name: str,
+    kind: Callable[[str], float],
+    default: float,
+    words: str,
+) -> None:
+    """A flag of one number, or of the two ends between which it is drawn uniformly."""
+    parser.add_argument(
+        short,
+        name,
+        type=kind,
+        nargs="+",
+        default=[default],
+        metavar="X",
+        help=f"{words} (default: {default:g})",
+    )
+
+
+def _kepler(options: Options, rng: np.random.Generator) -> Table:
+    def draw(name: str) -> float:
+        low, *high = getattr(options, name)
+        flag = "--" + name.replace("_", "-")
+        require(len(high) <= 1, f"{flag}: takes one number, or the two ends of a range")
+        require(not high or low <= high[0], f"{flag}: the range begins above its end")
+        return float(rng.uniform(low, high[0])) if high else low
+
+    e, a, q, phase = map(draw, ("eccentricity", "semi_major", "mass_ratio", "phase"))
+    return ics.kepler_pair(e, a, q, options.total_mass, math.radians(phase), options.dim)
+
+
+def _pythagorean(options: Options, rng: np.random.Generator) -> Table:
+    return ics.pythagorean(options.dim)
+
+
+def _figure_eight(options: Options, rng: np.random.Generator) -> Table:
+    return ics.figure_eight(options.dim)
+
+
+def _plummer(options: Options, rng: np.random.Generator) -> Table:
+    return ics.plummer(rng, options.num_particles)
+
+
+def _triple(options: Options, rng: np.random.Generator) -> Table:
+    return ics.hierarchical_triple(
+        options.inner_semi_major,
+        options.inner_eccentricity,
+        options.outer_semi_major,
+        options.outer_eccentricity,
+        tuple(options.masses),
+        options.dim,
+    )
+
+
+def _random(options: Options, rng: np.random.Generator) -> Table:
+    o = options
+    return ics.random_table(rng, o.num_particles, o.dim, o.mass, o.pos_scale, o.vel_scale)

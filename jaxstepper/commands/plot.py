@@ -1,0 +1,122 @@
+"""What `plot` does: the picture of a run's training, or of a recorded rollout."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxstepper.errors import UserError
+from jaxstepper.pictures.rollout_picture import plot_rollout
+from jaxstepper.pictures.training_picture import plot_training
+from jaxstepper.reporting.console import note
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.places import check_file_place
+from jaxstepper.settings.command_parser import CommandParser, count, place
+
+PICTURE = "training.png"
+"""In the folder of a run: the picture of its training."""
+
+DIMENSIONS = {"time": 1, "dt": 1, "position": 3, "energy": 1}
+"""Of the arrays of a rollout."""
+
+
+def run_plot(arguments: list[str]) -> int:
+    """`plot RUN_OR_NPZ [--out PICTURE]`; returns the exit code."""
+    parser = CommandParser(
+        prog="jaxstepper plot",
+        description="Draws the training of a run: energy errors against the band, iterations, dt "
+        "and pass rates. Or a rollout that simulate --output wrote: its orbits, and dt and energy "
+        "error along them.",
+    )
+    parser.add_argument(
+        "what",
+        type=place,
+        metavar="RUN_OR_NPZ",
+        help="a run's name or folder; RUN/EPOCH, for its epochs up to that one; or a rollout, "
+        "FILE.npz",
+    )
+    parser.add_argument(
+        "--out",
+        type=place,
+        metavar="PICTURE",
+        help=f"a .png, .pdf or .svg; else RUN/{PICTURE} or FILE.png",
+    )
+    parser.add_argument(
+        "--system",
+        type=count(0),
+        metavar="K",
+        help="of a file of several rollouts, which to draw, counted from 0 (default: 0)",
+    )
+    parser.add_argument(
+        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
+    )
+    options = parser.parse_args(arguments)
+    file = Path(options.what)
+    if file.is_file() or file.suffix == ".npz":
+        rollout = read_rollout(options.what, options.system)
+        path = _place(options.out, file.with_suffix(".png"))
+        plot_rollout(rollout, path, file.name)
+    else:
+        if options.system is not None:
+            raise UserError(f"--system {options.system}: is for a rollout, FILE.npz")
+        run, name = checkpoints.locate(options.what, options.checkpoint_dir)
+        last = None if name is None else int(float(name))
+        path = _place(options.out, run / PICTURE)
+        plot_training(run, path, last)
+    print(path)
+    return 0
+
+
+def _place(out: str | None, otherwise: Path) -> Path:
+    """Where the picture goes."""
+    path = otherwise if out is None else Path(out)
+    check_file_place(path, str(path) if out is None else f"--out {path}")
+    return path
+
+
+def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
+    """The arrays of one recorded rollout, as `simulate --output` writes it.
+
+    Args:
+        path: of the file.
+        system: of several rollouts, which; the first if None, and a line says so.
+
+    Raises:
+        UserError: the file cannot be read, or holds no such rollout.
+    """
+    rollout = _read_arrays(path)
+    several = rollout["time"].ndim == 2
+    systems = len(rollout["time"]) if several else 1
+    if system is not None and system >= systems:
+        raise UserError(f"--system {system}: {path} holds {systems}, counted from 0")
+    if several and {len(array) for array in rollout.values() if array.ndim} == {systems}:
+        if system is None:
+            note(f"{path}: holds {systems} rollouts; drawn is 0, others with --system")
+        rollout = _without_padding({name: array[system or 0] for name, array in rollout.items()})
+    states = rollout["time"].shape[:1]
+    fits = all(rollout[name].ndim == ndim for name, ndim in DIMENSIONS.items())
+    fits = fits and rollout["position"].shape[:1] == rollout["energy"].shape == states
+    fits = fits and rollout["dt"].size + 1 == rollout["time"].size >= 2
+    # A rollout may blow up, but starts from numbers.
+    if not fits or not all(np.size(a) and np.all(np.isfinite(a[0])) for a in rollout.values()):
+        raise UserError(f"{path}: its arrays are not those of a rollout")
+    return rollout
+
+
+def _read_arrays(path: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            rollout = {name: file[name] for name in DIMENSIONS}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
+    except Exception as error:  # a damaged archive fails in any way it likes
+        raise UserError(f"{path}: is no rollout that simulate --output wrote") from error
+    if any(array.dtype.kind != "f" for array in rollout.values()):
+        raise UserError(f"{path}: its arrays hold no real numbers")
+    return rollout
+
+
+def _without_padding(rollout: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rollout up to its last state; in a file, all are as long as the longest."""
+    states = max(int(np.sum(np.isfinite(rollout["time"]))), 1)
+    ends = {"dt": states - 1}
+    return {name: array[: ends.get(name, states)] for name, array in rollout.items()}

@@ -1,0 +1,62 @@
+"""A stop that clusters and users ask for by a signal."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from jaxstepper.reporting.console import note
+
+# A signal that comes so soon after the first is the same one: `timeout` and some schedulers send
+# theirs both to a process and to its group.
+SECONDS_TO_ANOTHER = 0.5
+# Ctrl-C; what a scheduler sends before it kills; what one can have it send some time before that.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+@contextmanager
+def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
+    """Whether a signal has asked for a stop. A second one, not too soon, ends the process at once.
+
+    Python runs signal handlers between its own instructions only, which a device call of minutes
+    would put off; so a thread watches, which hears of signals in any case.
+
+    Args:
+        at_once: what that thread does before it ends the process.
+    """
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    received: list[int] = []
+    began = 0.0
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        nonlocal began
+        while byte := os.read(reader, 1):
+            if byte[0] not in numbers:
+                continue
+            if received:
+                if time.monotonic() - began > SECONDS_TO_ANOTHER:
+                    at_once()
+                    os._exit(128 + byte[0])
+                continue
+            began = time.monotonic()
+            received.append(byte[0])
+            name = signal.Signals(byte[0]).name
+            note(f"{name}: stops and saves at the end of this device call; again to leave at once")
+
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.set_wakeup_fd(wakeup_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)

@@ -1,0 +1,254 @@
+"""What `simulate` does, once its arguments are known to be good."""
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxstepper.errors import UserError
+from jaxstepper.machine.devices import choose_mesh
+from jaxstepper.machine.processes import is_main, on_main
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import orbital_period
+from jaxstepper.physics.particles import Particles, from_table
+from jaxstepper.physics.precision import check_precision
+from jaxstepper.physics.tables import validate_table
+from jaxstepper.pictures.film import film_of
+from jaxstepper.pictures.movies import check_movie, make_movie
+from jaxstepper.reporting.bars import open_bars, part_of
+from jaxstepper.reporting.console import note
+from jaxstepper.reporting.wandb_run import open_wandb
+from jaxstepper.runs import setup
+from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
+from jaxstepper.runs.places import check_file_place
+from jaxstepper.runs.setup import Given
+from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.stepping import literature as rules
+from jaxstepper.stepping.controller import Controller, scaled, symmetrized
+from jaxstepper.stepping.many_rollouts import roll_out
+from jaxstepper.stepping.rollout import (
+    Limits,
+    Rollout,
+    Trajectory,
+    blown_up_at,
+    force_evaluations,
+    record,
+    report,
+)
+
+DEFAULT_STEPS = 1000
+MANY = 30_000  # particles, with which a step takes seconds
+
+
+def run_simulate(config: Config, given: Given) -> int:
+    """`simulate`: rolls out and prints JSON; returns the exit code."""
+    is_learned = _rule_name(config) == "learned"
+    needs_model = is_learned or config.use_train_ic
+    if needs_model and config.model_path is None:
+        mode = f"--integrator-mode {config.integrator_mode}"
+        rule = mode if config.controller is None else f"--controller {config.controller}"
+        flag = "--use-train-ic" if config.use_train_ic else rule
+        raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
+    model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
+    if model is not None:
+        config = setup.adopt(config, given, model.config, model.name)
+        check_mode(config, model.name)
+    config = setup.choose_seed(setup.configure_jax(config))
+    on_main(partial(check_output, config))
+    tables = _simulated_tables(config, given, model)
+    config = setup.with_shape_of(config, tables)
+    mesh = choose_mesh(len(tables))
+    gravity = setup.make_gravity(config)
+    controller = _make_controller(config, gravity, model)
+    setup.warn_of_ineffective(config, given)
+    if not config.use_train_ic:
+        setup.warn_of_unused_orbit(config, given, config.multi_orbit_sim)
+    if _is_drawn(config, given) and "seed" not in given:
+        note(f"seed {config.seed}", quiet=config.quiet)
+    if "tolerance" in given and not (is_learned and config.feature_type in NATIVE_FEATURES):
+        note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
+    if model is not None and not needs_model:
+        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
+    if config.num_particles >= MANY:
+        pairs = config.num_particles**2
+        note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
+    dtype = jnp.dtype(config.dtype)
+    starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
+    limits = [_limits(config, given, table) for table in tables]
+    code = 0
+    with open_wandb(config, "runner_simulate") as wandb_run:
+        trajectories: list[Trajectory] = []
+        with open_bars(config.quiet) as bars:
+            many = f"{len(starts)} rollouts" if len(starts) > 1 else "rollout"
+            tell = partial(bars.show_share, many)
+            tell(0.0)
+            if config.output is not None or config.movie:
+                ends, trajectories = _record(controller, gravity, starts, limits, tell)
+            else:
+                ends = roll_out(mesh, controller, gravity, starts, limits, tell)
+        if config.output is not None:
+            on_main(partial(_write, Path(config.output), trajectories))
+        for first, end in zip(starts, ends, strict=True):
+            last, steps = end.particles, int(end.steps)
+            evaluations = force_evaluations(controller, steps)
+            result = {"force_evaluations": evaluations, **report(gravity, first, last, steps)}
+            if is_main():
+                print(json.dumps(result, allow_nan=False))
+            wandb_run.log(result)
+            if result["energy_final"] is None:
+                step = blown_up_at(controller, gravity, first, steps)
+                note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
+                code = 1
+        if config.output is not None and config.wandb_artifacts:
+            wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
+    if config.movie:
+        film = film_of(trajectories[0], np.asarray(starts[0].mass))
+        on_main(partial(make_movie, config, film, movie_path(config)))
+    return code
+
+
+def _is_drawn(config: Config, given: Given) -> bool:
+    """Whether the bodies are random."""
+    is_file = config.ic_path is not None or config.use_train_ic
+    is_pair = not config.multi_orbit_sim and ("eccentricity" in given or "semi_major" in given)
+    return not is_file and not is_pair
+
+
+def check_output(config: Config) -> None:
+    """Checks that a trajectory or a movie that is asked for can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if config.output is not None:
+        check_file_place(Path(config.output), f"--output {config.output}")
+    if config.movie:
+        check_movie(config, movie_path(config))
+
+
+def movie_path(config: Config) -> Path:
+    """Where the movie of a rollout goes: named like --output, and beside it unless --movie-dir."""
+    output = Path(config.output or "simulation.npz")
+    folder = Path(config.movie_dir) if config.movie_dir else output.parent
+    return folder / f"{output.stem}.{config.movie_format}"
+
+
+def check_mode(config: Config, model: str) -> None:
+    """Checks that the integrator mode is that of the model, which is called so.
+
+    Raises:
+        UserError: it is not.
+    """
+    if config.controller is not None:
+        return
+    if config.integrator_mode == "ml" and config.history_len > 0:
+        raise UserError(
+            f"--integrator-mode ml: {model} was trained with a history of "
+            f"{config.history_len} states; use --integrator-mode history"
+        )
+    if config.integrator_mode == "history" and config.history_len == 0:
+        raise UserError(
+            f"--integrator-mode history: {model} was trained without a history; use "
+            "--integrator-mode ml"
+        )
+
+
+def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) -> np.ndarray:
+    if not config.use_train_ic:
+        return setup.initial_tables(config, given, config.multi_orbit_sim)
+    assert model is not None
+    tables = model.initial_conditions
+    if tables is None:
+        raise UserError(f"--use-train-ic: {model.name} does not keep its initial conditions")
+    validate_table(
+        tables,
+        f"{model.name} (--use-train-ic)",
+        softening=config.softening,
+        dim=config.dim if "dim" in given else None,
+        num_particles=config.num_particles if "num_particles" in given else None,
+    )
+    tables = tables if config.multi_orbit_sim else tables[:1]
+    check_precision(tables, model.name, config.dtype, config.softening)
+    return tables
+
+
+def _rule_name(config: Config) -> str:
+    """The step-size rule: --controller, or what --integrator-mode stands for."""
+    mode = "fixed" if config.integrator_mode == "analytic" else "learned"
+    return config.controller or mode
+
+
+def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Controller:
+    rule = _plain_controller(config, gravity, model)
+    return symmetrized(rule) if config.symmetrize else rule
+
+
+def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Controller:
+    name = _rule_name(config)
+    if name == "learned":
+        assert model is not None
+        rule = learned_controller(config, model, gravity)
+        return rule if config.eta is None else scaled(rule, config.eta)
+    eta = config.dt if name == "fixed" and config.dt > 0 else None
+    return rules.by_name(name, gravity, config.eta or eta, config.power)
+
+
+def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
+    """--duration, else periods of a bound pair, else steps."""
+    if config.duration is not None:
+        if "steps" in given:
+            note("--duration decides; --steps is not used")
+        return Limits(time=config.duration)
+    period = orbital_period(table) if config.softening == 0 else None
+    if period is not None and config.stop_at_period:
+        return Limits(time=period)
+    if period is not None and config.Nperiod > 0:
+        if "steps" in given:
+            note(
+                f"a bound pair runs {config.Nperiod} periods (--Nperiod); "
+                "--steps counts with --Nperiod 0"
+            )
+        return Limits(time=config.Nperiod * period)
+    return Limits(steps=config.steps if config.steps > 0 else DEFAULT_STEPS)
+
+
+def _record(
+    controller: Controller,
+    gravity: Gravity,
+    starts: list[Particles],
+    limits: list[Limits],
+    tell: Callable[[float], None],
+) -> tuple[list[Rollout], list[Trajectory]]:
+    """As `roll_out`, and every state on the way."""
+    recorded = [
+        record(controller, gravity, start, limit, part_of(tell, i, len(starts)))
+        for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
+    ]
+    return [rollout for rollout, _ in recorded], [trajectory for _, trajectory in recorded]
+
+
+def _write(path: Path, trajectories: list[Trajectory]) -> None:
+    """Writes rollouts; several have a leading axis, and the shorter ones are padded with NaN."""
+    arrays = {
+        name: _stack_padded([getattr(trajectory, name) for trajectory in trajectories])
+        for name in Trajectory._fields
+    }
+    if len(trajectories) == 1:
+        arrays = {name: array[0] for name, array in arrays.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
+
+
+def _stack_padded(arrays: list[np.ndarray]) -> np.ndarray:
+    length = max(map(len, arrays))
+    out = np.full((len(arrays), length, *arrays[0].shape[1:]), math.nan, arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[: len(array)] = array
+    return out

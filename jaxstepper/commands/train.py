@@ -1,0 +1,165 @@
+"""What `train` does, once its arguments are known to be good."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxstepper.commands.run_artifacts import keep_model, log_figures
+from jaxstepper.commands.signals import stop_on_signal
+from jaxstepper.commands.train_job import Job, set_up
+from jaxstepper.commands.train_report import announce, verdict
+from jaxstepper.errors import UserError
+from jaxstepper.machine.processes import meet, on_main
+from jaxstepper.pictures.training_movie import TrainingMovie
+from jaxstepper.reporting.bars import open_bars
+from jaxstepper.reporting.console import Console
+from jaxstepper.reporting.debug_lines import DebugLines
+from jaxstepper.reporting.metrics_file import MetricsFile
+from jaxstepper.reporting.training_bars import TrainingBars
+from jaxstepper.reporting.wandb_run import open_wandb
+from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs.setup import Given
+from jaxstepper.runs.start import fresh_tables, is_fresh
+from jaxstepper.runs.writer import RunWriter
+from jaxstepper.settings.config import Config, to_dict
+from jaxstepper.training.two_phase.run import TrainingResult, run_two_phase_training
+from jaxstepper.training.two_phase.state import TrainState, restart
+from jaxstepper.training.windows.run import (
+    WindowPlan,
+    WindowResult,
+    WindowState,
+    run_window_training,
+)
+
+# Of how this part of a run was started, which is nothing to the next.
+NOT_KEPT: dict[str, Any] = {
+    "resume": False,
+    "overwrite": False,
+    "distributed": False,
+    "coordinator": None,
+    "num_processes": None,
+    "process_id": None,
+}
+
+
+def run_train(config: Config, given: Given, lines_on_stderr: bool = False) -> int:
+    """`train`: sets up, trains, keeps checkpoints; returns the exit code.
+
+    Args:
+        config: of the run.
+        given: what was given explicitly.
+        lines_on_stderr: where the epoch lines and the summary go; else to standard output.
+    """
+    began = time.perf_counter()
+    with open_bars(config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
+        job = set_up(config, given)
+        config = job.config
+        movie = TrainingMovie(config, job.folder, job.state, is_resumed=job.checkpoint is not None)
+        console = Console(
+            config.epochs, sys.stderr if lines_on_stderr else sys.stdout, config.quiet
+        )
+        wandb_id = job.about.get("wandb_id")
+        with open_wandb(config, run_id=wandb_id, step="epoch") as wandb_run:
+            metrics_file = on_main(partial(_open_folder, job))
+            announce(job, time.perf_counter() - began, wandb_run.place)
+            writer = RunWriter(
+                job.folder,
+                job.tables,
+                to_dict(replace(config, **NOT_KEPT)),
+                about={"given": job.given, "wandb_id": wandb_run.id},
+                keep=config.keep,
+                minutes=config.checkpoint_minutes,
+                newest=job.checkpoint.path if job.checkpoint else None,
+            )
+            training_bars = TrainingBars(bars, job.plan, int(job.state.epoch), config.epochs)
+            debug = DebugLines(config.debug_every, config.debug_replay_every)
+            told = [console.epoch, wandb_run.epoch, training_bars.epoch]
+            told += [metrics_file.epoch] if metrics_file is not None else []
+            told += [debug.epoch] if config.debug else []
+            result = _train(job, told, training_bars, debug, writer, movie, interrupted)
+            if result.stopped not in ("", "not finite") and not writer.holds(result.state):
+                writer.save_partial(int(result.state.epoch), result.state, result.metrics)
+            writer.finish()
+            meet()
+            bars.close()
+            console.summary(result)
+            wandb_run.summary(result)
+            log_figures(wandb_run, job.folder)
+            if config.wandb_artifacts:
+                keep_model(wandb_run, writer.newest)
+            code = verdict(result, job.plan, writer)
+            movie.make()
+            return code
+
+
+def _train(
+    job: Job,
+    told: Sequence[Callable[[Mapping[str, Any]], None]],
+    bars: TrainingBars,
+    debug: DebugLines,
+    writer: RunWriter,
+    movie: TrainingMovie,
+    interrupted: Callable[[], bool],
+) -> TrainingResult | WindowResult:
+    """Trains, tells of every epoch, and saves what is to be saved on the way."""
+    config = job.config
+    renew: Callable = jax.jit(partial(restart, job.plan))  # type: ignore[arg-type]
+
+    def on_epoch(metrics: dict[str, Any]) -> None:
+        for tell in told:
+            tell(metrics)
+
+    def on_pause(state: Any, metrics: dict[str, Any]) -> Any:
+        done = metrics["epoch"] + 1
+        movie.add(state)
+        if is_fresh(config, done):
+            fresh = fresh_tables(config, job.given, job.tables, done)
+            state = renew(state, fresh, setup.end_times(config, fresh))
+            movie.add(state)
+        if _is_saved(config, metrics["epoch"]):
+            writer.save_epoch(metrics["epoch"], state, metrics)
+        return state
+
+    def on_call(state: Any, metrics: dict[str, Any]) -> None:
+        bars.call(state)
+        if writer.is_due() and not writer.holds(state):
+            writer.save_partial(int(state.epoch), state, metrics)
+
+    common: dict[str, Any] = {
+        "metrics": job.checkpoint.metrics if job.checkpoint else {},
+        "pause_after": lambda epoch: (
+            movie.is_on or _is_saved(config, epoch) or is_fresh(config, epoch + 1)
+        ),
+        "on_epoch": on_epoch,
+        "on_pause": on_pause,
+        "on_call": on_call,
+        "interrupted": interrupted,
+    }
+    if isinstance(job.plan, WindowPlan):
+        assert isinstance(job.state, WindowState)
+        return run_window_training(job.plan, job.state, config.epochs, **common)
+    assert isinstance(job.state, TrainState)
+    look = partial(debug.look, job.plan) if config.debug else None
+    return run_two_phase_training(job.plan, job.state, config.epochs, look=look, **common)
+
+
+def _open_folder(job: Job) -> MetricsFile:
+    """Makes the folder of a run ready to be written to; a run to overwrite goes."""
+    run = job.folder
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if job.config.overwrite:
+            checkpoints.remove_run(run)
+        checkpoints.remove_unfinished(run)
+        return MetricsFile(run / checkpoints.METRICS_FILE, int(job.state.epoch))
+    except OSError as error:
+        raise UserError(f"{run}: cannot hold a run ({error.strerror})") from error
+
+
+def _is_saved(config: Config, epoch: int) -> bool:
+    return epoch % config.checkpoint_interval == 0 or epoch == config.epochs - 1

@@ -1,0 +1,126 @@
+"""A training run that is ready to begin: new, or resumed."""
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxstepper.errors import UserError
+from jaxstepper.machine.processes import from_main
+from jaxstepper.reporting.console import note
+from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs.checkpoints import Checkpoint
+from jaxstepper.runs.places import check_run_place
+from jaxstepper.runs.resume import resumed_config, what_was_given
+from jaxstepper.runs.setup import Given
+from jaxstepper.runs.start import resume_training, start_run
+from jaxstepper.settings.config import Config
+from jaxstepper.training.two_phase.state import Plan, TrainState
+from jaxstepper.training.windows.run import WindowPlan, WindowState
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to train.
+
+    Attributes:
+        config: of the run.
+        given: what was given explicitly when the run began, as plain values.
+        tables: initial conditions `[B, N, 1 + 2 D]` it began with.
+        plan: what is trained.
+        state: where it stands.
+        checkpoint: that it goes on from, or None.
+    """
+
+    config: Config
+    given: Mapping[str, Any]
+    tables: np.ndarray
+    plan: Plan | WindowPlan
+    state: TrainState | WindowState
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return folder_of(self.config)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the run wrote down for itself."""
+        return self.checkpoint.about if self.checkpoint else {}
+
+
+def folder_of(config: Config) -> Path:
+    """Of the run."""
+    return Path(config.checkpoint_dir) / str(config.save_name)
+
+
+def set_up(config: Config, given: Given) -> Job:
+    """A new run, or one that is resumed.
+
+    Raises:
+        UserError: something given cannot be used, or the run is there already.
+    """
+    if config.resume and config.overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one of them")
+    if config.resume and config.save_name is None:
+        raise UserError("--resume needs --save-name, the name of the run to go on with")
+    if config.save_name is None:
+        config = replace(config, save_name=fresh_name())
+    run = folder_of(config)
+    check_run_place(run)
+    if checkpoints.paths_of(run):
+        if config.resume:
+            return _resumed_job(config, given, checkpoints.load(run))
+        if not config.overwrite:
+            raise UserError(
+                f"{run}: there is a run of this name; --resume goes on with it, --overwrite "
+                "deletes it, --save-name names another"
+            )
+    job = _new_job(config, given)
+    if config.resume:
+        note(f"{run}: no checkpoint to resume from; the run starts at epoch 0")
+    return job
+
+
+def _new_job(asked_for: Config, given: Given) -> Job:
+    start = start_run(asked_for, given)
+    asked = what_was_given(asked_for, given)
+    _warn_of_training(start.config, given)
+    return Job(start.config, asked, start.tables, start.plan, start.state)
+
+
+def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:
+    config = resumed_config(config, given, checkpoint)
+    config = setup.configure_jax(config)
+    given = checkpoint.about.get("given", {})
+    tables = checkpoint.initial_conditions
+    return Job(config, given, tables, *resume_training(config, checkpoint), checkpoint)
+
+
+def _warn_of_training(config: Config, given: Given) -> None:
+    if config.num_orbits > 1 and not config.multi_orbit:
+        warnings.warn(
+            f"Multi-orbit training (num_orbits={config.num_orbits}) is off. Using single orbit; "
+            "--multi-orbit trains on all of them at once.",
+            stacklevel=2,
+        )
+    if config.duration is not None:
+        warnings.warn(
+            f"Duration-based training (duration={config.duration:g}) is not supported. "
+            f"Using the epoch count (epochs={config.epochs}).",
+            stacklevel=2,
+        )
+    if config.movie and config.objective == "window":
+        warnings.warn("--movie: window training follows no path, so no movie is made", stacklevel=2)
+    setup.warn_of_ineffective(config, given)
+    setup.warn_of_unused_orbit(config, given, config.multi_orbit)
+
+
+def fresh_name() -> str:
+    """A name for a run that was given none."""
+    return time.strftime("run-%Y%m%d-%H%M%S", time.localtime(from_main(int(time.time()))))

@@ -1,0 +1,63 @@
+"""What a training run says of itself at its start and at its end."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxstepper.commands.train_job import Job
+from jaxstepper.machine.devices import describe
+from jaxstepper.reporting.console import note
+from jaxstepper.runs.writer import RunWriter
+from jaxstepper.training.two_phase.run import TrainingResult
+from jaxstepper.training.two_phase.state import Plan, TrainState
+from jaxstepper.training.windows.run import WindowPlan, WindowResult
+
+
+def announce(job: Job, seconds: float, wandb_place: str) -> None:
+    """What is about to be trained, where, and where it is kept; in five lines at most."""
+    config = job.config
+    size = f"{sum(x.size for x in jax.tree.leaves(job.state.variables['params'])):,}"
+    say = partial(note, quiet=config.quiet)
+    mesh = job.plan.mesh if isinstance(job.plan, Plan) else None
+    say(f"device {describe(mesh)}, {config.dtype}, seed {config.seed}")
+    say(f"network of {size} parameters, {config.num_particles} particles in {config.dim}D")
+    say(f"checkpoints in {job.folder}; set up in {seconds:.1f}s")
+    if wandb_place:
+        say(f"W&B: {wandb_place}")
+    if job.checkpoint is not None:
+        say(f"goes on from {job.checkpoint.path}, in epoch {int(job.state.epoch)}")
+
+
+def verdict(
+    result: TrainingResult | WindowResult, plan: Plan | WindowPlan, writer: RunWriter
+) -> int:
+    """Says how a run that left early ended; returns the exit code."""
+    state, saved = result.state, f"saved in {writer.newest}"
+    where = f"epoch {int(state.epoch)}"
+    if isinstance(state, TrainState):
+        where += f", step {int(state.progress.step)}"
+    if result.stopped == "not finite":
+        last = f"the last good checkpoint is {writer.newest}" if writer.newest else "nothing saved"
+        note(f"{where}: the network or its dt is no longer finite; {last}. Try a lower --lr.")
+        return 1
+    if writer.problem:
+        kept = f"{writer.newest} is the newest checkpoint" if writer.newest else "nothing is saved"
+        note(f"{where}: the run ends, and its end could not be saved ({writer.problem}); {kept}")
+        return 1
+    if result.stopped == "stuck":
+        assert isinstance(plan, Plan) and isinstance(state, TrainState)
+        worst = int(jnp.argmax(state.progress.failures))
+        note(
+            f"stuck at {where}, system {worst}, "
+            f"time {float(state.systems.particles.time[worst]):g}: after "
+            f"{plan.max_retrain_steps} retrain iterations the relative energy error is still "
+            f"{float(state.progress.last_error[worst]):.2e}, not below {plan.gate.threshold:g}; "
+            f"{saved}. Try a larger --lr or --max-retrain-steps, or --dropout 0."
+        )
+        return 1
+    if result.stopped == "interrupted":
+        note(f"interrupted in {where}; {saved}; --resume goes on")
+    if result.stopped == "retired":
+        note("every orbit has completed its period")
+    return 0

@@ -1,0 +1,110 @@
+"""rebound's IAS15 as a reference for the step-size rules; the only import of rebound."""
+
+import importlib.util
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxstepper.evaluation.measure import FAILED_ABOVE, Run
+from jaxstepper.evaluation.problems import Problem
+
+NAME = "ias15"
+# rebound's own tolerance. The step goes as its seventh root.
+EPSILON = 1e-9
+ORDER = 7
+
+
+def is_installed() -> bool:
+    """Whether the package rebound is there."""
+    return importlib.util.find_spec("rebound") is not None
+
+
+def ias15(problem: Problem, factors: Sequence[float], max_steps: int) -> Iterator[Run]:
+    """Runs IAS15 on every system of a problem, with its step scaled by every factor.
+
+    The step size is that of Pham, Rein & Spiegel 2024, rebound's default. Evaluations are counted
+    as rebound makes them: seven a step and iteration, rejected steps included.
+    """
+    for factor in factors:
+        for system, table in enumerate(problem.tables):
+            with warnings.catch_warnings():
+                # Of predictor-corrector loops that do not converge, which long steps are bound to.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                run = _run(problem, system, table, factor, max_steps)
+            yield run
+
+
+def _run(problem: Problem, system: int, table: np.ndarray, factor: float, max_steps: int) -> Run:
+    simulation = _simulation(problem, table)
+    # rebound 5 keeps an integrator's settings on the integrator, rebound 4 on the simulation.
+    settings = getattr(simulation, "ri_ias15", simulation.integrator)
+    settings.epsilon = EPSILON * factor**ORDER
+    evaluations, errors, spins = 0, [], []
+    energy, spin = _energy(simulation), np.array(simulation.angular_momentum())
+    size = np.linalg.norm(spin)
+
+    def count(_: Any) -> None:
+        nonlocal evaluations
+        evaluations += 1
+
+    simulation.additional_forces = count
+    began = time.perf_counter()
+    failed = ""
+    while simulation.t < problem.end_time and not failed:
+        simulation.steps(1)
+        errors.append(abs(_energy(simulation) / energy - 1))
+        spins.append(np.linalg.norm(np.array(simulation.angular_momentum()) - spin))
+        if not errors[-1] <= FAILED_ABOVE:
+            failed = "energy"
+        elif len(errors) >= max_steps:
+            failed = "steps"
+    return Run(
+        problem=problem.name,
+        system=system,
+        rule=NAME,
+        symmetrized=False,
+        factor=factor,
+        steps=len(errors),
+        force_evaluations=evaluations,
+        evaluations_per_unit=evaluations / problem.units,
+        unit=problem.unit,
+        max_error=float(np.max(errors)),
+        median_error=float(np.median(errors)),
+        final_error=float(errors[-1]),
+        angular_momentum_error=float(np.max(spins) / size) if size else float("nan"),
+        seconds=time.perf_counter() - began,
+        failed=failed,
+    )
+
+
+def _simulation(problem: Problem, table: np.ndarray) -> Any:
+    import rebound
+
+    simulation = rebound.Simulation()
+    simulation.integrator = "ias15"
+    simulation.softening = problem.softening
+    dim = (table.shape[1] - 1) // 2
+    axes = "xyz"[:dim]
+    for mass, *rest in table:
+        position = dict(zip(axes, rest[:dim], strict=True))
+        velocity = dict(zip((f"v{axis}" for axis in axes), rest[dim:], strict=True))
+        simulation.add(m=mass, **position, **velocity)
+    return simulation
+
+
+def _energy(simulation: Any) -> float:
+    """The energy of the softened force, which `Simulation.energy` takes for that of points."""
+    if simulation.softening == 0:
+        return float(simulation.energy())
+    mass, x, v = np.empty(simulation.N), np.empty((simulation.N, 3)), np.empty((simulation.N, 3))
+    simulation.serialize_particle_data(m=mass, xyz=x, vxvyvz=v)
+    kinetic = 0.5 * mass @ np.sum(v * v, axis=1)
+    square = simulation.softening**2
+    potential = 0.0
+    for i in range(len(mass) - 1):
+        distance = np.sqrt(np.sum((x[i + 1 :] - x[i]) ** 2, axis=1) + square)
+        potential -= mass[i] * np.sum(mass[i + 1 :] / distance)
+    return float(kinetic + potential)

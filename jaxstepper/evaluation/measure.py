@@ -1,0 +1,286 @@
+"""Work and precision of step-size rules: force evaluations against energy error.
+
+A rule is judged as a curve: it runs on every system with each of some factors on its steps. All the
+runs of a rule go side by side, in device calls of some seconds at most.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxstepper.evaluation.problems import Problem
+from jaxstepper.physics.diagnostics import angular_momentum, relative_energy_error, total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping.controller import Controller, scaled
+from jaxstepper.stepping.rollout import (
+    Limits,
+    Rollout,
+    advance,
+    force_evaluations,
+    is_running,
+    start,
+)
+
+# Evaluations of one pair in one device call, which is to last some seconds at most.
+PAIRS_PER_CALL = 3e8
+MOST_STEPS_PER_CALL = 2048
+# Up to this many bodies, all factors run side by side; more would wait for the smallest of them.
+TOGETHER_UP_TO = 6
+# A run whose relative energy error exceeds this has failed, and ends.
+FAILED_ABOVE = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one system with one rule at one factor.
+
+    Attributes:
+        problem: its name.
+        system: which of its systems.
+        rule: the rule's name.
+        symmetrized: whether it was symmetrised.
+        factor: on its steps.
+        steps: taken.
+        force_evaluations: of accelerations, everything included.
+        evaluations_per_unit: the same per unit of the problem, such as an orbit.
+        unit: "orbit" or "time".
+        max_error: largest |E/E0 - 1| of any state.
+        median_error: its median over states.
+        final_error: that of the first state at or after the end.
+        angular_momentum_error: largest |L - L0| / |L0|; NaN where L0 = 0.
+        seconds: this run's share, by steps, of the wall clock of the runs beside it; it includes
+            the network, and the energies that are measured at every state.
+        failed: "", or why: "energy" (an error not finite or above 1), or "steps" (the cap).
+    """
+
+    problem: str
+    system: int
+    rule: str
+    symmetrized: bool
+    factor: float
+    steps: int
+    force_evaluations: int
+    evaluations_per_unit: float
+    unit: str
+    max_error: float
+    median_error: float
+    final_error: float
+    angular_momentum_error: float
+    seconds: float
+    failed: str
+
+
+class _Member(NamedTuple):
+    """One system on its way, and its errors so far."""
+
+    rollout: Rollout
+    energy: Float[Array, ""]
+    spin: Float[Array, "..."]
+    worst: Float[Array, ""]
+    last: Float[Array, ""]
+    worst_spin: Float[Array, ""]
+
+
+class _Batch(NamedTuple):
+    """What M runs side by side differ in."""
+
+    factor: Float[Array, " M"]
+    limits: Limits
+
+
+def evaluate(
+    rule: Controller,
+    name: str,
+    symmetrized: bool,
+    problems: Sequence[Problem],
+    factors: Sequence[float],
+    max_steps: int,
+    report: Callable[[float], None] = lambda share: None,
+    enough: float = 0.0,
+) -> Iterator[Run]:
+    """Runs a rule on every system of problems of one kind, with every factor.
+
+    More than a few bodies run one factor after the other, from the largest, until they are precise
+    enough: the runs that are left out would take the longest.
+
+    Args:
+        rule: the rule at factor 1, made for the softening of these problems.
+        name: of the rule.
+        symmetrized: whether it is; as it is to be written down.
+        problems: of one number of bodies, dimension and softening.
+        factors: on the steps of the rule.
+        max_steps: a run that needs more has failed.
+        report: called after every device call with the share of the simulated time that is done.
+        enough: the largest energy error, in the median over systems, that is precise enough.
+
+    Yields:
+        The runs.
+    """
+    systems = [(p, i) for p in problems for i in range(len(p.tables))]
+    runs = [(factor, *system) for factor in sorted(factors, reverse=True) for system in systems]
+    together = problems[0].tables.shape[1] <= TOGETHER_UP_TO
+    size = len(runs) if together else len(systems)
+    for begin in range(0, len(runs), size):
+        chosen = runs[begin : begin + size]
+        share = partial(_share_of_all, report, begin / len(runs), size / len(runs))
+        measured = _Measurement(rule, chosen, max_steps)
+        measured.run(share)
+        done = list(measured.results(name, symmetrized))
+        yield from done
+        if np.median([run.max_error for run in done]) <= enough:
+            break
+
+
+def _share_of_all(
+    report: Callable[[float], None], done: float, weight: float, share: float
+) -> None:
+    report(done + weight * share)
+
+
+class _Measurement:
+    """Some runs side by side, from their start to the last one's end."""
+
+    def __init__(
+        self,
+        rule: Controller,
+        runs: list[tuple[float, Problem, int]],
+        max_steps: int,
+    ) -> None:
+        self.rule, self.runs, self.max_steps = rule, runs, max_steps
+        self.gravity = Gravity(runs[0][1].softening)
+        tables = np.stack([problem.tables[system] for _, problem, system in runs])
+        count, bodies, _ = tables.shape
+        pairs = count * bodies**2
+        self.steps = int(np.clip(PAIRS_PER_CALL / pairs, 8, MOST_STEPS_PER_CALL))
+        limits = Limits(
+            jnp.array([problem.end_time for _, problem, _ in runs]),
+            jnp.full(count, max_steps, jnp.int32),
+        )
+        self.batch = _Batch(jnp.array([factor for factor, *_ in runs]), limits)
+        self.members = _begin(rule, self.gravity, self.batch, jnp.asarray(tables))
+        self.errors: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    def run(self, report: Callable[[float], None]) -> None:
+        nothing = self.batch._replace(limits=jax.tree.map(jnp.zeros_like, self.batch.limits))
+        # Compiles, which the clock is not to see.
+        jax.block_until_ready(
+            _advance_some(self.rule, self.gravity, nothing, self.members, self.steps)
+        )
+        running = True
+        while running:
+            began = time.perf_counter()
+            self.members, errors, still = _advance_some(
+                self.rule, self.gravity, self.batch, self.members, self.steps
+            )
+            still = np.asarray(still)
+            self.seconds += time.perf_counter() - began
+            self.errors.append(np.asarray(errors))
+            running = bool(still.any())
+            done = np.asarray(self.members.rollout.particles.time / self.batch.limits.time)
+            report(float(np.mean(np.where(still, done, 1.0))))
+
+    def results(self, name: str, symmetrized: bool) -> Iterator[Run]:
+        errors = np.concatenate(self.errors)
+        worst, last, spin = (
+            np.asarray(z) for z in (self.members.worst, self.members.last, self.members.worst_spin)
+        )
+        steps = np.asarray(self.members.rollout.steps)
+        share = self.seconds / max(steps.sum(), 1)
+        for i, (factor, problem, system) in enumerate(self.runs):
+            count = int(steps[i])
+            evaluations = force_evaluations(self.rule, count)
+            mine = errors[:, i]
+            failed = "" if worst[i] <= FAILED_ABOVE else "energy"
+            if not failed and count >= self.max_steps:
+                failed = "steps"
+            yield Run(
+                problem=problem.name,
+                system=system,
+                rule=name,
+                symmetrized=symmetrized,
+                factor=factor,
+                steps=count,
+                force_evaluations=evaluations,
+                evaluations_per_unit=evaluations / problem.units,
+                unit=problem.unit,
+                max_error=float(worst[i]),
+                median_error=float(np.median(mine[~np.isnan(mine)])),
+                final_error=float(last[i]),
+                angular_momentum_error=float(spin[i]),
+                seconds=share * count,
+                failed=failed,
+            )
+
+
+@partial(jax.jit, static_argnames="gravity")
+def _begin(
+    rule: Controller, gravity: Gravity, batch: _Batch, tables: Float[Array, "M N C"]
+) -> _Member:
+    def one(factor: Array, table: Array) -> _Member:
+        particles = from_table(table, gravity.acceleration, table.dtype)
+        zero = jnp.zeros((), table.dtype)
+        return _Member(
+            start(scaled(rule, factor), particles),
+            total_energy(particles, gravity),
+            angular_momentum(particles),
+            zero,
+            zero,
+            zero,
+        )
+
+    return jax.vmap(one)(batch.factor, tables)
+
+
+@partial(jax.jit, static_argnames=("num_steps",))
+def _advance_some(
+    rule: Controller, gravity: Gravity, batch: _Batch, members: _Member, num_steps: int
+) -> tuple[_Member, Float[Array, "S M"], Bool[Array, " M"]]:
+    """Up to `num_steps` steps of every run, their errors (NaN: none taken), and who goes on.
+
+    The last step is not shortened to the end time, which would not be reversible.
+    """
+
+    def step(factor: Array, limits: Limits, member: _Member) -> tuple[_Member, Array]:
+        running = _goes_on(member, limits)
+        rollout = advance(scaled(rule, factor), gravity, member.rollout)
+        error = relative_energy_error(total_energy(rollout.particles, gravity), member.energy)
+        spin = jnp.linalg.norm(angular_momentum(rollout.particles) - member.spin)
+        size = jnp.linalg.norm(member.spin)
+        spin_error = jnp.where(size > 0, spin / size, jnp.nan)
+        new = member._replace(
+            rollout=rollout,
+            worst=jnp.maximum(member.worst, error),
+            last=error,
+            worst_spin=jnp.maximum(member.worst_spin, spin_error),
+        )
+        kept = jax.tree.map(lambda x, y: jnp.where(running, x, y), new, member)
+        return kept, jnp.where(running, error, jnp.nan)
+
+    shape = (num_steps, *batch.factor.shape)
+    nothing = jnp.full(shape, jnp.nan, jnp.float32)
+
+    def body(carry: tuple) -> tuple:
+        count, members, errors = carry
+        members, new = jax.vmap(step)(batch.factor, batch.limits, members)
+        return count + 1, members, errors.at[count].set(new.astype(errors.dtype))
+
+    def goes_on(carry: tuple) -> Bool[Array, ""]:
+        count, members, _ = carry
+        return (count < num_steps) & jnp.any(jax.vmap(_goes_on)(members, batch.limits))
+
+    _, members, errors = lax.while_loop(goes_on, body, (0, members, nothing))
+    return members, errors, jax.vmap(_goes_on)(members, batch.limits)
+
+
+def _goes_on(member: _Member, limits: Limits) -> Bool[Array, ""]:
+    return is_running(member.rollout, limits) & (member.worst <= FAILED_ABOVE)

@@ -1,0 +1,60 @@
+"""What the momentary two-body orbit of a pair tells a network. Units: G = 1.
+
+All of it is free of scale: the same for other masses, sizes and numbers of bodies, if the unit of
+time is 1 / `dynamical_rate`. None of it changes when velocities are reversed, so that a rule on it
+can be symmetrised. r is the distance, v the relative speed, mu the sum of the masses.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxstepper.physics.pairs import Pairs, rate_of_all
+
+ORBITAL_INPUTS = 4
+SURROUNDINGS = 2
+# Keeps the gradient of the eccentricity finite on a circle.
+CIRCLE = 1e-4
+# The smallest q there is: a pair at rest has no logarithm of it.
+AT_REST = 1e-6
+# No rate is less than this part of all rates together, as the network sees it.
+SLOWEST = 0.02
+
+
+def dynamical_rate(pairs: Pairs) -> Float[Array, "*P"]:
+    """sqrt(mu / r^3 + v^2 / r^2): the faster of free fall and passage, smoothly."""
+    r = pairs.distance
+    return jnp.sqrt(pairs.mu / r**3 + (pairs.speed / r) ** 2)
+
+
+def free_fall_rate(pairs: Pairs) -> Float[Array, "*P"]:
+    """sqrt(mu / r^3)."""
+    return jnp.sqrt(pairs.mu / pairs.distance**3)
+
+
+def orbital_inputs(pairs: Pairs) -> Float[Array, "*P 4"]:
+    """log q, c^2, the eccentricity, and (2 - q) / (2 + q), for q = r v^2 / mu.
+
+    c is the cosine of the angle between r and v. The last is 1 at rest, 0 on a parabola and -1 for
+    fast passages. The eccentricity e^2 = 1 + (q - 2) q (1 - c^2) is squeezed to 2 - 1/e above 1.
+    """
+    r, v = pairs.distance, pairs.speed
+    q = r * v**2 / pairs.mu + AT_REST
+    moving = v > 0
+    cosine = jnp.where(moving, pairs.r_dot_v / (r * jnp.where(moving, v, 1.0)), 0.0)
+    squared = 1 + (q - 2) * q * (1 - cosine**2)
+    e = jnp.sqrt(jnp.maximum(squared, 0.0) + CIRCLE)
+    squeezed = jnp.where(e < 1, e, 2 - 1 / e)
+    return jnp.stack([jnp.log(q), cosine**2, squeezed, (2 - q) / (2 + q)], axis=-1)
+
+
+def surroundings(
+    pairs: Pairs, rates: Float[Array, " P"], softening: Array | float
+) -> Float[Array, "P 2"]:
+    """What a body's encounter is among others: how softened it is, and how fast beside the rest.
+
+    The square of softening / distance, and the logarithm of its rate over that of all, which is
+    kept above that of `SLOWEST`.
+    """
+    share = rates / rate_of_all(rates)
+    softened = (softening / pairs.distance) ** 2
+    return jnp.stack([softened, 0.5 * jnp.log(share**2 + SLOWEST**2)], axis=-1)

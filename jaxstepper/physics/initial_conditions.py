@@ -1,0 +1,236 @@
+"""Tables of bodies to start from, drawn or classic (numpy, on the host); files are in `tables`.
+
+A table is float64 `[N, 1 + 2 D]`, columns mass, x..., v...; a batch is `[B, N, 1 + 2 D]`. G = 1.
+What makes no valid table or bound orbit raises `UserError`.
+"""
+
+import math
+
+import numpy as np
+
+from jaxstepper.errors import require
+from jaxstepper.physics.tables import Table
+
+Seed = int | np.random.Generator | None  # None draws from entropy, a generator goes on
+
+FIGURE_EIGHT_PERIOD = 6.32591398
+
+
+def random_table(
+    seed: Seed, num_particles: int, dim: int, mass: float, pos_scale: float, vel_scale: float
+) -> Table:
+    """Equal masses, normal positions and velocities, both about their mean: `[N, 1 + 2 D]`.
+
+    A seed fixes every bit: positions are drawn first, and the mean is subtracted last.
+    """
+    require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
+    rng = np.random.default_rng(seed)
+    position = rng.normal(0, pos_scale, (num_particles, dim))
+    velocity = rng.normal(0, vel_scale, (num_particles, dim))
+    return _centred(mass, position, velocity)
+
+
+def random_batch(
+    seed: Seed,
+    num_systems: int,
+    num_particles: int,
+    dim: int,
+    mass: float,
+    pos_scale: float,
+    vel_scale: float,
+) -> Table:
+    """`num_systems` random tables, one after another from one generator: `[B, N, 1 + 2 D]`."""
+    require(num_systems >= 1, f"num_systems must be >= 1, got {num_systems}")
+    rng = np.random.default_rng(seed)
+    settings = (num_particles, dim, mass, pos_scale, vel_scale)
+    return np.stack([random_table(rng, *settings) for _ in range(num_systems)])
+
+
+def kepler_table(
+    eccentricity: float, semi_major: float, masses: tuple[float, float] = (1.0, 1.0), dim: int = 2
+) -> Table:
+    """A Kepler pair at pericentre, split in halves: `[2, 1 + 2 D]`. It turns clockwise.
+
+    Separation and relative velocity are halved between the bodies whatever their masses, as the
+    checkpoints we exchange were trained; the relative orbit is exact, but for unequal masses the
+    barycentre is off the origin and drifts. `kepler_pair` is the barycentric one.
+    """
+    total = sum(masses)
+    _check_orbit(eccentricity, semi_major, total)
+    x = semi_major * (1 - eccentricity) / 2
+    v = math.sqrt(total * (1 + eccentricity) / (semi_major * (1 - eccentricity))) / 2
+    return _embed([[masses[0], -x, 0, 0, v], [masses[1], x, 0, 0, -v]], dim)
+
+
+def kepler_pair(
+    eccentricity: float,
+    semi_major: float = 1.0,
+    mass_ratio: float = 1.0,
+    total_mass: float = 2.0,
+    phase: float = 0.0,
+    dim: int = 2,
+) -> Table:
+    """A Kepler pair at any phase, its barycentre at rest at 0: `[2, 1 + 2 D]`.
+
+    The second body goes counter-clockwise around the first, pericentre on +x, and each is weighted
+    by the other's mass (`kepler_table` halves, and turns clockwise).
+    Source: Murray & Dermott 1999, chapter 2.
+
+    Args:
+        eccentricity: in [0, 1).
+        semi_major: of the relative orbit.
+        mass_ratio: m2 / m1.
+        total_mass: m1 + m2; the default makes two unit masses.
+        phase: true anomaly in radians; pi is apocentre.
+        dim: number of dimensions, at least 2.
+    """
+    require(0 < mass_ratio < math.inf, f"mass_ratio must be > 0, got {mass_ratio}")
+    _check_orbit(eccentricity, semi_major, total_mass)
+    parameter = semi_major * (1 - eccentricity) * (1 + eccentricity)
+    separation = parameter / (1 + eccentricity * math.cos(phase))
+    speed = math.sqrt(total_mass / parameter)
+    position = separation * np.array([math.cos(phase), math.sin(phase)])
+    velocity = speed * np.array([-math.sin(phase), eccentricity + math.cos(phase)])
+    relative = np.concatenate([position, velocity])
+    share1, share2 = 1 / (1 + mass_ratio), mass_ratio / (1 + mass_ratio)
+    first = [total_mass * share1, *(-share2 * relative)]
+    second = [total_mass * share2, *(share1 * relative)]
+    return _embed([first, second], dim)
+
+
+def kepler_batch(
+    seed: Seed,
+    num_orbits: int,
+    e_min: float,
+    e_max: float,
+    a_min: float,
+    a_max: float,
+    mass: float,
+    dim: int,
+    at_apocentre: bool = False,
+) -> Table:
+    """Kepler pairs of equal masses, uniform e, then uniform a, per orbit: `[B, 2, 1 + 2 D]`.
+
+    They are `kepler_table`s, which start at pericentre, or else a `kepler_pair` at apocentre.
+    """
+    require(num_orbits >= 1, f"num_orbits must be >= 1, got {num_orbits}")
+    require(0 <= e_min <= e_max < 1, f"need 0 <= e_min <= e_max < 1, got {e_min} and {e_max}")
+    require(0 < a_min <= a_max, f"need 0 < a_min <= a_max, got {a_min} and {a_max}")
+    rng = np.random.default_rng(seed)
+    orbits = [(rng.uniform(e_min, e_max), rng.uniform(a_min, a_max)) for _ in range(num_orbits)]
+    if at_apocentre:
+        return np.stack([kepler_pair(e, a, 1.0, 2 * mass, math.pi, dim) for e, a in orbits])
+    return np.stack([kepler_table(e, a, (mass, mass), dim) for e, a in orbits])
+
+
+def pythagorean(dim: int = 2) -> Table:
+    """Masses 3, 4, 5 at rest on a 3-4-5 triangle, `[3, 1 + 2 D]` (Burrau 1913)."""
+    return _embed([[3, 1, 3, 0, 0], [4, -2, -1, 0, 0], [5, 1, -1, 0, 0]], dim)
+
+
+def figure_eight(dim: int = 2) -> Table:
+    """Three unit masses on a figure eight of period `FIGURE_EIGHT_PERIOD`, `[3, 1 + 2 D]`.
+
+    Source: Chenciner & Montgomery 2000, with the numbers of C. Simo.
+    """
+    x, y, vx, vy = 0.97000436, -0.24308753, -0.93240737, -0.86473146
+    pair = [[1, x, y, -vx / 2, -vy / 2], [1, -x, -y, -vx / 2, -vy / 2]]
+    return _embed([*pair, [1, 0, 0, vx, vy]], dim)
+
+
+def plummer(seed: Seed, num_particles: int) -> Table:
+    """A Plummer sphere of equal masses in Henon units (total mass 1, E = -1/4): `[N, 7]`.
+
+    Honest samples without a cut in radius, put into the centre-of-mass frame. The energy is *not*
+    rescaled: -1/4 is its expectation, up to sampling noise of order 1 / sqrt(N).
+    Source: Aarseth, Henon & Wielen 1974, appendix; virial scale 3 pi / 16.
+    """
+    require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
+    rng = np.random.default_rng(seed)
+    mass_fraction = rng.random(num_particles) ** (2 / 3)
+    radius = np.sqrt(mass_fraction / (1 - mass_fraction))
+    escape_speed = math.sqrt(2) * (1 + radius**2) ** -0.25
+    speed = escape_speed * _plummer_speed_ratios(rng, num_particles)
+    scale = 3 * math.pi / 16
+    position = scale * radius[:, None] * _directions(rng, num_particles)
+    velocity = speed[:, None] * _directions(rng, num_particles) / math.sqrt(scale)
+    return _centred(1 / num_particles, position, velocity)
+
+
+def plummer_batch(seed: Seed, num_spheres: int, num_particles: int) -> Table:
+    """`num_spheres` Plummer spheres, one after another from one generator: `[B, N, 7]`."""
+    require(num_spheres >= 1, f"num_spheres must be >= 1, got {num_spheres}")
+    rng = np.random.default_rng(seed)
+    return np.stack([plummer(rng, num_particles) for _ in range(num_spheres)])
+
+
+def hierarchical_triple(
+    inner_semi_major: float = 1.0,
+    inner_eccentricity: float = 0.1,
+    outer_semi_major: float = 10.0,
+    outer_eccentricity: float = 0.3,
+    masses: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    dim: int = 2,
+) -> Table:
+    """A close pair (bodies 0, 1) and a far third, coplanar and barycentric: `[3, 1 + 2 D]`.
+
+    The pair starts at pericentre, the third at the apocentre of its orbit around the pair. The
+    defaults are stable by Mardling & Aarseth 2001.
+    """
+    require(min(masses) > 0, f"masses must be > 0, got {masses}")
+    m1, m2, m3 = masses
+    m12 = m1 + m2
+    inner = kepler_pair(inner_eccentricity, inner_semi_major, m2 / m1, m12, 0.0, dim)
+    outer = kepler_pair(outer_eccentricity, outer_semi_major, m3 / m12, m12 + m3, math.pi, dim)
+    inner[:, 1:] += outer[0, 1:]
+    return np.concatenate([inner, outer[1:]])
+
+
+def orbital_period(table: Table) -> float | None:
+    """2 pi sqrt(a^3 / M) of a bound pair `[2, 1 + 2 D]`, softening ignored; else None."""
+    if table.ndim != 2 or table.shape[0] != 2:
+        return None
+    relative, total = table[1, 1:] - table[0, 1:], float(table[:, 0].sum())
+    position, velocity = np.split(relative, 2)
+    separation = float(np.linalg.norm(position))
+    if separation == 0:
+        return None
+    energy = float(velocity @ velocity) / 2 - total / separation
+    if energy >= 0:
+        return None
+    semi_major = -total / (2 * energy)
+    return 2 * math.pi * math.sqrt(semi_major**3 / total)
+
+
+def _check_orbit(eccentricity: float, semi_major: float, total_mass: float) -> None:
+    require(0 <= eccentricity < 1, f"eccentricity must be in [0, 1), got {eccentricity}")
+    require(0 < semi_major < math.inf, f"semi_major must be > 0, got {semi_major}")
+    require(0 < total_mass < math.inf, f"the total mass must be > 0, got {total_mass}")
+
+
+def _embed(planar: list[list[float]], dim: int) -> Table:
+    """Rows of m, x, y, vx, vy as a table `[N, 1 + 2 D]`, the other components 0."""
+    require(dim >= 2, f"a planar problem needs dim >= 2, got {dim}")
+    table = np.zeros((len(planar), 1 + 2 * dim))
+    table[:, [0, 1, 2, 1 + dim, 2 + dim]] = planar
+    return table
+
+
+def _centred(mass: float, position: Table, velocity: Table) -> Table:
+    masses = np.full((len(position), 1), mass)
+    return np.hstack([masses, position - position.mean(axis=0), velocity - velocity.mean(axis=0)])
+
+
+def _plummer_speed_ratios(rng: np.random.Generator, count: int) -> Table:
+    """Speeds over escape speed `[count]`, density ~ q^2 (1 - q^2)^(7/2), by rejection."""
+    accepted = np.empty(0)
+    while len(accepted) < count:
+        ratio, height = rng.random(4 * count), 0.1 * rng.random(4 * count)  # the maximum is 0.092
+        accepted = np.append(accepted, ratio[height < ratio**2 * (1 - ratio**2) ** 3.5])
+    return accepted[:count]
+
+
+def _directions(rng: np.random.Generator, count: int) -> Table:
+    vectors = rng.normal(size=(count, 3))
+    lengths: Table = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / lengths

@@ -1,0 +1,193 @@
+"""Minima and sums over pairs of bodies, for step-size rules.
+
+Few bodies have all their pairs at once; more go row by row in small blocks, so that memory grows as
+N, not N^2.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxstepper.physics.gravity import for_each_body, safe_sqrt
+from jaxstepper.physics.particles import Particles
+
+# Up to this many bodies, each pair is looked at once; beyond, from both of its ends.
+ALL_PAIRS_UP_TO = 16
+
+Vectors = list[Float[Array, "*P"]]
+"""Vectors by their D components, so that all arithmetic runs along the pairs."""
+
+
+class Pairs(NamedTuple):
+    """Relative motion in P pairs; r, v, a are differences of the two bodies' vectors.
+
+    Attributes:
+        distance: `[P]`, sqrt(r^2 + softening^2).
+        mu: `[P]`, the sum of the two masses.
+        r_dot_v: `[P]`.
+        speed: `[P]`, |v|.
+        acceleration: `[P]`, |a|.
+    """
+
+    distance: Float[Array, "*P"]
+    mu: Float[Array, "*P"]
+    r_dot_v: Float[Array, "*P"]
+    speed: Float[Array, "*P"]
+    acceleration: Float[Array, "*P"]
+
+
+Quantity = Callable[[Pairs], Array]
+
+
+def minimum_over_pairs(
+    quantity: Quantity, particles: Particles, softening: Array | float
+) -> Float[Array, ""]:
+    """The smallest `quantity` of any pair, `[]`."""
+    if _are_few(particles):
+        return jnp.min(quantity(_all_pairs(particles, softening)))
+    return jnp.min(_by_rows(quantity, jnp.min, jnp.inf, particles, softening))
+
+
+def sum_over_pairs(
+    quantity: Quantity, particles: Particles, softening: Array | float
+) -> Float[Array, ""]:
+    """The sum of `quantity` over all pairs, each counted once, `[]`."""
+    if _are_few(particles):
+        return jnp.sum(quantity(_all_pairs(particles, softening)))
+    return 0.5 * jnp.sum(_by_rows(quantity, jnp.sum, 0.0, particles, softening))
+
+
+def encounters(
+    rate: Quantity, particles: Particles, softening: Array | float
+) -> tuple[Pairs, Float[Array, " P"]]:
+    """The one pair `[1]` of two bodies; of more, the pair that each body is in `[N]`, smoothly.
+
+    For a body, that is the mean of all its pairs, of the squares of their quantities, with weights
+    that go as the fourth power of their `rate`: that of the fastest, but as another takes its
+    place, nothing jumps, which a symmetrised rule would answer with a swing of its steps.
+
+    Returns:
+        The pairs, and the fourth root of the sum of the fourth powers of their rates.
+    """
+    if particles.mass.shape[0] == 2:
+        pairs = _all_pairs(particles, softening)
+        return pairs, rate(pairs)
+
+    def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
+        others = jnp.arange(particles.mass.shape[0]) != i
+        pairs = _pairs_of(i, others, particles, softening)
+        largest, powers = _fourth_powers(jnp.where(others, rate(pairs), 0.0))
+        total = jnp.sum(powers)
+
+        def mean(x: Array) -> Array:
+            return jnp.sum(powers * x) / total
+
+        def root_mean(x: Array) -> Array:
+            return safe_sqrt(mean(x * x))
+
+        typical = Pairs(
+            distance=root_mean(pairs.distance),
+            mu=mean(pairs.mu),
+            r_dot_v=mean(pairs.r_dot_v),
+            speed=root_mean(pairs.speed),
+            acceleration=root_mean(pairs.acceleration),
+        )
+        return typical, largest * jnp.sqrt(jnp.sqrt(total))
+
+    return for_each_body(of_body, particles.mass.shape[0])
+
+
+def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
+    """The largest rate of `encounters`, smoothly: the fourth root of the sum over pairs of r^4.
+
+    Half of the sum over bodies, which has each pair twice; the rate itself of a single pair.
+    """
+    if rates.size == 1:
+        return rates[0]
+    largest, powers = _fourth_powers(rates)
+    return largest * jnp.sqrt(jnp.sqrt(0.5 * jnp.sum(powers)))
+
+
+def _fourth_powers(rates: Float[Array, " P"]) -> tuple[Float[Array, ""], Float[Array, " P"]]:
+    """The largest rate, and the fourth powers over its: so none is too large for the dtype."""
+    largest = lax.stop_gradient(jnp.max(rates))
+    squares = (rates / largest) ** 2
+    return largest, squares * squares
+
+
+def _are_few(particles: Particles) -> bool:
+    return particles.mass.shape[0] <= ALL_PAIRS_UP_TO
+
+
+def _all_pairs(particles: Particles, softening: Array | float) -> Pairs:
+    mass = particles.mass
+    count = mass.shape[0]
+
+    def differences(z: Float[Array, "N D"]) -> Vectors:
+        # Slices, since XLA fuses them into what follows; a gather it would not.
+        return [
+            jnp.concatenate([x[i + 1 :] - x[i] for i in range(count - 1)]) for x in _components(z)
+        ]
+
+    mu = jnp.concatenate([mass[i + 1 :] + mass[i] for i in range(count - 1)])
+    return _pairs(mu, differences, particles, softening)
+
+
+def _by_rows(
+    quantity: Quantity,
+    reduce: Callable[[Array], Array],
+    neutral: float,
+    particles: Particles,
+    softening: Array | float,
+) -> Float[Array, " N"]:
+    """`reduce` of each body's pairs with all the others."""
+
+    def row(i: Array) -> Float[Array, ""]:
+        others = jnp.arange(particles.mass.shape[0]) != i
+        values = quantity(_pairs_of(i, others, particles, softening))
+        return reduce(jnp.where(others, values, neutral))
+
+    return for_each_body(row, particles.mass.shape[0])
+
+
+def _pairs_of(
+    i: Array, others: Bool[Array, " N"], particles: Particles, softening: Array | float
+) -> Pairs:
+    """Pairs `[N]` of body i with all bodies; with itself, at a distance of 1.
+
+    That keeps NaN out of the gradient; what comes of it is for the caller to leave out.
+    """
+    mass = particles.mass
+
+    def differences(z: Float[Array, "N D"]) -> Vectors:
+        return [jnp.where(others, x - x[i], 1.0) for x in _components(z)]
+
+    return _pairs(mass + mass[i], differences, particles, softening)
+
+
+def _pairs(
+    mu: Array,
+    differences: Callable[[Array], Vectors],
+    particles: Particles,
+    softening: Array | float,
+) -> Pairs:
+    p = particles
+    r, v, a = (differences(z) for z in (p.position, p.velocity, p.acceleration))
+    return Pairs(
+        distance=safe_sqrt(_dot(r, r) + softening**2),
+        mu=mu,
+        r_dot_v=_dot(r, v),
+        speed=safe_sqrt(_dot(v, v)),
+        acceleration=safe_sqrt(_dot(a, a)),
+    )
+
+
+def _components(z: Float[Array, "N D"]) -> list[Float[Array, " N"]]:
+    return [z[:, k] for k in range(z.shape[1])]
+
+
+def _dot(x: Vectors, y: Vectors) -> Float[Array, "*P"]:
+    return sum((x_k * y_k for x_k, y_k in zip(x[1:], y[1:], strict=True)), start=x[0] * y[0])

@@ -1,0 +1,101 @@
+"""Whether bodies can be simulated in a floating-point type, without overflow or underflow."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from jaxstepper.errors import UserError
+from jaxstepper.physics.tables import Table
+
+# Up to this many bodies all pairs are looked at; of more, neighbours along x and the outermost.
+ALL_PAIRS_UP_TO = 300
+# Pairs of bodies that are looked at together, which bounds the memory this takes.
+PAIRS_AT_ONCE = 2**18
+
+Values = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.intp]
+
+
+def check_precision(tables: Table, where: str, dtype: str, softening: float) -> None:
+    """Checks a batch `[B, N, 1 + 2 D]` of valid tables: their energies and forces must be numbers.
+
+    Args:
+        tables: of bodies.
+        where: what the message begins with, such as the file name.
+        dtype: "float64" or "float32".
+        softening: of the force.
+
+    Raises:
+        UserError: a mass, distance, force or energy is too large or too small for `dtype`.
+    """
+    with np.errstate(over="ignore"):
+        length = np.dtype(dtype).type(softening)
+        if not np.isfinite(length**2):
+            raise UserError(f"softening {softening}: its square overflows in {dtype}; choose less")
+    for begin, systems, one, other in _pairs(tables):
+        with np.errstate(all="ignore"):
+            fault = _fault(systems.astype(dtype), length, one, other)
+        if fault:
+            system, words = fault
+            prefix = f"system {begin + system}, " if len(tables) > 1 else ""
+            wider = ", or --dtype float64" if dtype == "float32" else ""
+            raise UserError(f"{where}: {prefix}{words} in {dtype}; choose other units{wider}")
+
+
+def _fault(
+    tables: Values, softening: np.floating, one: Indices, other: Indices
+) -> tuple[int, str] | None:
+    """The first system with a fault and what it is, of tables `[B, N, 1 + 2 D]`.
+
+    Looks at the pairs of bodies one[i] and other[i], `[P]` each.
+    """
+    dim = (tables.shape[2] - 1) // 2
+    mass, position, velocity = np.split(tables, [1, 1 + dim], axis=2)
+    kinetic = mass[..., 0] * np.sum(velocity**2, axis=2)
+    bodies = {
+        "has a value that overflows or vanishes": np.isfinite(tables).all(2) & (mass[..., 0] > 0),
+        "has a kinetic energy that overflows": np.isfinite(kinetic),
+    }
+    for words, fine in bodies.items():
+        for system, body in np.argwhere(~fine)[:1]:
+            return int(system), f"body {body} (counted from 0) {words}"
+
+    apart = position[:, other] - position[:, one]
+    distance_squared = np.sum(apart**2, axis=2) + softening**2
+    inverse = 1 / np.sqrt(distance_squared)
+    masses = np.stack([mass[:, one, 0], mass[:, other, 0]])
+    force = masses.max(axis=0)[..., None] * apart * (inverse * inverse * inverse)[..., None]
+    energy = masses.prod(axis=0) * inverse
+    pairs = {
+        "are in the same place": distance_squared > 0,
+        "are too far apart": np.isfinite(distance_squared),
+        "are so close or heavy that their force overflows": np.isfinite(force).all(axis=2),
+        "are so close or heavy that their energy overflows": np.isfinite(energy),
+    }
+    for words, fine in pairs.items():
+        for system, pair in np.argwhere(~fine)[:1]:
+            first, second = sorted((one[pair], other[pair]))
+            return int(system), f"body {first} (counted from 0) and body {second} {words}"
+    for system in np.flatnonzero(~np.isfinite(energy.sum(axis=1) + kinetic.sum(axis=1)))[:1]:
+        return int(system), "the energy overflows"
+    return None
+
+
+def _pairs(tables: Table) -> Iterator[tuple[int, Table, Indices, Indices]]:
+    """Systems that are looked at together, the first one's number, and the pairs of bodies."""
+    count = tables.shape[1]
+    if count <= ALL_PAIRS_UP_TO:
+        one, other = np.triu_indices(count, k=1)
+        at_once = max(1, PAIRS_AT_ONCE // len(one))
+        for begin in range(0, len(tables), at_once):
+            yield begin, tables[begin : begin + at_once], one, other
+        return
+    for system, table in enumerate(tables):
+        position = table[:, 1 : (table.shape[1] + 1) // 2]
+        order = np.lexsort(position.T[::-1])
+        low, high = np.argmin(position, axis=0), np.argmax(position, axis=0)
+        apart = low != high
+        one = np.concatenate([order[:-1], low[apart]])
+        other = np.concatenate([order[1:], high[apart]])
+        yield system, table[None], one, other

@@ -1,0 +1,63 @@
+"""What a movie shows: the states of a rollout, or those that training has accepted (numpy)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxstepper.physics.diagnostics import angular_momentum, momentum
+from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.rollout import Trajectory
+
+
+@dataclass(frozen=True)
+class Film:
+    """F states, one after the other.
+
+    Attributes:
+        mass: `[N]`.
+        time: `[F]`.
+        dt: `[F]`, the step that led to a state; NaN where a path begins.
+        position: `[F, N, D]`.
+        velocity: `[F, N, D]`.
+        energy: `[F]`.
+        epochs: `[F]`, epochs of training before a state; None for a rollout.
+    """
+
+    mass: np.ndarray
+    time: np.ndarray
+    dt: np.ndarray
+    position: np.ndarray
+    velocity: np.ndarray
+    energy: np.ndarray
+    epochs: np.ndarray | None = None
+
+    @property
+    def origin(self) -> np.ndarray:
+        """`[F]`, the state that began the path of each: training may start anew."""
+        begins = np.diff(self.time, prepend=np.inf) < 0
+        return np.maximum.accumulate(np.where(begins, np.arange(len(self.time)), 0))
+
+    def conserved(self) -> tuple[np.ndarray, np.ndarray]:
+        """Momenta `[F, D]`, and angular momenta `[F, ...]`, a number each for D = 2."""
+
+        mass = jnp.asarray(self.mass)
+
+        def of_state(position: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+            nothing = jnp.zeros((), position.dtype)
+            state = Particles(mass, position, velocity, velocity, nothing, nothing)
+            return momentum(state), angular_momentum(state)
+
+        p, spin = jax.vmap(of_state)(jnp.asarray(self.position), jnp.asarray(self.velocity))
+        return np.asarray(p), np.asarray(spin)
+
+
+def film_of(trajectory: Trajectory, mass: np.ndarray) -> Film:
+    """The film of a rollout of bodies of these masses `[N]`, up to where it blows up."""
+    parts = (trajectory.time, trajectory.position, trajectory.velocity, trajectory.energy)
+    fine = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts]
+    shown = np.logical_and.accumulate(np.all(fine, axis=0))
+    dt = np.concatenate([[np.nan], trajectory.dt])
+    time, position, velocity, energy = (part[shown] for part in parts)
+    return Film(np.asarray(mass), time, dt[shown], position, velocity, energy)

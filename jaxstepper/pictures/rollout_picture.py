@@ -1,0 +1,153 @@
+"""The picture of a rollout: its orbits, its steps and its energy error."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxstepper.pictures.figures import (
+    BLUE,
+    COLOUR_MAP,
+    COLOURS,
+    DARK_ENOUGH,
+    FEW_BODIES,
+    GREY,
+    ORANGE,
+    PALE,
+    STEP,
+    TIME,
+    evenly,
+    label_powers,
+    legend_above,
+    new_figure,
+    positive,
+    relative_error,
+    save,
+    set_space,
+    spatial,
+    uncut,
+)
+
+# States and, among them, distances that are drawn; of longer rollouts, some evenly.
+MOST_STATES = 10_000
+MOST_DISTANCES = 100_000_000
+FEW_PANELS = [["orbit"] * 3 + ["steps"] * 3, ["dt"] * 2 + ["error"] * 2 + ["separation"] * 2]
+MANY_PANELS = [["orbit", "separation"], ["dt", "error"]]
+# Where the energy error is below, it is rounding.
+SMALLEST_ERROR = 1e-17
+
+
+def plot_rollout(trajectory: Mapping[str, np.ndarray], path: Path, title: str = "") -> None:
+    """Draws orbits, dt along them and along time, and the energy error of one rollout.
+
+    Args:
+        trajectory: time `[S + 1]`, dt `[S]`, position `[S + 1, N, D]`, energy `[S + 1]`.
+        path: of the picture; its suffix chooses the format.
+        title: of the picture.
+
+    Raises:
+        UserError: matplotlib is missing, or the picture cannot be written.
+    """
+    save(rollout_figure(trajectory, title), path)
+
+
+def rollout_figure(trajectory: Mapping[str, np.ndarray], title: str = "") -> Any:
+    """The figure of `plot_rollout`."""
+    time, steps = trajectory["time"], len(trajectory["dt"])
+    dt = positive(uncut(trajectory["dt"]))
+    position = np.where(np.isfinite(trajectory["position"]), trajectory["position"], np.nan)
+    bodies, dim = position.shape[1:]
+    figure = new_figure(10, 7, layout="constrained")
+    figure.suptitle(f"{title}: {bodies} bodies in {dim}D, {steps} steps".lstrip(": "))
+    panels = FEW_PANELS if bodies <= FEW_BODIES else MANY_PANELS
+    space = {"projection": "3d"} if dim == 3 else {}
+    axes: dict[str, Any] = figure.subplot_mosaic(
+        panels,
+        per_subplot_kw={name: space for name in ("orbit", "steps") if name in panels[0]},
+        height_ratios=(1.3, 1),
+    )
+    _draw_orbits(axes["orbit"], time, position)
+    if "steps" in axes:
+        _draw_steps(axes["steps"], time, position, dt)
+    axes["dt"].plot(time[:-1], dt, color=BLUE, linewidth=1)
+    axes["dt"].set(xlabel=TIME, ylabel=STEP, yscale="log")
+    error, name = relative_error(trajectory["energy"], trajectory["energy"][:1])
+    shown = positive(np.maximum(error[1:], SMALLEST_ERROR))
+    axes["error"].plot(time[1:], shown, color=ORANGE, linewidth=1)
+    axes["error"].set(xlabel=TIME, ylabel=name, yscale="log")
+    _draw_separation(axes["separation"], position, dt)
+    for panel in ("dt", "error", "separation"):
+        axes[panel].grid(color=PALE, linewidth=0.6)
+        label_powers(axes[panel].yaxis)
+    return figure
+
+
+def _draw_orbits(axes: Any, time: np.ndarray, position: np.ndarray) -> None:
+    """A line for each body, and a dot where it ends."""
+    kept = evenly(len(time), MOST_STATES)
+    points, names = spatial(time[kept], position[kept])
+    has_few = points.shape[1] <= FEW_BODIES
+    for body in range(points.shape[1]):
+        colour = COLOURS[body % len(COLOURS)] if has_few else BLUE
+        line = {"linewidth": 0.8} if has_few else {"linewidth": 0.5, "alpha": 0.4}
+        axes.plot(*points[:, body].T, color=colour, **line)
+        dot = {"markersize": 6 if has_few else 2, "color": colour if has_few else "black"}
+        axes.plot(*points[-1:, body].T, "o", **dot)
+    set_space(axes, points, names)
+    axes.set_title("orbits, a dot where each ends" if has_few else "bodies at the end, and paths")
+
+
+def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarray) -> None:
+    """The states in the colour of the step that was taken from them."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, LogNorm
+
+    kept = evenly(len(dt), MOST_STATES)
+    points, names = spatial(time[kept], position[kept])
+    set_space(axes, points, names)
+    axes.set_title("dt over the orbit")
+    if not np.any(np.isfinite(dt)):
+        return
+    # A few steps through the closest encounters would take most of the colours.
+    low, high = np.nanquantile(dt, [0.01, 0.99])
+    room = 1.0 if high > 1.5 * low else 1.5  # a constant dt has a scale too
+    norm = LogNorm(low / room, high * room)
+    colour_map = ListedColormap(colormaps[COLOUR_MAP](np.linspace(0, DARK_ENOUGH, 256)))
+    colours = np.repeat(dt[kept], points.shape[1])
+    flat = points.reshape(-1, points.shape[2]).T
+    dots = axes.scatter(
+        *flat, c=colours, s=3, norm=norm, cmap=colour_map, linewidths=0, rasterized=True
+    )
+    pad = 0.12 if len(names) == 3 else 0.02
+    bar = axes.figure.colorbar(dots, ax=axes, label=STEP, pad=pad, extend="both")
+    label_powers(bar.ax.yaxis)
+
+
+def _draw_separation(axes: Any, position: np.ndarray, dt: np.ndarray) -> None:
+    """dt against the closest separation; beside it the power that free fall has."""
+    bodies = position.shape[1]
+    kept = evenly(len(dt), min(MOST_STATES, MOST_DISTANCES // bodies**2))
+    r, dt = closest_separation(position[kept]), dt[kept]
+    axes.set(xlabel="closest separation r (G = 1)", ylabel=STEP)
+    known = np.isfinite(dt) & np.isfinite(r) & (r > 0)
+    r, dt = r[known], dt[known]
+    if not known.any():
+        return
+    axes.plot(r, dt, ".", color=BLUE, markersize=2.5)
+    axes.set(xscale="log", yscale="log")
+    if np.min(dt) < np.max(dt):
+        ends = np.array([np.min(r), np.max(r)])
+        through = np.exp(np.median(np.log(dt) - 1.5 * np.log(r)))
+        axes.plot(ends, through * ends**1.5, ":", color=GREY, label="∝ r$^{1.5}$, as in free fall")
+        legend_above(axes)
+    label_powers(axes.xaxis)
+
+
+def closest_separation(position: np.ndarray) -> np.ndarray:
+    """The smallest distance between two bodies, `[S]`, of positions `[S, N, D]`."""
+    closest = np.full(len(position), np.inf)
+    for body in range(1, position.shape[1]):
+        apart = position[:, :body] - position[:, body : body + 1]
+        closest = np.minimum(closest, np.min(np.linalg.norm(apart, axis=2), axis=1))
+    return closest

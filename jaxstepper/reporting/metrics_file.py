@@ -1,0 +1,48 @@
+"""The metrics of every epoch of a run, in a file of its folder."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxstepper.reporting.console import note
+from jaxstepper.stepping.rollout import finite_or_none
+
+
+class MetricsFile:
+    """The metrics of every epoch of a run, one JSON object a line, in its folder."""
+
+    def __init__(self, path: Path, epochs_done: int = 0) -> None:
+        """Opens the file; lines of epochs that a resumed run does again are taken out."""
+        self._path = path
+        self._is_full = False
+        kept = [line for line in _lines(path) if _epoch_of(line) < epochs_done]
+        beside = path.with_suffix(".new")
+        beside.write_text("".join(kept))
+        beside.replace(path)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Adds an epoch; what cannot be written is told of once."""
+        line = json.dumps({name: finite_or_none(value) for name, value in metrics.items()})
+        try:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+            self._is_full = False
+        except OSError as error:
+            if not self._is_full:
+                note(f"{self._path}: cannot be written ({error.strerror}); training goes on")
+            self._is_full = True
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file, if it is there."""
+    text = path.read_text() if path.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

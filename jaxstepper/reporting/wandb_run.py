@@ -1,0 +1,171 @@
+"""Weights & Biases: a run's metrics, summary, artifacts and figures."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jaxstepper.errors import UserError
+from jaxstepper.machine.processes import is_main
+from jaxstepper.reporting.console import is_of_windows, note
+from jaxstepper.settings.config import Config, to_dict
+from jaxstepper.training.two_phase.run import TrainingResult
+from jaxstepper.training.windows.run import WindowResult
+
+# Of the metrics of an epoch, what W&B gets, under the torch system's keys.
+PART_1 = (
+    "trajectory_length",
+    "mean_retrain_iterations",
+    "max_retrain_iterations",
+    "mean_energy_error",
+    "min_energy_error",
+    "max_energy_error",
+    "warmup_discarded",
+    "acceptance_rate",
+    "mean_retrain_loss",
+    "max_retrain_loss",
+    "mean_retrain_rel_dE",
+    "max_retrain_rel_dE",
+)
+PART_2 = ("converged", "iterations", "final_pass_rate", "mean_rel_dE", "max_rel_dE")
+
+
+class WandbRun:
+    """A run of Weights & Biases; does nothing when it is off."""
+
+    def __init__(self, run: Any = None) -> None:
+        self._run = run
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is one."""
+        return self._run is not None
+
+    @property
+    def id(self) -> str | None:
+        """By which a resumed run goes on in the same place."""
+        return None if self._run is None else self._run.id
+
+    @property
+    def place(self) -> str:
+        """Where it is to be seen: its page, or its folder if it is offline."""
+        if self._run is None:
+            return ""
+        return str(Path(self._run.dir).parent) if self._run.offline else str(self._run.url)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Logs an epoch of training."""
+        self.log(wandb_metrics(metrics))
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Logs some values."""
+        if self._run is not None:
+            self._run.log(dict(values))
+
+    def summary(self, result: TrainingResult | WindowResult) -> None:
+        """Keeps what training came to."""
+        if self._run is not None:
+            self._run.summary.update(summary_values(result))
+
+    def figure(self, name: str, picture: Path) -> None:
+        """Logs a picture file."""
+        if self._run is not None:
+            import wandb
+
+            self._run.log({name: wandb.Image(str(picture))})
+
+    def keep(self, name: str, kind: str, *paths: Path) -> None:
+        """Keeps files, and what is in folders, as a new version of the artifact of this name."""
+        if self._run is None:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "-", name), type=kind)
+        for path in paths:
+            # File by file, for adding a folder speaks of it.
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    artifact.add_file(str(file), name=str(file.relative_to(path.parent)))
+        self._run.log_artifact(artifact)
+
+
+def summary_values(result: TrainingResult | WindowResult) -> dict[str, Any]:
+    """What training came to, for the summary of its run."""
+    last = result.metrics
+    values: dict[str, Any] = {
+        "epochs": result.epochs,
+        "total_time": result.total_time,
+        "stopped": result.stopped or "completed",
+    }
+    names: tuple[str, ...] = ("loss", "relative_work", "error_ratio")
+    if isinstance(result, TrainingResult):
+        values["convergence_rate"] = result.convergence_rate
+        names = ("trajectory_length", "final_pass_rate", "max_energy_error")
+    return values | {f"final/{name}": last[name] for name in names if last}
+
+
+def wandb_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of an epoch under their W&B keys."""
+    times = {"epoch": metrics["epoch"], "epoch_time": metrics["epoch_time"]}
+    if is_of_windows(metrics):
+        window = {f"window/{name}": value for name, value in metrics.items() if name not in times}
+        return times | window
+    return {
+        **times,
+        **{f"part1/{name}": metrics[name] for name in PART_1},
+        **{f"part2/{name}": metrics[name] for name in PART_2},
+    }
+
+
+@contextmanager
+def open_wandb(
+    config: Config,
+    default_name: str = "runner_train",
+    run_id: str | None = None,
+    step: str | None = None,
+) -> Iterator[WandbRun]:
+    """A W&B run if the config asks for one; finished on leaving, also when training fails.
+
+    Args:
+        config: of the run.
+        default_name: where neither --wandb-name nor --save-name says more.
+        run_id: of the run to go on with.
+        step: the metric that all others are drawn against; else W&B's count of logs.
+
+    Raises:
+        UserError: wandb is not installed, or cannot reach its server.
+    """
+    if not (config.wandb and is_main()):
+        if config.wandb_artifacts:
+            note("--wandb-artifacts: nothing is kept without --wandb")
+        yield WandbRun()
+        return
+    try:
+        import wandb  # 1.5 s, so only when it is asked for
+    except ImportError as error:
+        raise UserError("--wandb: the package is missing; pip install wandb") from error
+    try:
+        run = wandb.init(
+            project=config.wandb_project,
+            name=config.wandb_name or config.save_name or default_name,
+            config=to_dict(config),
+            id=run_id,
+            resume="allow",
+            settings=wandb.Settings(init_timeout=30, silent=True),
+        )
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"--wandb: cannot start a run ({reason}); set WANDB_MODE=offline to log without a "
+            "network, or log in with: wandb login"
+        ) from error
+    if step is not None:
+        run.define_metric(step)
+        run.define_metric("*", step_metric=step)
+    try:
+        yield WandbRun(run)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()

@@ -1,0 +1,360 @@
+"""Checkpoints of a run: a folder `<checkpoint_dir>/<run>/<name>/` each, written by Orbax.
+
+A checkpoint is a nested dict of arrays (the whole `TrainState`) and, as its metadata, the config,
+the metrics of the epoch and the version of this layout. The file SHA256SUMS beside them seals it:
+Orbax would load a flipped bit without a word. Names are those of epochs, counted from 0: `12` was
+saved at the end of epoch 12, `12.3` is the third that was saved in the middle of it.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from jaxstepper.errors import UserError
+from jaxstepper.machine.processes import are_several, is_main, to_host, try_on_main
+
+FORMAT = 2
+"""Version of the layout; a higher one was written by a newer jaxstepper."""
+
+METRICS_FILE = "metrics.jsonl"
+"""Beside the checkpoints of a run: the metrics of every epoch, a line each."""
+
+NAME = re.compile(r"(\d+)(?:\.(\d+))?")
+SEAL = "SHA256SUMS"
+"""In a checkpoint: the checksums of its files, as the command sha256sum prints and checks them."""
+
+UNFINISHED = "*.orbax-checkpoint-tmp*"
+
+SHIPPED = Path(__file__).parents[2] / "checkpoints"
+"""The steppers that come with the code, where it lies in its repository."""
+
+Tree = TypeVar("Tree")
+
+
+class Damaged(Exception):
+    """A checkpoint cannot be read, or is not what was written; says why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        path: its folder.
+        epoch: that it was saved in, zero-based.
+        config: the flat config of the run.
+        metrics: of the last epoch that had ended.
+        about: whatever else the run wrote down for itself; JSON values.
+        arrays: nested dict of numpy arrays; `restore` puts them into a pytree.
+    """
+
+    path: Path
+    epoch: int
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    about: dict[str, Any]
+    arrays: dict[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Of the network: {"params": ..., "constants": ...}."""
+        return {"constants": {}, **self.arrays["state"]["variables"]}
+
+    @property
+    def initial_conditions(self) -> np.ndarray:
+        """The tables `[B, N, 1 + 2 D]` that the run started from."""
+        return self.arrays["initial_conditions"]
+
+
+# --- finding ---------------------------------------------------------------------------------
+
+
+def paths_of(run: Path) -> list[Path]:
+    """The folders of a run that are named like checkpoints, from the oldest to the newest."""
+    if not run.is_dir():
+        return []
+    return sorted(
+        (each for each in run.iterdir() if NAME.fullmatch(each.name) and each.is_dir()),
+        key=_position,
+    )
+
+
+def _position(path: Path) -> tuple[int, float]:
+    match = NAME.fullmatch(path.name)
+    assert match
+    epoch, part = match.groups()
+    return int(epoch), float("inf") if part is None else int(part)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a checkpoint was saved in the middle of an epoch."""
+    return "." in path.name
+
+
+def epochs_of(run: Path) -> list[int]:
+    """The epochs at whose end a run was saved, in order."""
+    return [int(path.name) for path in paths_of(run) if not is_partial(path)]
+
+
+def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
+    """The folder of a run, and the name of a checkpoint if one is given, from `RUN` or `RUN/NAME`.
+
+    RUN is a path, a name below `checkpoint_dir`, or that of a stepper that comes with the code.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    for path in (Path(model_path), Path(checkpoint_dir) / model_path, SHIPPED / model_path):
+        if NAME.fullmatch(path.name) and paths_of(path.parent):
+            if path in paths_of(path.parent):
+                return path.parent, path.name
+            saved = ", ".join(each.name for each in paths_of(path.parent))
+            raise UserError(f"{model_path}: no such epoch; {path.parent} holds {saved}")
+        if paths_of(path):
+            return path, None
+    raise UserError(
+        f"{model_path}: no checkpoint there; give a run's name or folder, RUN/EPOCH, or a .pt file"
+    )
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def load(run: Path, name: str | int | None = None) -> Checkpoint:
+    """A checkpoint of a run: the one of this name, or the newest that is intact.
+
+    Warns of newer ones that are damaged.
+
+    Raises:
+        UserError: it is damaged, or all are; or it was written by a newer version.
+    """
+    paths = paths_of(run) if name is None else [run / str(name)]
+    damaged: list[str] = []
+    for path in reversed(paths):
+        try:
+            checkpoint = read(path)
+        except Damaged as error:
+            damaged.append(f"{path}: damaged ({error})")
+            continue
+        for line in damaged:
+            warnings.warn(f"{line}; {checkpoint.path} is used", stacklevel=2)
+        return checkpoint
+    if not damaged:
+        raise UserError(f"{run}: no checkpoint there")
+    others = f", and so are the {len(damaged) - 1} older ones" if len(damaged) > 1 else ""
+    raise UserError(f"{damaged[0]}{others}")
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint, checked.
+
+    Raises:
+        Damaged: it is not what was written.
+        UserError: it was written by another version.
+    """
+    _check_seal(path)
+    try:
+        with warnings.catch_warnings(action="ignore"), _alone():
+            about = ocp.metadata(path.resolve()).custom_metadata
+            arrays = jax.tree.map(np.asarray, ocp.load(path.resolve()))
+    except Exception as error:  # Orbax, tensorstore and json raise a dozen kinds
+        raise Damaged(first_line(error)) from error
+    if not isinstance(about, dict) or "format" not in about:
+        raise Damaged("it does not say what it is")
+    _check_format(path, about["format"])
+    return Checkpoint(
+        path=path,
+        epoch=_position(path)[0],
+        config=about["config"],
+        metrics=about["metrics"],
+        about=about["about"],
+        arrays=arrays,
+    )
+
+
+def metrics_of(path: Path) -> dict[str, Any]:
+    """The metrics of a checkpoint, unchecked.
+
+    Raises:
+        Damaged: they cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), _alone():
+            return ocp.metadata(path.resolve()).custom_metadata["metrics"]
+    except Exception as error:
+        raise Damaged(first_line(error)) from error
+
+
+def _alone() -> AbstractContextManager[Any]:
+    """Lets each process read for itself; Orbax would have them wait for each other."""
+    if not are_several():
+        return nullcontext()
+    context, this = ocp.Context(), jax.process_index()
+    context.multiprocessing.primary_host = this
+    context.multiprocessing.active_processes = {this}
+    context.multiprocessing.barrier_sync_key_prefix = f"process{this}"
+    return context
+
+
+def _check_format(path: Path, number: Any) -> None:
+    if number == FORMAT:
+        return
+    newer = isinstance(number, int) and number > FORMAT
+    which, what = ("a newer", "upgrade it") if newer else ("an older", "train anew")
+    raise UserError(
+        f"{path}: written by {which} jaxstepper (format {number}, this one reads {FORMAT}); {what}"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another package says, in a line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.split("\n")[0].strip()[:120] or type(error).__name__
+
+
+def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
+    """The state of a checkpoint in the structure, shapes, dtypes and on the devices of `template`.
+
+    Args:
+        checkpoint: of any number of devices.
+        template: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+
+    Raises:
+        UserError: the checkpoint holds something else.
+    """
+
+    def leaf(path: tuple[Any, ...], like: Any) -> Any:
+        if not np.prod(like.shape):
+            return jax.numpy.zeros(like.shape, like.dtype)
+        value: Any = checkpoint.arrays["state"]
+        for name in _names(path):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is None or np.shape(value) != np.shape(like):
+            where = "/".join(_names(path))
+            raise UserError(f"{checkpoint.path}: holds another kind of run ({where} does not fit)")
+        return jax.device_put(np.asarray(value, like.dtype), getattr(like, "sharding", None))
+
+    return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def write(
+    path: Path,
+    state: Any,
+    initial_conditions: np.ndarray,
+    *,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> Callable[[], None]:
+    """Copies `state` to the host and starts writing a checkpoint, which appears when it is whole.
+
+    All processes of a run must call it; the main process writes.
+
+    Returns:
+        Waits until it is written; raises what went wrong.
+    """
+    arrays = {"state": to_arrays(state), "initial_conditions": np.array(initial_conditions)}
+    words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
+    needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
+    try_on_main(partial(_check_room, path.parent, needed))
+    saving = ocp.save_async(path.resolve(), arrays, custom_metadata=words)
+
+    def finish() -> None:
+        saving.result()
+        if is_main():
+            _seal(path)
+
+    pool = ThreadPoolExecutor(1)
+    finished = pool.submit(finish)
+    pool.shutdown(wait=False)
+    return finished.result
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Looks before Orbax writes, whose threads fail one by one and at length on a full disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        what = f"a checkpoint of {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {what}")
+
+
+def _checksums(path: Path) -> str:
+    lines = []
+    for file in sorted(each for each in path.rglob("*") if each.is_file() and each.name != SEAL):
+        checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+        lines.append(f"{checksum}  {file.relative_to(path).as_posix()}\n")
+    return "".join(lines)
+
+
+def _check_seal(path: Path) -> None:
+    """Compares the files of a checkpoint with their checksums, before Orbax reads them.
+
+    Raises:
+        Damaged: they differ.
+    """
+    try:
+        sealed, found = (path / SEAL).read_bytes(), _checksums(path).encode()
+    except OSError as error:
+        raise Damaged("its checksums are not there: it is not whole") from error
+    if sealed != found:
+        raise Damaged("its files do not fit their checksums")
+
+
+def _seal(path: Path) -> None:
+    beside = path / f"{SEAL}.new"
+    beside.write_text(_checksums(path))
+    beside.replace(path / SEAL)
+
+
+def to_arrays(tree: Any) -> dict[str, Any]:
+    """A pytree as nested dicts of numpy arrays, by the names of its fields.
+
+    They are copies: on a CPU `device_get` may return the buffers themselves, which training
+    overwrites. Empty arrays are left out: Orbax does not store them, and their shape says all.
+    """
+    nested: dict[str, Any] = {}
+    paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
+    for path, leaf in zip(paths, jax.device_get(to_host(leaves)), strict=True):
+        if np.size(leaf):
+            *folders, name = _names(path)
+            place = nested
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[name] = np.array(leaf)
+    return nested
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return [re.sub(r"\W", "", str(entry)) for entry in path]
+
+
+def remove_run(run: Path) -> None:
+    """Deletes the checkpoints and the metrics of a run, and nothing else in its folder."""
+    for path in paths_of(run):
+        shutil.rmtree(path)
+    remove_unfinished(run)
+    (run / METRICS_FILE).unlink(missing_ok=True)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Deletes what was being written when a run was killed."""
+    for path in run.glob(UNFINISHED):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""A trained network from wherever it is kept: a run, one of its epochs, or a `.pt` file."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxstepper.errors import UserError
+from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
+from jaxstepper.network.step_network import Variables, init_variables
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.runs import checkpoints, setup
+from jaxstepper.settings.config import Config
+from jaxstepper.stepping.controller import Controller
+from jaxstepper.torch_files import file as torch_bridge
+from jaxstepper.torch_files.content import TorchCheckpoint
+from jaxstepper.torch_files.state_dict import network_shape, to_state_dict
+from jaxstepper.training.two_phase.state import Plan
+from jaxstepper.training.windows.run import WindowPlan
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network and what it was trained with.
+
+    Attributes:
+        name: of where it came from, for messages.
+        epoch: zero-based.
+        variables: of the network.
+        config: the flat config of its training.
+        initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
+    """
+
+    name: str
+    epoch: int
+    variables: Variables
+    config: dict[str, Any]
+    initial_conditions: np.ndarray | None
+
+
+def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
+    """The model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    if Path(model_path).suffix == ".pt":
+        return _from_torch(torch_bridge.read(model_path), model_path)
+    checkpoint = checkpoints.load(*checkpoints.locate(model_path, checkpoint_dir))
+    return TrainedModel(
+        str(checkpoint.path),
+        checkpoint.epoch,
+        checkpoint.variables,
+        checkpoint.config,
+        checkpoint.initial_conditions,
+    )
+
+
+def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) -> Controller:
+    """The step-size rule of a model; `config` says what its network and inputs are.
+
+    Raises:
+        UserError: its network is not the config's.
+    """
+    plan = setup.make_plan(config)
+    variables = variables_for(plan, model)
+    return learned_rule(plan.network, plan.features, gravity, variables, config.tolerance)
+
+
+def load_controller(
+    model_path: str,
+    gravity: Gravity,
+    tolerance: float = DEFAULT_TOLERANCE,
+    checkpoint_dir: str = "checkpoints",
+) -> Controller:
+    """The step-size rule of a trained network, in JAX's default precision.
+
+    Args:
+        model_path: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+        gravity: what moves the bodies; its softening must be that of the training, unless the
+            network is free of scale.
+        tolerance: energy error to aim for, which networks with native inputs take; `scaled` makes
+            the steps of others longer or shorter.
+        checkpoint_dir: folder that holds the runs.
+
+    Raises:
+        UserError: there is no such network, it cannot be read, or the softening is another.
+    """
+    model = load_model(model_path, checkpoint_dir)
+    asked = Config(softening=gravity.softening, tolerance=tolerance)
+    given = {"softening": "gravity.softening"}
+    config = setup.adopt(asked, given, model.config, model.name)
+    # Before any array of the network: whatever it was trained in, it runs with the particles.
+    config = replace(config, dtype=jnp.zeros((), float).dtype.name)
+    return learned_controller(config, model, gravity)
+
+
+def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
+    table = file.train_ic
+    tables = table if table is None or table.ndim == 3 else table[None]
+    return TrainedModel(name, file.epoch, file.variables, torch_config(file), tables)
+
+
+def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
+    """The config of a `.pt` file; where its weights say otherwise, they are right."""
+    state_dict = to_state_dict(file.variables, float(file.has_dropout))
+    shape = network_shape(state_dict)
+    return {
+        **file.config,
+        "hidden_dims": list(shape.hidden_dims),
+        "history_len": file.history_len,
+        "feature_type": file.feature_type,
+        "dtype": file.dtype,
+    }
+
+
+def variables_for(plan: Plan | WindowPlan, model: TrainedModel) -> Variables:
+    """The model's variables in the dtype of the plan.
+
+    Raises:
+        UserError: its network is not the plan's.
+    """
+    init = partial(init_variables, plan.network, input_size=plan.features.size)
+    like = jax.eval_shape(init, jax.random.PRNGKey(0))
+    if jax.tree.map(jnp.shape, model.variables) != jax.tree.map(jnp.shape, like):
+        raise UserError(
+            f"{model.name}: its weights are not of a network with {plan.features.size} inputs and "
+            f"hidden widths {' '.join(map(str, plan.network.hidden_dims))}"
+        )
+    return jax.tree.map(lambda x: jnp.asarray(x, plan.network.dtype), model.variables)

@@ -1,0 +1,61 @@
+"""Places where results will be written, tried before the work that leads to them."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from jaxstepper.errors import UserError
+from jaxstepper.runs import checkpoints
+
+
+def check_file_place(path: Path, what: str) -> None:
+    """Checks that a file can be written at `path`; `what` begins the message.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "the file there is write-protected")
+        _try(path.parent)
+    except OSError as error:
+        raise _refusal(what, error) from error
+
+
+def check_folder_place(path: Path, what: str) -> None:
+    """Checks that files can be written into the folder `path`, which may still have to be made.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        _try(path)
+    except OSError as error:
+        raise _refusal(what, error) from error
+
+
+def check_run_place(run: Path) -> None:
+    """Checks that the folder of a run can be written, and lies in no other run.
+
+    Raises:
+        UserError: it cannot, or does.
+    """
+    check_folder_place(run, str(run))
+    for folder in run.parents:
+        if checkpoints.epochs_of(folder):
+            raise UserError(f"{run}: lies in {folder}, which is a run itself; choose another name")
+
+
+def _try(folder: Path) -> None:
+    """Makes a file without a name in the folder, or in the nearest one above that there is."""
+    while not folder.exists():  # raises when a name is too long
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _refusal(what: str, error: OSError) -> UserError:
+    return UserError(f"{what}: cannot be written ({error.strerror}); choose another place")

@@ -1,0 +1,192 @@
+"""The command line, and the TOML file it names, to a checked `Config` (standard library only)."""
+
+import argparse
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+from jaxstepper.errors import UserError
+from jaxstepper.settings.config import (
+    DEFAULTS,
+    OPTIONS,
+    Command,
+    Config,
+    accepts,
+    check_band,
+    check_controller,
+    check_history,
+    check_momentum,
+    check_objective,
+    check_together,
+    flag_of,
+    read_option,
+)
+from jaxstepper.settings.toml_file import Settings, read_toml
+from jaxstepper.settings.values import as_typed, line_error, nearest
+
+
+def parse(
+    command: Command, argv: Sequence[str], prog: str | None = None
+) -> tuple[Config, dict[str, str]]:
+    """The config of `command`, and the source of every value given: flag, or file and table.
+
+    `both` accepts every flag and reads the file as train does. `--help` prints and exits.
+    To simulate, call `check_history` once the checkpoint's history_len is known.
+
+    Raises:
+        UserError: something given is unknown, of the wrong kind, or not allowed.
+    """
+    flags, path = _read_flags(command, argv, prog)
+    return view(command, read_toml(path)["train" if command == "both" else command], flags)
+
+
+def parse_both(
+    argv: Sequence[str], prog: str | None = None
+) -> tuple[tuple[Config, dict[str, str]], tuple[Config, dict[str, str]]]:
+    """What `train` and `simulate` each see of one command line.
+
+    Raises:
+        UserError: as `parse`.
+    """
+    flags, path = _read_flags("both", argv, prog)
+    file = read_toml(path)
+    return view("train", file["train"], flags), view("simulate", file["simulate"], flags)
+
+
+def view(command: Command, file: Settings, flags: Settings) -> tuple[Config, dict[str, str]]:
+    """The config of `command` from the settings of a file and flags, which win; and the sources.
+
+    Raises:
+        UserError: two of them contradict each other.
+    """
+    settings = file | {name: flags[name] for name in flags if accepts(command, name)}
+    given = {name: source for name, (_, source) in settings.items()}
+    config = Config(**{name: value for name, (value, _) in settings.items()})
+    check_momentum(config, given)
+    check_band(config, given)
+    config = check_controller(config, given)
+    if command != "simulate":  # there history_len may still come from the checkpoint
+        check_history(config, given)
+        config = check_objective(config, given)
+    return check_together(config, given), given
+
+
+class _Parser(argparse.ArgumentParser):
+    def flags(self) -> list[str]:
+        """Every spelling that is known."""
+        return list(self._option_string_actions)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError instead of printing the usage and leaving."""
+        match = re.match(r"argument (\S+): (.*)", message, re.DOTALL)
+        if match is None:
+            raise line_error(message)
+        flag = next(each for each in match[1].split("/") if each.startswith("--"))
+        allowed = next((o.allowed for n, o in OPTIONS.items() if flag_of(n) == flag), None)
+        if allowed is None:
+            raise line_error(f"{flag}: {match[2]}")
+        rule = "takes no value" if allowed.kind is bool else f"must be {allowed.words}"
+        raise line_error(f"{flag}: {match[2]}; {rule}")
+
+
+def _default_words(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if default is None:
+        return "none"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _parser(command: Command, prog: str | None) -> _Parser:
+    # All values stay text here: `read_option` converts and refuses them as it does those of a file.
+    # Defaults are suppressed to learn what was given.
+    parser = _Parser(
+        prog=prog or f"jaxstepper {command}",
+        usage="%(prog)s [options]",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file: shared keys at the top level, tables [train] and [simulate]; flags win",
+    )
+    groups: dict[str, Any] = {}
+    for name, declared in OPTIONS.items():
+        if not (declared.flag and accepts(command, name)):
+            continue
+        if declared.group not in groups:
+            groups[declared.group] = parser.add_argument_group(declared.group)
+        allowed = declared.allowed
+        settings: dict[str, Any] = {
+            "dest": name,
+            "help": f"{declared.help} (default: {_default_words(DEFAULTS[name])})",
+        }
+        if name == "compile":  # there is nothing that --no-compile would switch off
+            settings["action"] = "store_true"
+        elif allowed.kind is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings |= {"metavar": allowed.metavar, "nargs": "+" if allowed.many else None}
+        also = [declared.also] if declared.also else []
+        groups[declared.group].add_argument(flag_of(name), *also, **settings)
+    return parser
+
+
+def _is_negative_number(token: str) -> bool:
+    try:
+        float(token)
+    except ValueError:
+        return False
+    return token.startswith("-")
+
+
+def _plain_spelling(flag: str) -> str:
+    return flag.replace("_", "-")
+
+
+def _unknown_flag(command: Command, token: str, known: Collection[str]) -> UserError:
+    flag = token.split("=")[0]
+    if not flag.startswith("-") or _is_negative_number(flag):
+        return line_error(f"{as_typed(token, '-')}: stands after no flag that takes it; see --help")
+    for name, declared in OPTIONS.items():
+        if _plain_spelling(flag) in (_plain_spelling(flag_of(name)), declared.also):
+            if not declared.flag:
+                return line_error(f"{flag}: not a flag; {name} may be set in a TOML file only")
+            return line_error(f"{flag}: {command} does not take this flag, {declared.takes} does")
+    return line_error(
+        f"{as_typed(flag, '-')}: unknown flag; {nearest(flag, known, '--help lists them all')}"
+    )
+
+
+def _read_flags(
+    command: Command, argv: Sequence[str], prog: str | None
+) -> tuple[Settings, str | None]:
+    """What was given on the command line, and the TOML file."""
+    parser = _parser(command, prog)
+    known = parser.flags()
+    spelled = {_plain_spelling(flag): flag for flag in known}
+    tokens = []
+    for token in argv:
+        if _is_negative_number(token):
+            # argparse takes "-1e-3" for a flag, but nothing that starts with a space.
+            token = " " + token
+        elif token.startswith("--"):
+            flag, equals, value = token.partition("=")
+            token = spelled.get(_plain_spelling(flag), flag) + equals + value
+        elif token.startswith("-") and (meant := spelled.get(_plain_spelling("-" + token))):
+            # argparse would read "-epochs" as "-e pochs".
+            raise line_error(f"{token}: unknown flag; did you mean {meant}?")
+        tokens.append(token)
+    parsed, rest = parser.parse_known_args(tokens)
+    if rest:
+        raise _unknown_flag(command, rest[0].strip(), known)
+    raw = vars(parsed)
+    path = raw.pop("config", None)
+    settings: Settings = {}
+    for name, value in raw.items():
+        if isinstance(value, str) and _is_negative_number(value.strip()):
+            value = value.strip()
+        flag = flag_of(name)
+        settings[name] = (read_option(name, value, flag), flag)
+    return settings, path

@@ -1,0 +1,606 @@
+"""The flat configuration: its names, defaults and help, and the checks across them.
+
+`Config` is the table of everything that can be set; the parser, the help text, the TOML reader and
+the checkpoint reader are all generated from it. Only the standard library is imported here, so that
+`--help` answers at once.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Literal
+
+from jaxstepper.settings.values import (
+    ADDRESS,
+    COUNT,
+    EVEN,
+    FRACTION,
+    NOT_NEGATIVE,
+    OPTIMIZERS,
+    POSITION,
+    POSITIVE,
+    RUN_NAME,
+    STEP_COUNT,
+    STEP_SIZE,
+    WIDTHS,
+    YES_NO,
+    Allowed,
+    integer,
+    number,
+    one_of,
+    path,
+    read_value,
+    refusal,
+    text,
+)
+
+Command = Literal["train", "simulate", "both"]
+CHECKPOINT = "checkpoint config"
+LEAST_DISTANCE = 1e-100  # whose cube is still a number
+
+
+@dataclass(frozen=True)
+class Option:
+    """All about one name but its default: what it may be, its help, and who takes it."""
+
+    allowed: Allowed
+    help: str
+    group: str
+    takes: Command
+    also: str | None  # one more spelling of the flag
+    flag: bool  # False: only in TOML
+    effect: bool  # False: accepted for the sake of old command lines
+
+
+def option(
+    default: Any,
+    allowed: Allowed,
+    help: str,
+    *,
+    group: str,
+    takes: Command = "both",
+    also: str | None = None,
+    flag: bool = True,
+    effect: bool = True,
+) -> Any:
+    """Declares one field of `Config`."""
+    declared = Option(allowed, help, group, takes, also, flag, effect)
+    return field(default=default, metadata={"option": declared})
+
+
+CONTROLLERS = (
+    "fixed",
+    "acceleration",
+    "distance-over-acceleration",
+    "free-fall",
+    "power-law",
+    "huayno",
+    "hairer-soderlind",
+    "logarithmic-hamiltonian",
+    "learned",
+)
+
+# Inputs that are free of scale; the torch system does not have them.
+NATIVE_FEATURES = ("orbital", "encounters")
+
+_optimisation = partial(option, group="optimisation", takes="train")
+_loop = partial(option, group="two-phase training", takes="train")
+_window = partial(option, group="window training (objective window)", takes="train")
+_network = partial(option, group="network (simulate takes it from the checkpoint)")
+_features = partial(option, group="features and history")
+_scales = partial(option, group="normalisation")
+_initial = partial(option, group="initial conditions")
+_orbits = partial(option, group="many orbits")
+_force = partial(option, group="force")
+_simulation = partial(option, group="simulation (train accepts these, and stores them)")
+_rule = partial(option, group="step-size rule", takes="simulate")
+_device = partial(option, group="device")
+_processes = partial(option, group="several processes")
+_files = partial(option, group="files")
+_logging = partial(option, group="logging")
+_movie = partial(option, group="movie")
+_unused = partial(option, group="accepted for compatibility, without effect", effect=False)
+_unused_key = partial(_unused, takes="train", flag=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run can be told, flat; `parse` and `from_dict` check the values."""
+
+    optimizer: str = _optimisation("adam", OPTIMIZERS, "optimiser", also="-o")
+    lr: float = _optimisation(1e-4, POSITIVE, "learning rate")
+    weight_decay: float = _optimisation(1e-2, NOT_NEGATIVE, "L2 weight decay")
+    momentum: float = _optimisation(0.9, FRACTION, "momentum of sgd; refused with the others")
+
+    epochs: int = _loop(1000, COUNT, "epochs to train", also="-n")
+    n_steps: int = _loop(10, COUNT, "leapfrog steps, all with one dt, per energy error")
+    energy_threshold: float = _loop(2e-4, POSITIVE, "a relative energy error below is accepted")
+    steps_per_epoch: int = _loop(1, COUNT, "accepted steps collected per epoch")
+    max_retrain_steps: int = _loop(1000, integer(0), "most retrain iterations on a step; 0: no cap")
+    replay_steps: int = _loop(1000, integer(0), "most iterations of phase 2 per epoch")
+    replay_batch_size: int = _loop(
+        512, COUNT, "samples per phase 2 iteration", also="--replay-batch"
+    )
+    min_replay_size: int = _loop(2, COUNT, "phase 2 is skipped with fewer samples")
+    E_lower: float = _loop(1e-6, POSITIVE, "lower edge of the energy error band")
+    E_upper: float = _loop(1e-4, POSITIVE, "upper edge of the energy error band")
+    band: str = _loop(
+        "upper",
+        one_of("upper", "both"),
+        "errors that train: those above the band, as in the torch system; or also those below, so "
+        "that dt is not wasted, at the price of more iterations of phase 2",
+    )
+    phase1: str = _loop(
+        "robust",
+        one_of("robust", "torch"),
+        "robust starts from a dt whose energy error lies in the band, and lets errors above it "
+        "always ask for less; torch does as the torch system, --band upper included",
+    )
+
+    objective: str = _window(
+        "gate",
+        one_of("gate", "window"),
+        "gate is two-phase training, on single steps; window trains through all steps of a window, "
+        "on their number and largest energy error",
+    )
+    window_steps: int = _window(1024, COUNT, "most steps of a window")
+    window_length: float = _window(
+        12.0, POSITIVE, "longest window, in periods of bound pairs or else in units of time"
+    )
+    window_batch: int = _window(32, COUNT, "windows in an iteration")
+    window_iterations: int = _window(20, COUNT, "iterations in an epoch")
+    unit_spread: float = _window(
+        1.0,
+        number(low=1),
+        "each window is in units of mass and length of its own, up to so many times larger or "
+        "smaller, for networks that are not free of scale",
+    )
+    imitation_epochs: int = _window(
+        0, integer(0), "epochs at the start in which the network learns the free-fall rule's dt"
+    )
+    lr_decay: str = _window(
+        "cosine", one_of("none", "cosine"), "how the learning rate falls until the last epoch"
+    )
+    tolerance_min: float = _window(1e-3, POSITIVE, "smallest energy error to aim for")
+    tolerance_max: float = _window(
+        3e-2, POSITIVE, "largest energy error to aim for; a tolerance is drawn for each window"
+    )
+
+    hidden_dims: tuple[int, ...] = _network((200, 1000, 1000, 200), WIDTHS, "hidden widths")
+    activation: str = _network("tanh", one_of("relu", "tanh", "sigmoid", "silu"), "activation")
+    dropout: float = _network(0.2, FRACTION, "dropout probability while training")
+    fourier_scale: float = _network(-1.0, number(), "scale of the Fourier features; none when <= 0")
+    fourier_dim: int = _network(256, EVEN, "number of Fourier features")
+
+    feature_type: str = _features(
+        "delta_mag",
+        one_of("delta_mag", "basic", "rich", *NATIVE_FEATURES),
+        "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
+        "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
+        "window; encounters, for many bodies, also sees what is around each; there is no export "
+        "of these two",
+    )
+    history_len: int = _features(0, integer(0), "past states that the network sees")
+    normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
+    norm_mode: str = _scales(
+        "auto",
+        one_of("auto", "manual"),
+        "scales from the initial state, or given (manual needs norm_L0 and norm_V0)",
+    )
+    norm_L0: float | None = _scales(None, POSITIVE, "length scale")
+    norm_V0: float | None = _scales(None, POSITIVE, "speed scale")
+    norm_A0: float | None = _scales(None, POSITIVE, "acceleration scale; else V0^2/L0")
+    norm_T0: float | None = _scales(None, POSITIVE, "time scale; else L0/V0")
+
+    ic_path: str | None = _initial(
+        None, path("PATH"), "table of bodies: .npy, or text of columns m x.. v.."
+    )
+    num_particles: int = _initial(2, integer(2), "particles of random initial conditions")
+    dim: int = _initial(2, COUNT, "dimensions of space")
+    mass: float = _initial(1.0, POSITIVE, "mass of every random particle")
+    pos_scale: float = _initial(0.1, POSITIVE, "standard deviation of random positions")
+    vel_scale: float = _initial(1.0, NOT_NEGATIVE, "standard deviation of random velocities")
+    eccentricity: float = _initial(
+        0.9,
+        FRACTION,
+        "if given, and with two particles: start from a Kepler pair of this eccentricity",
+        also="-e",
+    )
+    semi_major: float = _initial(1.0, POSITIVE, "likewise, of this semi-major axis", also="-a")
+    seed: int | None = _initial(
+        None, integer(0, below=2**32), "seed of all random draws; else a fresh one"
+    )
+
+    num_orbits: int = _orbits(
+        8,
+        COUNT,
+        "orbits that --multi-orbit trains on and --multi-orbit-sim runs; train without "
+        "--multi-orbit warns when this is above 1, and trains one orbit",
+    )
+    multi_orbit: bool = _orbits(False, YES_NO, "train on num_orbits systems at once", takes="train")
+    multi_orbit_sim: bool = _orbits(False, YES_NO, "simulate num_orbits systems at once")
+    draw: str = _orbits(
+        "kepler",
+        one_of("kepler", "apocentre", "random", "plummer"),
+        "how the initial conditions of many orbits are drawn: Kepler pairs at pericentre or at "
+        "apocentre, random bodies, or Plummer spheres in 3D (total mass 1, energy -1/4)",
+    )
+    retrain_batch: int = _orbits(
+        256, COUNT, "most systems that are tried, and trained on, at once in phase 1", takes="train"
+    )
+    fresh_every: int = _orbits(
+        0,
+        integer(0),
+        "restart the systems from new draws every so many epochs; 0 for never",
+        takes="train",
+    )
+    e_min: float = _orbits(0.6, FRACTION, "smallest eccentricity drawn")
+    e_max: float = _orbits(0.95, FRACTION, "largest eccentricity drawn")
+    a_min: float = _orbits(0.8, POSITIVE, "smallest semi-major axis drawn")
+    a_max: float = _orbits(1.2, POSITIVE, "largest semi-major axis drawn")
+
+    softening: float = _force(0.0, NOT_NEGATIVE, "Plummer softening length of the force")
+    external_field_mass: float | None = _force(
+        None, NOT_NEGATIVE, "mass of a distant point whose tidal field is added"
+    )
+    external_field_position: tuple[float, ...] | None = _force(
+        None, POSITION, "its position, X Y Z; with dim 2 the last may be left out or 0"
+    )
+
+    integrator_mode: str = _simulation(
+        "analytic",
+        one_of("analytic", "ml", "history"),
+        "a constant dt, the network's, or the network's with the history window",
+    )
+    dt: float = _simulation(-1.0, STEP_SIZE, "constant dt of analytic; -1 for 0.01")
+    steps: int = _simulation(-1, STEP_COUNT, "steps to simulate; -1 for 1000")
+    duration: float | None = _simulation(
+        None,
+        NOT_NEGATIVE,
+        "time to simulate, instead of steps; train warns and uses the epoch count",
+    )
+    Nperiod: int = _simulation(
+        10, integer(), "orbital periods to simulate when the system is a bound pair; off when <= 0"
+    )
+    stop_at_period: bool = _simulation(
+        False, YES_NO, "end a bound pair after one orbital period; in training, it retires then"
+    )
+    use_train_ic: bool = _simulation(
+        False, YES_NO, "start from the checkpoint's initial conditions"
+    )
+
+    controller: str | None = _rule(
+        None,
+        one_of(*CONTROLLERS),
+        "the step-size rule, in the place of --integrator-mode; learned is the network's, with its "
+        "history window if it has one",
+    )
+    eta: float | None = _rule(
+        None,
+        POSITIVE,
+        "the rule's factor; for fixed its dt, for learned a factor on dt; else the rule's own",
+    )
+    tolerance: float = _rule(
+        1e-3, POSITIVE, "energy error that a network with inputs orbital or encounters aims for"
+    )
+    power: float = _rule(1.5, number(), "the power of power-law, eta r^power")
+    symmetrize: bool = _rule(
+        False, YES_NO, "make the rule time-reversible, so that the energy error does not drift"
+    )
+
+    device: str = _device(
+        "auto",
+        one_of("auto", "cpu", "cuda", "gpu", "tpu"),
+        "where to compute; cuda and gpu are the same",
+    )
+    dtype: str = _device("float64", one_of("float64", "float32"), "floating-point type of the run")
+    tf32: bool = _device(
+        False,
+        YES_NO,
+        "float32 matrix products may use TensorFloat-32 on NVIDIA GPUs (otherwise full float32)",
+    )
+    compile: bool = _device(
+        False,
+        YES_NO,
+        "accepted for compatibility: XLA compiles everything in any case; off means nothing extra",
+    )
+    compilation_cache: bool = _device(
+        True, YES_NO, "keep compiled programs on disk for this user's next runs"
+    )
+    detect_anomaly: bool = _device(
+        False,
+        YES_NO,
+        "stop at the first NaN that a jitted function produces (jax_debug_nans); slow",
+    )
+
+    distributed: bool = _processes(
+        False,
+        YES_NO,
+        "be one of the processes that SLURM, Open MPI or a TPU pod has started for this run",
+    )
+    coordinator: str | None = _processes(
+        None, ADDRESS, "be one of several processes; process 0 is at this address"
+    )
+    num_processes: int | None = _processes(None, COUNT, "with --coordinator: how many there are")
+    process_id: int | None = _processes(
+        None, integer(0), "with --coordinator: which of them this is, from 0"
+    )
+
+    save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
+    checkpoint_dir: str = _files("checkpoints", path("DIR"), "folder that holds the runs")
+    checkpoint_interval: int = _files(10, COUNT, "epochs between checkpoints", takes="train")
+    checkpoint_minutes: float = _files(
+        10.0, POSITIVE, "longest time between checkpoints, in minutes", takes="train"
+    )
+    keep: int | None = _files(
+        None,
+        COUNT,
+        "keep so many of the newest checkpoints, and the best by pass rate; else all",
+        takes="train",
+    )
+    resume: bool = _files(
+        False,
+        YES_NO,
+        "go on with the run of this --save-name where its newest checkpoint is; more --epochs "
+        "extend it",
+        takes="train",
+    )
+    overwrite: bool = _files(
+        False, YES_NO, "delete a run of the same name; else it is refused", takes="train"
+    )
+    model_path: str | None = _files(
+        None, path("PATH"), "trained weights to start from: a run, RUN/EPOCH or FILE.pt"
+    )
+    output: str | None = _files(
+        None,
+        path("PATH", "a path that ends in .npz", suffix=".npz"),
+        "write the trajectory to this .npz file",
+        takes="simulate",
+    )
+
+    quiet: bool = _logging(False, YES_NO, "print results and errors only")
+    debug: bool = _logging(
+        False, YES_NO, "lines on the attempts of training, one by one, and on every epoch"
+    )
+    debug_every: int = _logging(
+        1, COUNT, "attempts of phase 1 in an epoch between the lines of --debug"
+    )
+    debug_replay_every: int = _logging(
+        10, COUNT, "iterations of phase 2 between the lines of --debug"
+    )
+    wandb: bool = _logging(False, YES_NO, "log to Weights & Biases")
+    wandb_project: str = _logging("AITimeStepper", text("NAME"), "its project")
+    wandb_name: str | None = _logging(None, text("NAME"), "its run name; else save_name")
+    wandb_artifacts: bool = _logging(
+        False,
+        YES_NO,
+        "keep the newest checkpoint there, with its file for the torch simulator; or the "
+        "trajectory of simulate",
+    )
+
+    movie: bool = _movie(
+        False,
+        YES_NO,
+        "make a movie of the first system: simulate of its rollout, train of its accepted states, "
+        "one an epoch (gate training only)",
+    )
+    movie_dir: str | None = _movie(
+        None,
+        path("DIR"),
+        "folder of the movie; else the run's (train), or that of --output or the current one "
+        "(simulate)",
+    )
+    movie_format: str = _movie(
+        "mp4", one_of("mp4", "gif"), "an mp4 is far smaller, and needs imageio-ffmpeg"
+    )
+    movie_max_frames: int = _movie(1000, COUNT, "most frames; of more states, some evenly")
+    movie_fps: int = _movie(30, COUNT, "frames per second")
+    movie_dpi: int = _movie(120, COUNT, "dots per inch; 120 makes 1280 x 720")
+
+    dt_bound: float = _unused(1e-8, number(), "bound of dt", takes="train")
+    rel_loss_bound: float = _unused(1e-5, number(), "bound of the relative loss", takes="train")
+    L_lower: float = _unused(1e-4, number(), "lower bound of angular momentum", takes="train")
+    L_upper: float = _unused(1e-2, number(), "upper bound of angular momentum", takes="train")
+    eps: float = _unused(0.1, number(), "tolerance")
+    adam_epochs: int = _unused_key(0, integer(0), "epochs of Adam before L-BFGS")
+    adam_lr: float | None = _unused_key(None, POSITIVE, "their learning rate")
+    lbfgs_lr: float = _unused_key(1.0, POSITIVE, "learning rate of L-BFGS")
+    lbfgs_max_iter: int = _unused_key(500, COUNT, "iterations of L-BFGS")
+    lbfgs_history_size: int = _unused_key(50, COUNT, "curvature pairs of L-BFGS")
+    lbfgs_line_search: str = _unused_key("strong_wolfe", text("NAME"), "line search of L-BFGS")
+
+
+DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(Config)}
+OPTIONS: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(Config)}
+
+
+def flag_of(name: str) -> str:
+    """The flag of a name: kebab-case, but `--E_lower` and its like."""
+    return f"--{name if name[:2] in ('E_', 'L_') else name.replace('_', '-')}"
+
+
+def accepts(command: Command, name: str) -> bool:
+    """Whether `command` takes the option `name`; `both` takes every one."""
+    return "both" in (command, OPTIONS[name].takes) or command == OPTIONS[name].takes
+
+
+def ineffective(given: Collection[str]) -> list[str]:
+    """The names among `given` that are accepted for compatibility and change nothing."""
+    return [name for name in given if not OPTIONS[name].effect]
+
+
+def read_option(name: str, raw: Any, source: str) -> Any:
+    """The checked value of `name`; `raw` is flag text, or a TOML or JSON value.
+
+    Raises:
+        UserError: `raw` is of the wrong kind or not allowed.
+    """
+    return read_value(OPTIONS[name].allowed, name, raw, source)
+
+
+# --- values that must fit each other ---------------------------------------------------------
+
+
+def _source(name: str, given: Mapping[str, str]) -> str:
+    return given.get(name, flag_of(name))
+
+
+def check_together(config: Config, given: Mapping[str, str]) -> Config:
+    """Checks values against each other; returns the config, its field position cut to `dim`.
+
+    Raises:
+        UserError: two values contradict each other.
+    """
+    for low, high in (
+        ("E_lower", "E_upper"),
+        ("e_min", "e_max"),
+        ("a_min", "a_max"),
+        ("tolerance_min", "tolerance_max"),
+    ):
+        smaller, larger = getattr(config, low), getattr(config, high)
+        if smaller > larger:
+            raise refusal(low, _source(low, given), smaller, f"must be <= {high}, {larger}")
+    if config.norm_mode == "manual":
+        for scale in ("norm_L0", "norm_V0"):
+            if getattr(config, scale) is None:
+                source = _source("norm_mode", given)
+                rule = f"needs {scale} too ({flag_of(scale)}), a number > 0"
+                raise refusal("norm_mode", source, "manual", rule)
+    _check_processes(config, given)
+    return replace(config, external_field_position=_field_position(config, given))
+
+
+def _check_processes(config: Config, given: Mapping[str, str]) -> None:
+    index, count = config.process_id, config.num_processes
+    together = {"coordinator": config.coordinator, "num_processes": count, "process_id": index}
+    absent = [name for name, value in together.items() if value is None]
+    if 0 < len(absent) < len(together):
+        name, value = next(each for each in together.items() if each[1] is not None)
+        rule = f"must come together with {absent[0]} ({flag_of(absent[0])})"
+        raise refusal(name, _source(name, given), value, rule)
+    if index is not None and count is not None and index >= count:
+        rule = f"must be below num_processes, {count}"
+        raise refusal("process_id", _source("process_id", given), index, rule)
+
+
+def _field_position(config: Config, given: Mapping[str, str]) -> tuple[float, ...] | None:
+    mass, position = "external_field_mass", "external_field_position"
+    for one, other in ((mass, position), (position, mass)):
+        if getattr(config, one) is not None and getattr(config, other) is None:
+            rule = f"must come together with {other} ({flag_of(other)})"
+            raise refusal(one, _source(one, given), getattr(config, one), rule)
+    where, dim = config.external_field_position, config.dim
+    if where is not None and not LEAST_DISTANCE < math.hypot(*where) < 1 / LEAST_DISTANCE:
+        rule = "must be away from the origin; the field is that of a distant point"
+        raise refusal(position, _source(position, given), where, rule)
+    if where is None or len(where) == dim:
+        return where
+    if dim == 2 and len(where) == 3 and where[2] == 0:  # X Y Z is how the torch system has it
+        return where[:2]
+    or_three = ", or 3 of which the last is 0" if dim == 2 else ""
+    count = f"must be {dim} number{'s' * (dim > 1)} (dim is {dim}){or_three}"
+    raise refusal(position, _source(position, given), where, count)
+
+
+def check_history(config: Config, given: Mapping[str, str]) -> None:
+    """Checks that integrator_mode history has one; to simulate, call it once the checkpoint is in.
+
+    Raises:
+        UserError: integrator_mode is history and history_len is 0.
+    """
+    if config.integrator_mode == "history" and config.history_len == 0:
+        source = _source("integrator_mode", given)
+        rule = "needs history_len (--history-len), an integer >= 1"
+        raise refusal("integrator_mode", source, "history", rule)
+
+
+def check_band(config: Config, given: Mapping[str, str]) -> None:
+    """Checks that a band that was given is trained. Raises UserError when phase1 ignores it."""
+    if config.phase1 == "torch" and config.band == "both" and "band" in given:
+        rule = "is not for phase1 torch, which trains errors above the band alone"
+        raise refusal("band", given["band"], config.band, rule)
+
+
+def check_objective(config: Config, given: Mapping[str, str]) -> Config:
+    """Checks that the objective can train such a network; window training has no dropout.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if config.feature_type in NATIVE_FEATURES:
+        source = _source("feature_type", given)
+        if config.objective != "window":
+            rule = "needs objective window (--objective window)"
+            raise refusal("feature_type", source, config.feature_type, rule)
+        if config.history_len > 0 or config.normalize_inputs:
+            rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
+            raise refusal("feature_type", source, config.feature_type, rule)
+    if config.objective != "window":
+        return config
+    if "dropout" in given and config.dropout > 0:
+        rule = "must be 0 with objective window, where all steps of a window are of one network"
+        raise refusal("dropout", given["dropout"], config.dropout, rule)
+    return replace(config, dropout=0.0)
+
+
+def check_momentum(config: Config, given: Mapping[str, str]) -> None:
+    """Checks that a momentum that was given has an effect. Raises UserError when it has none."""
+    if "momentum" in given and config.optimizer != "sgd":
+        rule = f"must be left out with optimizer {config.optimizer}; only sgd has one"
+        raise refusal("momentum", given["momentum"], config.momentum, rule)
+
+
+def check_controller(config: Config, given: Mapping[str, str]) -> Config:
+    """Checks that the step-size rule is chosen once; a flag wins over a file.
+
+    Raises:
+        UserError: two flags, or two keys of a file, disagree; or one has no effect.
+    """
+    mode, controller = given.get("integrator_mode", ""), given.get("controller", "")
+    if mode and controller and mode.startswith("-") == controller.startswith("-"):
+        rule = "and integrator_mode both choose the step-size rule; give one of them"
+        raise refusal("controller", controller, config.controller, rule)
+    if mode.startswith("-"):
+        config = replace(config, controller=None)
+    if "power" in given and config.controller != "power-law":
+        raise refusal("power", given["power"], config.power, "is for --controller power-law alone")
+    mode_is_fixed = config.controller is None and config.integrator_mode == "analytic"
+    if {"eta", "dt"} <= given.keys() and (mode_is_fixed or config.controller == "fixed"):
+        raise refusal("eta", given["eta"], config.eta, "and dt are both the constant dt; give one")
+    return config
+
+
+# --- to and from a checkpoint ----------------------------------------------------------------
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    values = {name: getattr(config, name) for name in OPTIONS}
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in values.items()}
+
+
+def from_dict(mapping: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The config of a checkpoint, and its unknown keys.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    known: dict[str, Any] = {}
+    for name in (name for name in mapping if name in OPTIONS):
+        value = mapping[name]
+        unset = value is None and DEFAULTS[name] is None
+        known[name] = None if unset else read_option(name, value, CHECKPOINT)
+    unknown = {name: value for name, value in mapping.items() if name not in OPTIONS}
+    return check_together(Config(**known), dict.fromkeys(OPTIONS, CHECKPOINT)), unknown
+
+
+def summary(config: Config) -> str:
+    """The `config_summary` line of a checkpoint."""
+    c = config
+    return (
+        f"epochs={c.epochs} n_steps={c.n_steps} lr={c.lr} wd={c.weight_decay} "
+        f"E_bounds=({c.E_lower},{c.E_upper}) L_bounds=({c.L_lower},{c.L_upper}) "
+        f"history_len={c.history_len} feature_type={c.feature_type} "
+        f"device={c.device} dtype={c.dtype}"
+    )

@@ -1,0 +1,170 @@
+"""The table [sweep] of a TOML file: what a trial may choose for each key (standard library)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxstepper.settings.config import OPTIONS, read_option
+from jaxstepper.settings.values import nearest, refusal
+
+GROUPS = (
+    "optimisation",
+    "two-phase training",
+    "window training (objective window)",
+    "network (simulate takes it from the checkpoint)",
+    "features and history",
+)
+ALSO = ("normalize_inputs", "softening", "num_orbits", "retrain_batch", "fresh_every")
+# These say what a trial is measured by, or how long it is, which must be the same for all.
+SAME_FOR_ALL = ("objective", "epochs", "n_steps", "energy_threshold")
+RANGE = "{low = .., high = ..}, with log = true or (integers) step = .. if wanted"
+
+
+@runtime_checkable
+class Suggests(Protocol):
+    """What a trial offers; one of Optuna does."""
+
+    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One of a list.
+
+    Attributes:
+        name: the key.
+        values: what it may be, checked, by the label that a trial knows it by.
+        source: where the list stands.
+    """
+
+    name: str
+    values: Mapping[str | int | float | bool, Any]
+    source: str
+
+    def suggest(self, trial: Suggests) -> Any:
+        """The value of a trial."""
+        return self.of_label(trial.suggest_categorical(self.name, tuple(self.values)))
+
+    def of_label(self, label: Any) -> Any:
+        """The value that a trial knows by this label."""
+        return self.values[label]
+
+    @property
+    def ends(self) -> list[Any]:
+        """Values that stand for all."""
+        return list(self.values.values())
+
+    def describe(self) -> Any:
+        """As JSON."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Ranged:
+    """A number of a range, its ends included.
+
+    Attributes:
+        name: the key.
+        low: the smallest.
+        high: the largest.
+        log: whether the logarithm is drawn evenly.
+        step: between integers; None for real numbers.
+        source: where the range stands.
+    """
+
+    name: str
+    low: Any
+    high: Any
+    log: bool
+    step: int | None
+    source: str
+
+    def suggest(self, trial: Suggests) -> Any:
+        """The value of a trial."""
+        if self.step is None:
+            return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+        return trial.suggest_int(self.name, self.low, self.high, step=self.step, log=self.log)
+
+    def of_label(self, label: Any) -> Any:
+        """The value that a trial knows by this label: itself."""
+        return label
+
+    @property
+    def ends(self) -> list[Any]:
+        """Values that stand for all."""
+        return [self.low, self.high]
+
+    def describe(self) -> Any:
+        """As JSON."""
+        return {"low": self.low, "high": self.high, "log": self.log, "step": self.step}
+
+
+Choice = Listed | Ranged
+
+
+def read_choices(table: Any, path: str) -> list[Choice]:
+    """The choices of a table [sweep].
+
+    Raises:
+        UserError: a key cannot be swept, or a value is not allowed.
+    """
+    if not isinstance(table, dict):
+        raise refusal("sweep", path, table, "must be a table, [sweep]")
+    return [_read_choice(name, raw, f"{path} [sweep]") for name, raw in table.items()]
+
+
+def can_be_swept(name: str) -> bool:
+    """Whether a sweep may choose this key."""
+    option = OPTIONS[name]
+    return (option.group in GROUPS and name not in SAME_FOR_ALL) or name in ALSO
+
+
+def _read_choice(name: str, raw: Any, source: str) -> Choice:
+    sweepable = [each for each in OPTIONS if can_be_swept(each)]
+    if name not in OPTIONS:
+        hint = nearest(name, sweepable, "allowed are keys of training, network and features")
+        raise refusal(name, source, raw, f"unknown key; {hint}")
+    if name in SAME_FOR_ALL:
+        rule = "cannot be swept: trials of another length or measure cannot be compared"
+        raise refusal(name, source, raw, rule)
+    if name not in sweepable:
+        rule = "cannot be swept; allowed are keys of training, network and features"
+        raise refusal(name, source, raw, rule)
+    if isinstance(raw, dict):
+        return _read_range(name, raw, source)
+    if not isinstance(raw, list) or not raw:
+        raise refusal(name, source, raw, f"must be a list of values, or {RANGE}")
+    values: dict[str | int | float | bool, Any] = {}
+    for each in raw:
+        value = read_option(name, each, source)
+        label = json.dumps(list(value)) if isinstance(value, tuple) else value
+        if label in values:
+            raise refusal(name, source, raw, f"holds {label} twice")
+        values[label] = value
+    return Listed(name, values, source)
+
+
+def _read_range(name: str, raw: dict[str, Any], source: str) -> Ranged:
+    allowed = OPTIONS[name].allowed
+    if allowed.kind not in (int, float) or allowed.many:
+        raise refusal(name, source, raw, "is no number, so it needs a list of values")
+    if not {"low", "high"} <= raw.keys() <= {"low", "high", "log", "step"}:
+        raise refusal(name, source, raw, f"must be {RANGE}")
+    low, high = (read_option(name, raw[end], source) for end in ("low", "high"))
+    log, step = raw.get("log", False), raw.get("step")
+    if not low < high:
+        raise refusal(name, source, raw, "low must be below high")
+    if type(log) is not bool:
+        raise refusal(name, source, raw, "log must be true or false")
+    if log and low <= 0:
+        raise refusal(name, source, raw, "low must be > 0 with log = true")
+    if step is not None and (allowed.kind is float or type(step) is not int or step < 1 or log):
+        raise refusal(name, source, raw, "step is an integer >= 1, for integers without log = true")
+    if allowed.kind is int:
+        step = step or 1
+        read_option(name, min(low + step, high), source)
+        high -= (high - low) % step
+    return Ranged(name, low, high, log, step, source)

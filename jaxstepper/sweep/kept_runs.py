@@ -1,0 +1,75 @@
+"""The run of the best trial of a sweep: kept, exported, and those it supersedes removed."""
+
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from jaxstepper.errors import UserError
+from jaxstepper.reporting.console import note
+from jaxstepper.reporting.metrics_file import MetricsFile
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.checkpoints import METRICS_FILE, first_line
+from jaxstepper.runs.exchange import to_torch
+from jaxstepper.runs.resume import what_was_given
+from jaxstepper.runs.setup import Given
+from jaxstepper.settings.config import to_dict
+from jaxstepper.sweep.study import Study
+from jaxstepper.sweep.trial import Trained
+from jaxstepper.torch_files import file as torch_bridge
+
+TRIAL = "trial-"
+"""How the folder of a trial's run begins."""
+
+
+def keep_run(folder: Path, number: int, trained: Trained, given: Given) -> str | None:
+    """Writes the run of a trial's median seed into the folder of its sweep.
+
+    Returns:
+        Its own folder; None if it cannot be written, which is warned of.
+    """
+    start, run = trained.starts[trained.middle], trained.result.runs[trained.middle]
+    place = folder / f"{TRIAL}{number}"
+    config = replace(start.config, save_name=place.name, checkpoint_dir=str(folder))
+    state = trained.result.states.member(trained.middle)
+    last = run.metrics[-1]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        metrics_file = MetricsFile(place / METRICS_FILE)
+        for metrics in run.metrics:
+            metrics_file.epoch(metrics)
+        written = checkpoints.write(
+            place / str(last["epoch"]),
+            state,
+            start.tables,
+            config=to_dict(config),
+            metrics=last,
+            about={"given": what_was_given(config, given), "wandb_id": None},
+        )
+        written()
+    except Exception as error:  # as in `checkpoints.read`
+        warnings.warn(f"{place}: could not be saved ({first_line(error)})", stacklevel=2)
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+    return str(place)
+
+
+def remove_others(folder: Path, study: Study) -> None:
+    """Deletes the runs of trials that have ended and are not the best."""
+    best = {row.number for row in study.best()[:1]}
+    for place in folder.glob(f"{TRIAL}*"):
+        number = place.name.removeprefix(TRIAL)
+        if number.isdecimal() and int(number) not in best and study.is_over(int(number)):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def export_run(run: Path) -> str | None:
+    """Writes the run for the torch simulator beside its checkpoint; says why, if that cannot be."""
+    try:
+        checkpoint = checkpoints.load(run)
+        path = run / torch_bridge.file_name(checkpoint.epoch)
+        torch_bridge.write(path, to_torch(checkpoint))
+    except UserError as error:
+        note(f"no .pt file: {error}")
+        return None
+    return str(path)

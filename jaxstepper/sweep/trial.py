@@ -1,0 +1,281 @@
+"""One trial of a sweep: what is chosen, how it is trained, and the number it comes to."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+from jaxstepper.errors import UserError
+from jaxstepper.runs.setup import Given
+from jaxstepper.runs.start import Start, settle, start_run
+from jaxstepper.settings.command_line import view
+from jaxstepper.settings.config import Config, flag_of
+from jaxstepper.settings.sweep_space import Choice, Suggests
+from jaxstepper.settings.toml_file import Settings
+from jaxstepper.settings.values import nearest
+from jaxstepper.sweep.seeds import SeedRun, SeedsResult, train_seeds
+from jaxstepper.training.two_phase.run import EpochMetrics
+from jaxstepper.training.windows.run import WindowMetrics
+
+COST = "evaluations_per_time"
+METRICS = {
+    "gate": (COST, *EpochMetrics._fields[1:], "acceptance_rate", "epoch_time"),
+    "window": ("relative_work", *WindowMetrics._fields[1:], "epoch_time"),
+}
+"""What a sweep can go by, for each objective; the first is the default."""
+
+# Of a training that is watched and resumed; a sweep watches and resumes itself.
+NOT_TAKEN = ("wandb", "distributed", "coordinator", "resume", "overwrite", "detect_anomaly")
+# Ways to complete a set of choices before one of them is called impossible.
+COMPLETIONS = 64
+
+
+class TrialFailed(Exception):
+    """A trial cannot be trained to its end; says why."""
+
+
+class TrialPruned(Exception):
+    """A trial is not worth its end."""
+
+
+class Interrupted(Exception):
+    """A stop was asked for."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """What judges the course of a trial; one of Optuna does."""
+
+    def report(self, value: float, step: int) -> None: ...
+    def should_prune(self) -> bool: ...
+
+
+@runtime_checkable
+class Trial(Suggests, Judge, Protocol):
+    """What draws the choices of a trial too."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The number that trials are compared by.
+
+    Attributes:
+        metric: of an epoch; one of `METRICS`.
+        last: epochs, the last ones, that it is averaged over.
+        maximise: whether more is better.
+    """
+
+    metric: str
+    last: int = 10
+    maximise: bool = False
+
+    @property
+    def worst(self) -> float:
+        """What a seed counts for that has failed."""
+        return -math.inf if self.maximise else math.inf
+
+    def of_seed(self, run: SeedRun, epochs: int, skip: int = 0) -> float:
+        """The mean over the last of so many epochs, of which the first `skip` do not count."""
+        rows = run.metrics[skip:epochs][-self.last :]
+        if run.stopped in ("stuck", "not finite") or not rows:
+            return self.worst
+        value = sum(_metric(self.metric, row) for row in rows) / len(rows)
+        return value if math.isfinite(value) else self.worst
+
+    def middle(self, values: Sequence[float]) -> int:
+        """Which of the seeds' values is the median; of two in the middle, the worse."""
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=self.maximise)
+        return order[len(values) // 2]
+
+
+def _metric(name: str, row: Mapping[str, Any]) -> float:
+    """A metric of an epoch.
+
+    `evaluations_per_time` is what phase 1 pays for a unit of simulated time: force evaluations,
+    those of refused attempts included. As all accepted steps are within the energy threshold, it
+    compares at equal safety, and tiny steps are as dear as refused ones.
+    """
+    if name != COST:
+        return float(row[name])
+    attempts = 1 + row["mean_retrain_iterations"]
+    return attempts / row["mean_dt"] if row["mean_dt"] > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep asks.
+
+    Attributes:
+        fixed: the settings that all trials share.
+        choices: those that each chooses for itself.
+        seeds: K, that each trains at once.
+        measure: what they are compared by.
+    """
+
+    fixed: Settings
+    choices: list[Choice]
+    seeds: int
+    measure: Measure
+
+    def config(self, chosen: Mapping[str, Any]) -> tuple[Config, Given]:
+        """The config of a trial, but for its name and seed, and the sources of what is given.
+
+        Raises:
+            UserError: what is chosen contradicts itself.
+        """
+        sources = {choice.name: choice.source for choice in self.choices}
+        settings = {name: (value, sources[name]) for name, value in chosen.items()}
+        return view("train", self.fixed | settings, {})
+
+
+class Trained(NamedTuple):
+    """What a trial came to.
+
+    Attributes:
+        starts: its K runs before their first epoch.
+        result: what they came to.
+        values: `[K]`, their numbers.
+        middle: which of them is the median, whose number is the trial's.
+    """
+
+    starts: list[Start]
+    result: SeedsResult
+    values: list[float]
+    middle: int
+
+
+def make_measure(objective: str, minimise: str | None, maximise: str | None, last: int) -> Measure:
+    """The measure that is asked for, or the default of the objective.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    metric = minimise or maximise or METRICS[objective][0]
+    if metric not in METRICS[objective]:
+        hint = nearest(metric, METRICS[objective], f"there are {', '.join(METRICS[objective])}")
+        flag = "--minimise" if minimise else "--maximise"
+        raise UserError(f"{flag} {metric}: objective {objective} has no such metric; {hint}")
+    return Measure(metric, last, maximise is not None)
+
+
+def check(sweep: Sweep) -> None:
+    """Looks for what would make trials fail, before the first.
+
+    Every choice must be possible together with some of the others, and the bodies must be there.
+
+    Raises:
+        UserError: it is not, or they are not.
+    """
+    for name in NOT_TAKEN:
+        value, source = sweep.fixed.get(name, (None, ""))
+        if value:
+            raise UserError(f"{source} {name}: a sweep does not take it; leave it out")
+    draw = random.Random(0)
+    for choice in sweep.choices:
+        for value in choice.ends:
+            _check_choice(sweep, {choice.name: value}, draw)
+    config, given = _check_choice(sweep, {}, draw)
+    if (config.seed or 0) + sweep.seeds > 2**32:
+        raise UserError(f"--seeds {sweep.seeds}: from seed {config.seed} on, there are not so many")
+    settle(replace(config, seed=config.seed or 0), given)
+
+
+def _check_choice(
+    sweep: Sweep, chosen: Mapping[str, Any], draw: random.Random
+) -> tuple[Config, Given]:
+    """A config with what is chosen."""
+    problem: UserError | None = None
+    for _ in range(COMPLETIONS):
+        others = {each.name: draw.choice(each.ends) for each in sweep.choices}
+        try:
+            config, given = sweep.config({**others, **chosen})
+            _check_imitation(config)
+            return config, given
+        except UserError as error:
+            problem = error
+    assert problem is not None
+    raise problem
+
+
+def _check_imitation(config: Config) -> None:
+    if _uncounted(config) >= config.epochs:
+        raise UserError(
+            f"imitation_epochs ({flag_of('imitation_epochs')}) = {config.imitation_epochs}: "
+            f"leaves none of the {config.epochs} epochs to compare trials by"
+        )
+
+
+def _uncounted(config: Config) -> int:
+    """Epochs at the start that say nothing: those in which free fall is imitated."""
+    return config.imitation_epochs if config.objective == "window" else 0
+
+
+def run_trial(
+    sweep: Sweep, trial: Trial, interrupted: Callable[[], bool] = lambda: False
+) -> Trained:
+    """Chooses, trains, and tells the trial after every device call how it stands.
+
+    Raises:
+        TrialFailed: it cannot be trained, or half of its seeds or more fail.
+        TrialPruned: the trial asked for it.
+        Interrupted: a stop was asked for.
+    """
+    chosen = {choice.name: choice.suggest(trial) for choice in sweep.choices}
+    try:
+        config, given = sweep.config(chosen)
+        _check_imitation(config)
+        seeds = [(config.seed or 0) + k for k in range(sweep.seeds)]
+        starts = [start_run(replace(config, seed=seed), given, share=False) for seed in seeds]
+        watch = _Watch(sweep.measure, trial, config)
+        result = train_seeds(starts, given, on_call=watch.look, interrupted=interrupted)
+    except UserError as error:
+        raise TrialFailed(str(error)) from error
+    except jax.errors.JaxRuntimeError as error:  # such as a device whose memory is full
+        raise TrialFailed(str(error).split("\n")[0][:200]) from error
+    if any(run.stopped == "interrupted" for run in result.runs):
+        raise Interrupted
+    values = watch.values(result.runs, config.epochs)
+    middle = sweep.measure.middle(values)
+    if math.isinf(values[middle]):
+        raise TrialFailed(_why(result.runs))
+    return Trained(starts, result, values, middle)
+
+
+@dataclass
+class _Watch:
+    """Reports the epochs of a trial that all its seeds have completed."""
+
+    measure: Measure
+    judge: Judge
+    config: Config
+    reported: int = 0
+
+    def values(self, runs: list[SeedRun], epochs: int) -> list[float]:
+        skip = _uncounted(self.config)
+        return [self.measure.of_seed(run, epochs, skip) for run in runs]
+
+    def look(self, runs: list[SeedRun]) -> None:
+        done = [len(run.metrics) for run in runs if not run.stopped]
+        complete = min(done, default=max(len(run.metrics) for run in runs))
+        for epoch in range(max(self.reported, _uncounted(self.config)), complete):
+            values = self.values(runs, epoch + 1)
+            value = values[self.measure.middle(values)]
+            if math.isinf(value):
+                raise TrialFailed(_why(runs))
+            self.judge.report(value, epoch)
+        self.reported = complete
+        if complete < self.config.epochs and self.judge.should_prune():
+            raise TrialPruned(f"epoch {complete - 1}")
+
+
+def _why(runs: list[SeedRun]) -> str:
+    """How the seeds ended, as `2 of 3 seeds stuck`."""
+    words = [run.stopped or "without a finite number" for run in runs]
+    return ", ".join(
+        f"{words.count(word)} of {len(runs)} seed{'s' * (len(runs) > 1)} {word}"
+        for word in dict.fromkeys(words)
+        if word != "without a finite number" or len(set(words)) == 1
+    )

@@ -1,0 +1,77 @@
+"""The cure of phase 1: start from a dt that physics says is right.
+
+A fresh network says dt ~ 0.7 whatever the system. There bodies are flung apart, the energy error is
+no longer monotone in dt, and thousands of small optimiser steps must drag one output down to 1e-4.
+But the right first dt can be had from the initial states alone, by bisection, without the network;
+and a bias is all it takes for the network to say it. The architecture stays as it is, so what is
+exported runs wherever it ran before.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxstepper.network.step_network import Variables
+from jaxstepper.training.two_phase.gate import try_step
+from jaxstepper.training.two_phase.state import Plan, Sample
+
+# The first dt is looked for from this small a part of the free-fall time upwards, by doubling.
+SMALLEST = 2.0**-30
+DOUBLINGS = 36
+BISECTIONS = 20
+
+
+def calibrate(plan: Plan, variables: Variables, systems: Sample) -> Variables:
+    """The variables with the dt bias set so that the network, on average, starts in the band.
+
+    Args:
+        plan: what is trained.
+        variables: of the network.
+        systems: the initial states `[B]`.
+    """
+    wanted = jnp.mean(jnp.log(jax.vmap(lambda one: target_dt(plan, one))(systems)))
+    outputs = plan.network.apply(variables, systems.inputs)
+    now = jnp.mean(_inverse_softplus(outputs[:, 0]))
+    return shift_dt_bias(variables, _inverse_softplus(jnp.exp(wanted)) - now)
+
+
+def shift_dt_bias(variables: Variables, shift: Float[Array, ""]) -> Variables:
+    """The variables with `shift` added to the bias of dt; small dt scale by about exp(shift)."""
+    params = variables["params"]
+    last = f"Dense_{len(params) - 1}"
+    bias = params[last]["bias"].at[0].add(shift)
+    return {**variables, "params": {**params, last: {**params[last], "bias": bias}}}
+
+
+def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:
+    """The dt `[]` at which the error of a trial step first reaches the middle of the band.
+
+    The error grows from rounding upwards with dt; doubling finds where it first comes too high,
+    and bisection refines that. Beyond it the error is not monotone, so no larger dt is looked at.
+    """
+    p = system.particles
+    middle = (plan.gate.lower * plan.gate.upper) ** 0.5
+
+    def too_large(dt: Array) -> Array:
+        return ~(try_step(plan.gate, plan.gravity, p, system.energy, dt).error < middle)
+
+    # A time scale of the system, whatever its units: the shortest time to fall its own size.
+    size = jnp.max(jnp.linalg.norm(p.position - jnp.mean(p.position, axis=0), axis=-1))
+    fall = jnp.sqrt(size / jnp.max(jnp.linalg.norm(p.acceleration, axis=-1)))
+    ladder = fall * SMALLEST * 2.0 ** jnp.arange(DOUBLINGS, dtype=fall.dtype)
+    first = jnp.argmax(jnp.append(jax.lax.map(too_large, ladder), True))
+    low = ladder[jnp.maximum(first - 1, 0)]
+
+    def halve(_: Array | int, low_high: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = low_high
+        middle_dt = jnp.sqrt(low * high)
+        over = too_large(middle_dt)
+        return jnp.where(over, low, middle_dt), jnp.where(over, middle_dt, high)
+
+    low, _ = lax.fori_loop(0, BISECTIONS, halve, (low, 2 * low))
+    return low
+
+
+def _inverse_softplus(y: Array) -> Array:
+    return y + jnp.log(-jnp.expm1(-y))

@@ -1,0 +1,1 @@
+"""The objective that trains through all the steps of a window of time."""

@@ -1,0 +1,123 @@
+"""The loss of a whole window of steps: work and largest energy error, drift included.
+
+The rule, symmetrised where it can be, takes the steps of a window of time, and the gradient goes
+through all of them. So a step pays for what it does to the steps that follow.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.controller import Controller, symmetrized
+from jaxstepper.stepping.rollout import Rollout, advance, start
+
+# The largest error is the norm of this order over the steps, which has a gradient everywhere.
+NORM = 32
+# Pulls the error to the tolerance; without it all of a curve of work and precision is as good.
+PULL = 0.3
+# Where the error is so far from the tolerance, the pull grows no more.
+MOST_LOG_RATIO = 10.0
+# Where one step and the next differ by more than this in log(dt), the symmetrised rule may begin to
+# swing about the steps that are wanted, which ends in their being far too long.
+SMOOTH = 0.3
+SMOOTHNESS = 10.0
+TINY = 1e-24
+
+
+class Window(NamedTuple):
+    """What a rule did in a window.
+
+    Attributes:
+        log_error: `[]`, logarithm of the largest relative energy error.
+        log_steps: `[]`, logarithm of the steps for the time of the window.
+        covered: `[]`, share of the window that the steps given were enough for.
+        roughness: `[]`, mean square of what changes of log(dt) exceed `SMOOTH` by.
+    """
+
+    log_error: Float[Array, ""]
+    log_steps: Float[Array, ""]
+    covered: Float[Array, ""]
+    roughness: Float[Array, ""]
+
+
+def run_window(
+    rule: Controller, gravity: Gravity, particles: Particles, span: Array, most_steps: int
+) -> Window:
+    """Up to `most_steps` steps from a state, or as many as fill the time `span`.
+
+    The steps are counted with the share of the last one that lies in the window, so that they have
+    a gradient; if they do not fill it, the rest is taken to need as many for its time.
+    """
+    initial = total_energy(particles, gravity)
+
+    def body(rollout: Rollout, _: None) -> tuple[Rollout, tuple[Array, Array, Array]]:
+        before = rollout.particles.time
+        new = advance(rule, gravity, rollout)
+        dt = new.particles.time - before
+        inside = jnp.clip((span - before) / dt, 0.0, 1.0)
+        error = total_energy(new.particles, gravity) / initial - 1
+        last = rollout.particles.dt
+        change = jnp.abs(jnp.log(dt / jnp.where(last > 0, last, dt)))
+        rollout = jax.tree.map(lambda x, y: jnp.where(before < span, x, y), new, rollout)
+        return rollout, (error**2, inside, inside * jnp.maximum(change - SMOOTH, 0.0) ** 2)
+
+    rollout, (squares, inside, rough) = lax.scan(
+        jax.checkpoint(body), start(rule, particles), length=most_steps
+    )
+    weighted = 0.5 * NORM * jnp.log(squares + TINY) + jnp.log(inside + TINY)
+    covered = jnp.minimum(rollout.particles.time / span, 1.0)
+    steps = jnp.sum(inside)
+    return Window(
+        log_error=jax.nn.logsumexp(weighted) / NORM,
+        log_steps=jnp.log(steps / covered),
+        covered=covered,
+        roughness=jnp.sum(rough) / steps,
+    )
+
+
+def window_loss(window: Window, tolerance: Array) -> Float[Array, ""]:
+    """log(steps) + log(error) / 2 + a pull of the error to the tolerance + roughness.
+
+    Errors go as the square of small steps, so the first two do not change along a curve of work
+    and precision: they ask for the best curve, and the pull for the place on it.
+    """
+    off = jnp.clip(window.log_error - jnp.log(tolerance), -MOST_LOG_RATIO, MOST_LOG_RATIO)
+    work = window.log_steps + 0.5 * window.log_error
+    return work + PULL * off**2 + SMOOTHNESS * window.roughness
+
+
+def imitation_loss(
+    rule: Controller,
+    teacher: Controller,
+    gravity: Gravity,
+    particles: Particles,
+    span: Array,
+    most_steps: int,
+) -> Float[Array, ""]:
+    """Mean of log(dt / teacher's dt)^2 along the teacher's window; only `rule` has a gradient."""
+
+    def body(
+        carry: tuple[Rollout, Any], _: None
+    ) -> tuple[tuple[Rollout, Any], tuple[Array, Array]]:
+        rollout, memory = carry
+        inside = (rollout.particles.time < span).astype(span.dtype)
+        new = lax.stop_gradient(advance(teacher, gravity, rollout))
+        wanted, _ = teacher.step_size(rollout.memory, rollout.particles)
+        dt, memory = rule.step_size(memory, rollout.particles)
+        off = jnp.log(dt / lax.stop_gradient(wanted)) ** 2
+        return (new, memory), (inside * off, inside)
+
+    begin = (start(teacher, particles), rule.init(particles))
+    _, (off, inside) = lax.scan(body, begin, length=most_steps)
+    return jnp.sum(off) / jnp.sum(inside)
+
+
+def as_trained(rule: Controller) -> Controller:
+    """The rule in the form in which it is trained: symmetrised, if it can be."""
+    return rule if rule.irreversible else symmetrized(rule)
