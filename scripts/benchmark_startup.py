@@ -12,7 +12,7 @@ import numpy as np
 from benchmark_rows import Row, within
 from benchmark_training import prepared
 
-from jaxstepper.training.two_phase.run import train_chunk
+from jaxstepper.training.run import train_chunk
 
 TRAIN = str(Path(__file__).parent / "train.py")
 RUN = ["--epochs", "1", "--num-particles", "3", "--num-orbits", "1", "--seed", "0", "-s", "run"]

@@ -11,13 +11,14 @@ import numpy as np
 from benchmark_rows import NO_NUMBER, Row, best_times, copy_work, faster, matmul_work, within
 
 from jaxstepper.runs import setup
-from jaxstepper.runs.start import prepare_training
+from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import Config
+from jaxstepper.training.run import train_chunk
 from jaxstepper.training.two_phase.collect import collect
 from jaxstepper.training.two_phase.gate import Gate
 from jaxstepper.training.two_phase.generalize import generalize
-from jaxstepper.training.two_phase.run import train_chunk
-from jaxstepper.training.two_phase.state import Plan, TrainState
+from jaxstepper.training.two_phase.plan import Plan
+from jaxstepper.training.two_phase.state import TrainState
 
 WARM_UP_EPOCHS, TIMED_EPOCHS = 10, 3
 PLENTY = np.int32(10**6)
@@ -32,7 +33,7 @@ def prepared(**settings: Any) -> tuple[Plan, TrainState]:
     """A run of the default network."""
     config = Config(seed=0, **settings)
     tables = setup.initial_tables(config, {}, many=config.multi_orbit)
-    return prepare_training(setup.with_shape_of(config, tables), tables)
+    return prepare(setup.with_shape_of(config, tables), tables)
 
 
 def hopeless(plan: Plan, **changes: Any) -> Plan:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxstepper.network.step_network import ACTIVATIONS, StepNetwork, init_variables
-from jaxstepper.training.two_phase.backpropagation import backward, forward, gradient_of
+from jaxstepper.training.two_phase.backpropagation import backward, gradient_of, propose
 
 SAMPLES, FEATURES = 7, 5
 SLOPE = jnp.linspace(-1.0, 2.0, SAMPLES)
@@ -40,7 +40,7 @@ def outputs_of(network, variables, inputs, keys):
 
 def test_outputs_are_those_of_the_network(case):
     network, variables, inputs, keys = case
-    outputs, _ = forward(network, variables, inputs, keys)
+    outputs, _ = propose(network, variables, inputs, keys)
     np.testing.assert_array_equal(outputs, outputs_of(network, variables, inputs, keys))
 
 
@@ -51,7 +51,7 @@ def test_gradient_is_that_of_automatic_differentiation(case):
         return SLOPE @ outputs_of(network, {**variables, "params": params}, inputs, keys)
 
     expected = jax.grad(loss)(variables["params"])
-    _, passes = forward(network, variables, inputs, keys)
+    _, passes = propose(network, variables, inputs, keys)
     gradient = gradient_of(backward(network, variables["params"], passes, SLOPE))
     assert jax.tree.structure(gradient) == jax.tree.structure(expected)
     jax.tree.map(
@@ -63,7 +63,7 @@ def test_gradient_is_that_of_automatic_differentiation(case):
 
 def test_samples_of_slope_zero_have_no_part(case):
     network, variables, inputs, keys = case
-    _, passes = forward(network, variables, inputs, keys)
+    _, passes = propose(network, variables, inputs, keys)
     few = jax.tree.map(lambda x: x[2:4], passes)
     alone = gradient_of(backward(network, variables["params"], few, SLOPE[2:4]))
     masked = jnp.zeros_like(SLOPE).at[2:4].set(SLOPE[2:4])

@@ -178,7 +178,7 @@ def test_a_restored_state_is_the_saved_one_bit_for_bit(kind, request):
     for epoch in checkpoints.epochs_of(run.folder):
         checkpoint = checkpoints.load(run.folder, epoch)
         config, _ = from_dict(checkpoint.config)
-        _, like = prepare.prepare_training(config, checkpoint.initial_conditions)
+        _, like = prepare.prepare(config, checkpoint.initial_conditions)
         state = checkpoints.restore(checkpoint, like)
         assert jax.tree.structure(state) == jax.tree.structure(like)
         assert_same_bits(leaves(state), run.saved[epoch])
@@ -200,7 +200,7 @@ def test_a_checkpoint_keeps_config_metrics_and_initial_conditions(plain):
 def test_a_state_of_another_shape_is_refused(plain, history):
     checkpoint = checkpoints.load(plain.folder)
     config, _ = from_dict(checkpoints.load(history.folder).config)
-    _, like = prepare.prepare_training(config, checkpoint.initial_conditions)
+    _, like = prepare.prepare(config, checkpoint.initial_conditions)
     with pytest.raises(UserError, match="holds another kind of run"):
         checkpoints.restore(checkpoint, like)
 

@@ -18,14 +18,15 @@ from jaxstepper.physics.initial_conditions import kepler_table, orbital_period
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.runs import setup
 from jaxstepper.runs.models import load_model
-from jaxstepper.runs.start import prepare_training
+from jaxstepper.runs.objectives import make_objective
+from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import Config, from_dict
 from jaxstepper.stepping.controller import Controller
 from jaxstepper.stepping.rollout import Limits, Trajectory, record
 from jaxstepper.training.two_phase.calibrate import target_dt
 from jaxstepper.training.two_phase.gate import try_step
 from jaxstepper.training.two_phase.run import run_two_phase_training
-from jaxstepper.training.two_phase.state import Plan, Sample
+from jaxstepper.training.two_phase.samples import Sample
 
 pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).parent.parent / "scripts" / "configs"
@@ -47,7 +48,7 @@ def retrain_counts(config: Config, given: dict[str, str], seed: int) -> list[int
     config = setup.with_shape_of(config, tables)
     counts: list[int] = []
     result = run_two_phase_training(
-        *prepare_training(config, tables),
+        *prepare(config, tables),
         config.epochs,
         on_epoch=lambda metrics: counts.append(int(metrics["max_retrain_iterations"])),
     )
@@ -80,7 +81,7 @@ def test_the_torch_behaviour_gets_stuck_where_ours_does_not() -> None:
     assert any(stuck)
 
 
-def oracle(plan: Plan) -> Controller:
+def oracle(plan: TwoPhase) -> Controller:
     """Takes, at every state, the largest dt up to which all pass the gate."""
     edge = replace(plan.gate, lower=plan.gate.threshold, upper=plan.gate.threshold)
     at_the_edge = replace(plan, gate=edge)
@@ -92,7 +93,7 @@ def oracle(plan: Plan) -> Controller:
     return Controller(lambda particles: (), step_size)
 
 
-def gate_errors(plan: Plan, start: Particles, path: Trajectory) -> np.ndarray:
+def gate_errors(plan: TwoPhase, start: Particles, path: Trajectory) -> np.ndarray:
     """The error of the trial step from each state of a path, with the dt that was taken there."""
 
     def error(x: jax.Array, v: jax.Array, dt: jax.Array) -> jax.Array:
@@ -111,7 +112,8 @@ def test_a_kepler_stepper_is_safe_and_close_to_the_oracle(tmp_path: Path) -> Non
         main("train", [*arguments, "--no-compilation-cache"])
     assert leave.value.code == 0
     model = load_model("kepler_gate", str(tmp_path))
-    plan = setup.make_plan(from_dict(model.config)[0])
+    config = from_dict(model.config)[0]
+    plan = make_objective(config, np.asarray(model.initial_conditions))
     table = kepler_table(0.9, 1.0)
     start = from_table(table, plan.gravity.acceleration, jnp.float64)
     one_orbit = Limits(time=orbital_period(table))

@@ -1,13 +1,13 @@
 """--debug: a line for each chosen attempt, and a training that is the same bit for bit."""
 
 import re
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 from test_training import PLAN, SEED, TABLES, assert_identical, saved, started
 
-from jaxstepper.reporting.debug_lines import DebugLines
 from jaxstepper.training.two_phase.run import run_two_phase_training
 
 NUMBER = r"[\d.e+-]+"
@@ -24,8 +24,15 @@ EPOCHS = 4
 
 def train(tables, every=1, replay_every=1):
     """A run with --debug, its epochs, and its lines come on standard error."""
-    debug, told = DebugLines(every, replay_every), []
-    state, look = started(PLAN, tables, SEED), partial(debug.look, PLAN)
+    told, looking = [], PLAN.look(every, replay_every)
+
+    def look(state, used):
+        said, more = looking(state, used)
+        if said:
+            print(f"[debug] {said}", file=sys.stderr)
+        return more
+
+    state = started(PLAN, tables, SEED)
     result = run_two_phase_training(PLAN, state, EPOCHS, on_epoch=told.append, look=look)
     return result.state, told
 

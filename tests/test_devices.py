@@ -19,7 +19,7 @@ from commandline import call
 
 from jaxstepper.machine import devices, processes
 from jaxstepper.runs import checkpoints
-from jaxstepper.runs.start import prepare_training
+from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import from_dict
 from jaxstepper.training.two_phase.run import run_two_phase_training
 
@@ -116,7 +116,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def go_on(folder: Path) -> dict[str, Any]:
     """The arrays of a state that goes on from what a run saved after one epoch, to the second."""
     saved = checkpoints.load(folder / "checkpoints" / "run", 0)
-    plan, template = prepare_training(from_dict(saved.config)[0], saved.initial_conditions)
+    plan, template = prepare(from_dict(saved.config)[0], saved.initial_conditions)
     state = checkpoints.restore(saved, template)
     assert state.systems.energy.sharding == template.systems.energy.sharding
     return checkpoints.to_arrays(run_two_phase_training(plan, state, 2).state)

@@ -36,8 +36,7 @@ CLOCKS = {
     "evaluation.measure",
     "runs.writer",
     "stepping.many_rollouts",
-    "training.two_phase.run",
-    "training.windows.run",
+    "training.run",
 }
 
 

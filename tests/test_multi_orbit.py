@@ -26,7 +26,7 @@ from jaxstepper.physics.initial_conditions import (
 from jaxstepper.physics.particles import from_table
 from jaxstepper.physics.tables import save_table
 from jaxstepper.runs import checkpoints, setup
-from jaxstepper.runs.start import prepare_training
+from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import Config
 from jaxstepper.training.two_phase.gate import Gate, try_step
 from jaxstepper.training.two_phase.run import run_two_phase_training
@@ -149,7 +149,7 @@ def test_both_sides_bring_dt_into_the_band_where_one_side_leaves_it_low() -> Non
             steps_per_epoch=2,
         )
         tables = setup.initial_tables(config, {}, many=True)
-        plan, state = prepare_training(setup.with_shape_of(config, tables), tables)
+        plan, state = prepare(setup.with_shape_of(config, tables), tables)
         low = dict(state.variables["params"])
         last = f"Dense_{len(low) - 1}"
         low[last] = {**low[last], "bias": low[last]["bias"] - 3.0}

@@ -11,9 +11,10 @@ from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.step_network import StepNetwork
 from jaxstepper.physics.gravity import Gravity, self_acceleration, self_potential_energy
 from jaxstepper.physics.initial_conditions import random_table
+from jaxstepper.training.run import run_chunk
 from jaxstepper.training.two_phase.gate import Gate
-from jaxstepper.training.two_phase.run import run_chunk
-from jaxstepper.training.two_phase.state import Plan, init_train_state
+from jaxstepper.training.two_phase.objective import TwoPhase
+from jaxstepper.training.two_phase.state import init_train_state
 
 MANY = 1000
 
@@ -32,7 +33,7 @@ def lowered_pairs(platform):
 
 
 def lowered_training(platform):
-    plan = Plan(
+    plan = TwoPhase(
         StepNetwork((8,), dtype=jnp.float32),
         FeatureSpec("rich", 2),
         Gravity(0.01),

@@ -15,7 +15,7 @@ from jaxstepper.commands import simulate as simulate_command
 from jaxstepper.commands import train as train_command
 from jaxstepper.reporting import bars as progress
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.training.two_phase.run import run_two_phase_training
 
@@ -146,8 +146,8 @@ def test_training_shows_its_epochs(screen, tmp_path):
 
 
 def test_an_epoch_longer_than_a_device_call_has_a_bar_of_its_own(monkeypatch):
-    monkeypatch.setattr("jaxstepper.training.two_phase.run.FIRST_BUDGET", 2)
-    monkeypatch.setattr("jaxstepper.training.two_phase.run.LARGEST_BUDGET", 2)
+    monkeypatch.setattr("jaxstepper.training.two_phase.objective.TwoPhase.first_budget", 2)
+    monkeypatch.setattr("jaxstepper.training.run.LARGEST_BUDGET", 2)
     shown = []
 
     class Told(Bars):

@@ -85,9 +85,9 @@ def assert_same_end(mine, theirs):
 def test_a_run_that_was_cut_ends_like_one_that_was_not(whole, calls, monkeypatch):
     flags, uncut = whole
     monkeypatch.setattr(
-        "jaxstepper.training.two_phase.run.FIRST_BUDGET", 2
+        "jaxstepper.training.two_phase.objective.TwoPhase.first_budget", 2
     )  # attempts: cuts within epochs
-    monkeypatch.setattr("jaxstepper.training.two_phase.run.LARGEST_BUDGET", 3)
+    monkeypatch.setattr("jaxstepper.training.run.LARGEST_BUDGET", 3)
     run = Path("checkpoints/run")
     with monkeypatch.context() as patch:
         patch.setattr(train_command, "stop_on_signal", stop_after(calls))

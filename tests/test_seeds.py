@@ -1,20 +1,16 @@
 """Seeds that are trained at once come to what each comes to alone."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import setup
 from jaxstepper.runs.start import fresh_tables, is_fresh, start_run
 from jaxstepper.settings.command_line import parse
 from jaxstepper.sweep.seeds import train_seeds
-from jaxstepper.training.two_phase.run import run_two_phase_training
-from jaxstepper.training.two_phase.state import restart
-from jaxstepper.training.windows.run import run_window_training
+from jaxstepper.training.run import run
 
 TINY = "--hidden-dims 8 8 --no-compilation-cache --lr 0.01"
 # Steps that are often refused once before they are accepted, and a phase 2 that trains.
@@ -30,18 +26,16 @@ def starts(flags, seeds):
 def alone(start, given):
     """The result and the metrics of a run of one seed, as `train` has it."""
     config, metrics = start.config, []
-    renew = jax.jit(partial(restart, start.plan)) if config.fresh_every else None
 
     def on_pause(state, last):
         done = last["epoch"] + 1
         if is_fresh(config, done):
             tables = fresh_tables(config, given, start.tables, done)
-            state = renew(state, tables, setup.end_times(config, tables))
+            state = start.objective.restart(state, tables)
         return state
 
-    train = run_window_training if config.objective == "window" else run_two_phase_training
-    result = train(
-        start.plan,
+    result = run(
+        start.objective,
         start.state,
         config.epochs,
         pause_after=lambda epoch: is_fresh(config, epoch + 1),
@@ -101,6 +95,6 @@ def test_what_is_asked_before_every_device_call_stops_them():
 
 def test_seeds_of_different_programs_are_refused():
     runs, _ = starts(f"{STRICT} --epochs 1", [0])
-    other = replace(runs[0], plan=replace(runs[0].plan, steps_per_epoch=3))
+    other = replace(runs[0], objective=replace(runs[0].objective, steps_per_epoch=3))
     with pytest.raises(UserError, match="bound pairs"):
         train_seeds([runs[0], other])

@@ -18,8 +18,11 @@ from jaxstepper.runs.models import load_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.config import to_dict
 from jaxstepper.settings.toml_file import read_sweep
-from jaxstepper.sweep.seeds import SeedRun, SeedsResult, SeedStates
-from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _metric, _Watch
+from jaxstepper.sweep.seeds import SeedsResult, SeedStates
+from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _Watch
+from jaxstepper.training.run import Member
+from jaxstepper.training.two_phase.objective import TwoPhase
+from jaxstepper.training.windows.objective import Windows
 
 ROOT = Path(__file__).parents[1]
 FILE = """
@@ -102,7 +105,7 @@ def test_a_sweep_goes_on_and_keeps_its_best_run(tmp_path):
     assert checkpoint.config["seed"] == report["seed"]
     assert checkpoint.config["hidden_dims"] == report["params"]["hidden_dims"]
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    costs = [_metric("evaluations_per_time", json.loads(line)) for line in lines]
+    costs = [TwoPhase.value("evaluations_per_time", json.loads(line)) for line in lines]
     assert report["value"] == pytest.approx(sum(costs) / 3)
 
     file = torch.load(report["export"], weights_only=True)
@@ -132,7 +135,7 @@ def test_a_sweep_goes_on_and_keeps_its_best_run(tmp_path):
 
 
 def test_trials_that_fail_are_kept_with_their_reason(tmp_path, monkeypatch):
-    stuck = SeedsResult([SeedRun([], "stuck")], SeedStates([], None))
+    stuck = SeedsResult([Member(0, [], "stuck")], SeedStates([], None))
     monkeypatch.setattr("jaxstepper.sweep.trial.start_run", lambda *_, **__: None)
     monkeypatch.setattr("jaxstepper.sweep.trial.train_seeds", lambda *_, **__: stuck)
     outcome = sweep("--trials 1")
@@ -245,32 +248,32 @@ def test_train_takes_the_file_and_leaves_the_table(tmp_path):
 
 
 def run(values, stopped=""):
-    return SeedRun([{"loss": value} for value in values], stopped)
+    return Member(len(values), [{"loss": value} for value in values], stopped)
 
 
 def test_a_seed_counts_by_the_mean_of_its_last_epochs():
-    measure = Measure("loss", last=2)
+    measure = Measure(Windows, "loss", last=2)
     assert measure.of_seed(run([9, 1, 3]), 3) == 2
     assert measure.of_seed(run([9, 1, 3]), 2) == 5
     assert measure.of_seed(run([9, 1]), 3) == 5  # every orbit had ended
     assert measure.of_seed(run([9, 1, 3]), 2, skip=1) == 1
     assert measure.of_seed(run([9, 1, 3], "stuck"), 3) == math.inf
     assert measure.of_seed(run([1, math.nan]), 2) == math.inf
-    assert Measure("loss", maximise=True).of_seed(run([], "not finite"), 1) == -math.inf
+    assert Measure(Windows, "loss", maximise=True).of_seed(run([], "not finite"), 1) == -math.inf
 
 
 def test_a_trial_counts_by_its_median_seed():
-    assert Measure("loss").middle([3.0, 1.0, 2.0]) == 2
-    assert Measure("loss").middle([1.0, math.inf]) == 1
-    assert Measure("loss").middle([1.0, 2.0, 3.0, math.inf]) == 2
-    assert Measure("loss", maximise=True).middle([3.0, 1.0]) == 1
+    assert Measure(Windows, "loss").middle([3.0, 1.0, 2.0]) == 2
+    assert Measure(Windows, "loss").middle([1.0, math.inf]) == 1
+    assert Measure(Windows, "loss").middle([1.0, 2.0, 3.0, math.inf]) == 2
+    assert Measure(Windows, "loss", maximise=True).middle([3.0, 1.0]) == 1
 
 
 def test_the_default_number_of_two_phase_training_is_its_force_evaluations_for_a_unit_of_time():
     # 4 steps of 10 leapfrog steps with dt 0.01, 3 attempts each.
     row = {"mean_retrain_iterations": 2.0, "mean_dt": 0.01, "total_steps": 4}
     evaluations, time = 4 * 3 * 10, 4 * 10 * 0.01
-    assert _metric("evaluations_per_time", row) == pytest.approx(evaluations / time)
+    assert TwoPhase.value("evaluations_per_time", row) == pytest.approx(evaluations / time)
 
 
 class Strict:
@@ -289,7 +292,7 @@ class Strict:
 
 def watch(limit, *flags):
     config, _ = parse("train", ["--epochs", "6", *flags])
-    return _Watch(Measure("loss", last=2), Strict(limit), config)
+    return _Watch(Measure(Windows, "loss", last=2), Strict(limit), config)
 
 
 def test_epochs_are_reported_when_all_seeds_have_completed_them():

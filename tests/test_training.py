@@ -16,24 +16,23 @@ from jaxstepper.network.step_network import StepNetwork, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import random_table
 from jaxstepper.physics.integrators import leapfrog
+from jaxstepper.training.run import train_chunk
+from jaxstepper.training.status import NOT_FINITE, STUCK
 from jaxstepper.training.two_phase.attempt import attempt
 from jaxstepper.training.two_phase.calibrate import calibrate
 from jaxstepper.training.two_phase.collect import collect
+from jaxstepper.training.two_phase.epoch import epoch_metrics
 from jaxstepper.training.two_phase.gate import Gate, try_step, try_steps
 from jaxstepper.training.two_phase.generalize import generalize
-from jaxstepper.training.two_phase.run import epoch_metrics, run_two_phase_training, train_chunk
-from jaxstepper.training.two_phase.state import (
-    NOT_FINITE,
-    STUCK,
-    Plan,
-    init_train_state,
-    start_systems,
-)
+from jaxstepper.training.two_phase.objective import TwoPhase
+from jaxstepper.training.two_phase.run import run_two_phase_training
+from jaxstepper.training.two_phase.samples import start_systems
+from jaxstepper.training.two_phase.state import init_train_state
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "two_phase.npz")
 PLENTY = 10**6
 # Random in every way: dropout, and replay batches smaller than the trajectory.
-PLAN = Plan(
+PLAN = TwoPhase(
     StepNetwork((8,), "tanh", 0.5),
     FeatureSpec("delta_mag", 1),
     Gravity(0.01),
@@ -93,7 +92,7 @@ def golden_case(case):
     prefix = f"case{case}/"
     g = {k.removeprefix(prefix): GOLDEN[k] for k in GOLDEN.files if k.startswith(prefix)}
     settings = json.loads(str(g["settings"]))
-    plan = Plan(
+    plan = TwoPhase(
         StepNetwork(tuple(settings["hidden_dims"]), settings["activation"], settings["dropout"]),
         FeatureSpec(settings["feature_type"], settings["history_len"]),
         Gravity(),
@@ -243,7 +242,7 @@ def test_a_run_tells_what_it_did():
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(monkeypatch):
     expected, _ = train_in_calls(PLAN, started(PLAN, TABLES, SEED), 2, PLENTY)
-    monkeypatch.setattr("jaxstepper.training.two_phase.run.FIRST_BUDGET", 2)
+    monkeypatch.setattr("jaxstepper.training.two_phase.objective.TwoPhase.first_budget", 2)
     answers = iter([False, True])
     result = run_two_phase_training(
         PLAN, started(PLAN, TABLES, SEED), 2, interrupted=lambda: next(answers)
@@ -266,8 +265,8 @@ def test_a_step_that_never_passes_warns_every_1000_times_and_ends_stuck_at_the_c
     )
     state = started(plan, TABLES[:1], 0)
     before = saved(state.systems)
-    monkeypatch.setattr("jaxstepper.training.two_phase.run.FIRST_BUDGET", 400)
-    monkeypatch.setattr("jaxstepper.training.two_phase.run.LARGEST_BUDGET", 400)
+    monkeypatch.setattr("jaxstepper.training.two_phase.objective.TwoPhase.first_budget", 400)
+    monkeypatch.setattr("jaxstepper.training.run.LARGEST_BUDGET", 400)
     with pytest.warns(RuntimeWarning, match="retrain iterations on one step") as caught:
         result = run_two_phase_training(plan, state, 5)
     told = [str(warning.message) for warning in caught]
@@ -344,7 +343,7 @@ def test_an_attempt_trains_on_the_mean_loss_of_the_systems_that_fail(at_once, pa
 
     That is so in one pass, where most of more systems than pass at once fail, and where few do.
     """
-    monkeypatch.setattr("jaxstepper.training.two_phase.attempt.TRAINED_AT_ONCE", at_once)
+    monkeypatch.setattr("jaxstepper.training.two_phase.backpropagation.TRAINED_AT_ONCE", at_once)
     plan = replace(
         PLAN,
         network=StepNetwork((8,), "tanh", 0.0),

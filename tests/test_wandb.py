@@ -193,7 +193,7 @@ def test_a_training_that_fails_ends_its_run_as_failed(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(train_command, "run_two_phase_training", fail)
+    monkeypatch.setattr(train_command, "run", fail)
     with pytest.raises(RuntimeError, match="the device is gone"):
         call(LOGGED, "--wandb-name named --wandb-project other")
     assert wandb.run is None

@@ -17,18 +17,16 @@ from jaxstepper.runs import checkpoints
 from jaxstepper.stepping.controller import fixed, symmetrized
 from jaxstepper.stepping.literature import free_fall
 from jaxstepper.stepping.rollout import Limits, record
+from jaxstepper.training.run import run
+from jaxstepper.training.windows.draws import draw_windows
+from jaxstepper.training.windows.epoch import loss_of_draw
 from jaxstepper.training.windows.loss import SMOOTH, Window, imitation_loss, run_window, window_loss
-from jaxstepper.training.windows.run import (
-    WindowPlan,
-    draw_windows,
-    init_window_state,
-    loss_of_draw,
-    run_window_training,
-)
+from jaxstepper.training.windows.objective import Windows
+from jaxstepper.training.windows.state import init_window_state
 
 GRAVITY = Gravity()
 OPTIMIZER = optax.adam(1e-3)
-PLAN = WindowPlan(
+PLAN = Windows(
     network=StepNetwork((8,), dropout=0.0, positive=False),
     features=FeatureSpec("orbital"),
     gravity=GRAVITY,
@@ -134,11 +132,11 @@ def test_the_tolerance_is_raised_where_the_steps_are_too_few_for_half_an_orbit()
 
 
 def test_a_resumed_run_is_bit_identical(tmp_path):
-    whole = run_window_training(PLAN, new_state(), 4)
-    first = run_window_training(PLAN, new_state(), 2)
+    whole = run(PLAN, new_state(), 4)
+    first = run(PLAN, new_state(), 2)
     checkpoints.write(tmp_path / "1", first.state, TABLES, config={}, metrics={}, about={})()
     again = checkpoints.restore(checkpoints.load(tmp_path), new_state(seed=5))
-    second = run_window_training(PLAN, again, 4)
+    second = run(PLAN, again, 4)
     assert (whole.epochs, second.epochs) == (4, 4)
     for x, y in zip(leaves_of(whole.state), leaves_of(second.state), strict=True):
         assert np.array_equal(x, y)
@@ -149,7 +147,7 @@ def test_a_window_that_goes_wrong_does_not_move_the_network():
     state = new_state()
     tables = state.pool.tables.at[0].set(jnp.nan)
     bad = state.replace(pool=type(state.pool)(tables, state.pool.span, state.pool.work))
-    result = run_window_training(PLAN, bad, 2)
+    result = run(PLAN, bad, 2)
     assert result.metrics["skipped"] > 0 and result.stopped == ""
     assert all(np.all(np.isfinite(x)) for x in leaves_of(result.state.variables))
 
@@ -158,20 +156,22 @@ def test_training_stops_when_nothing_is_finite():
     state = new_state()
     pool = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.pool)
     before = leaves_of(state.variables)
-    result = run_window_training(PLAN, state.replace(pool=pool), 9)
+    result = run(PLAN, state.replace(pool=pool), 9)
     assert (result.stopped, result.epochs) == ("not finite", 1)
     for x, y in zip(before, leaves_of(result.state.variables), strict=True):
         assert np.array_equal(x, y)
 
 
-def test_the_callbacks_are_told_what_happens():
+def test_the_callbacks_are_told_what_happens(monkeypatch):
+    monkeypatch.setattr("jaxstepper.training.run.LARGEST_BUDGET", 3)  # iterations: an epoch
+    monkeypatch.setattr(Windows, "first_budget", 3)
     epochs, pauses = [], []
 
     def on_pause(state, metrics):
         pauses.append(metrics["epoch"])
         return state
 
-    result = run_window_training(
+    result = run(
         PLAN,
         new_state(),
         4,
@@ -197,7 +197,7 @@ def test_imitation_compares_dt_along_the_path_of_the_teacher():
 def test_imitation_comes_first():
     plan = replace(PLAN, imitation=1, features=FeatureSpec("basic"), network=StepNetwork((8,)))
     state = init_window_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
-    metrics = run_window_training(plan, state, 1).metrics
+    metrics = run(plan, state, 1).metrics
     assert metrics["relative_work"] == 1.0 and metrics["loss"] > 0
 
 
@@ -216,7 +216,7 @@ def test_a_window_in_other_units_is_the_same_to_a_network_free_of_scale():
 @pytest.mark.slow
 def test_training_needs_less_work_than_free_fall():
     """Some 30 s: by then the stepper needs 0.9 of the steps of the free-fall rule."""
-    plan = WindowPlan(
+    plan = Windows(
         StepNetwork((16,), dropout=0.0, positive=False),
         PLAN.features,
         GRAVITY,
@@ -225,4 +225,4 @@ def test_training_needs_less_work_than_free_fall():
         steps=256,
     )
     state = init_window_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
-    assert run_window_training(plan, state, 20).metrics["relative_work"] < 0.9
+    assert run(plan, state, 20).metrics["relative_work"] < 0.9

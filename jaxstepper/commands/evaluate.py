@@ -25,7 +25,7 @@ from jaxstepper.evaluation.work_precision import COLUMNS, TARGETS, Curve, curves
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.runs import setup
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config

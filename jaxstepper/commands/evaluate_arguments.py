@@ -11,7 +11,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.evaluation import ias15 as reference
 from jaxstepper.evaluation.problems import KEPLER, NAMES, THREE_BODIES
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
 from jaxstepper.settings.command_parser import CommandParser, count, place, positive
 from jaxstepper.settings.config import from_dict

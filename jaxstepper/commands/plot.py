@@ -7,7 +7,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.pictures.rollout_picture import plot_rollout
 from jaxstepper.pictures.training_picture import plot_training
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.settings.command_parser import CommandParser, count, place

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from jaxstepper.errors import UserError
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.reporting.wandb_run import WandbRun
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.exchange import to_torch

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 
 # A signal that comes so soon after the first is the same one: `timeout` and some schedulers send
 # theirs both to a process and to its group.

@@ -20,7 +20,7 @@ from jaxstepper.physics.tables import validate_table
 from jaxstepper.pictures.film import film_of
 from jaxstepper.pictures.movies import check_movie, make_movie
 from jaxstepper.reporting.bars import open_bars, part_of
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.reporting.wandb_run import open_wandb
 from jaxstepper.runs import setup
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.errors import UserError
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.runs.resume import HARMLESS

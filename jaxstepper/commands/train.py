@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import jax
-
 from jaxstepper.commands.run_artifacts import keep_model, log_figures
 from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.commands.train_job import Job, set_up
@@ -18,23 +16,17 @@ from jaxstepper.machine.processes import meet, on_main
 from jaxstepper.pictures.training_movie import TrainingMovie
 from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.console import Console
-from jaxstepper.reporting.debug_lines import DebugLines
-from jaxstepper.reporting.metrics_file import MetricsFile
+from jaxstepper.reporting.note import note
 from jaxstepper.reporting.training_bars import TrainingBars
-from jaxstepper.reporting.wandb_run import open_wandb
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.reporting.wandb_run import WandbRun, open_wandb, summary_values
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.metrics_file import MetricsFile
 from jaxstepper.runs.setup import Given
 from jaxstepper.runs.start import fresh_tables, is_fresh
 from jaxstepper.runs.writer import RunWriter
 from jaxstepper.settings.config import Config, to_dict
-from jaxstepper.training.two_phase.run import TrainingResult, run_two_phase_training
-from jaxstepper.training.two_phase.state import TrainState, restart
-from jaxstepper.training.windows.run import (
-    WindowPlan,
-    WindowResult,
-    WindowState,
-    run_window_training,
-)
+from jaxstepper.training.objective import Objective
+from jaxstepper.training.run import Result, run
 
 # Of how this part of a run was started, which is nothing to the next.
 NOT_KEPT: dict[str, Any] = {
@@ -59,9 +51,14 @@ def run_train(config: Config, given: Given, lines_on_stderr: bool = False) -> in
     with open_bars(config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
         job = set_up(config, given)
         config = job.config
-        movie = TrainingMovie(config, job.folder, job.state, is_resumed=job.checkpoint is not None)
+        movie = TrainingMovie(
+            config, job.folder, job.objective, job.state, is_resumed=job.checkpoint is not None
+        )
         console = Console(
-            config.epochs, sys.stderr if lines_on_stderr else sys.stdout, config.quiet
+            job.objective,
+            config.epochs,
+            sys.stderr if lines_on_stderr else sys.stdout,
+            config.quiet,
         )
         wandb_id = job.about.get("wandb_id")
         with open_wandb(config, run_id=wandb_id, step="epoch") as wandb_run:
@@ -76,23 +73,23 @@ def run_train(config: Config, given: Given, lines_on_stderr: bool = False) -> in
                 minutes=config.checkpoint_minutes,
                 newest=job.checkpoint.path if job.checkpoint else None,
             )
-            training_bars = TrainingBars(bars, job.plan, int(job.state.epoch), config.epochs)
-            debug = DebugLines(config.debug_every, config.debug_replay_every)
-            told = [console.epoch, wandb_run.epoch, training_bars.epoch]
+            training_bars = TrainingBars(bars, job.objective, int(job.state.epoch), config.epochs)
+            told: list[Callable[[Mapping[str, Any]], None]]
+            told = [console.epoch, partial(_log, wandb_run, job.objective), training_bars.epoch]
             told += [metrics_file.epoch] if metrics_file is not None else []
-            told += [debug.epoch] if config.debug else []
-            result = _train(job, told, training_bars, debug, writer, movie, interrupted)
+            told += [partial(_debug_epoch, job.objective)] if config.debug else []
+            result = _train(job, told, training_bars, writer, movie, interrupted)
             if result.stopped not in ("", "not finite") and not writer.holds(result.state):
                 writer.save_partial(int(result.state.epoch), result.state, result.metrics)
             writer.finish()
             meet()
             bars.close()
             console.summary(result)
-            wandb_run.summary(result)
+            wandb_run.summary(summary_values(job.objective, result))
             log_figures(wandb_run, job.folder)
             if config.wandb_artifacts:
                 keep_model(wandb_run, writer.newest)
-            code = verdict(result, job.plan, writer)
+            code = verdict(result, job.objective, writer)
             movie.make()
             return code
 
@@ -101,14 +98,12 @@ def _train(
     job: Job,
     told: Sequence[Callable[[Mapping[str, Any]], None]],
     bars: TrainingBars,
-    debug: DebugLines,
     writer: RunWriter,
     movie: TrainingMovie,
     interrupted: Callable[[], bool],
-) -> TrainingResult | WindowResult:
+) -> Result:
     """Trains, tells of every epoch, and saves what is to be saved on the way."""
     config = job.config
-    renew: Callable = jax.jit(partial(restart, job.plan))  # type: ignore[arg-type]
 
     def on_epoch(metrics: dict[str, Any]) -> None:
         for tell in told:
@@ -119,7 +114,7 @@ def _train(
         movie.add(state)
         if is_fresh(config, done):
             fresh = fresh_tables(config, job.given, job.tables, done)
-            state = renew(state, fresh, setup.end_times(config, fresh))
+            state = job.objective.restart(state, fresh)
             movie.add(state)
         if _is_saved(config, metrics["epoch"]):
             writer.save_epoch(metrics["epoch"], state, metrics)
@@ -130,22 +125,43 @@ def _train(
         if writer.is_due() and not writer.holds(state):
             writer.save_partial(int(state.epoch), state, metrics)
 
-    common: dict[str, Any] = {
-        "metrics": job.checkpoint.metrics if job.checkpoint else {},
-        "pause_after": lambda epoch: (
+    return run(
+        job.objective,
+        job.state,
+        config.epochs,
+        metrics=job.checkpoint.metrics if job.checkpoint else {},
+        pause_after=lambda epoch: (
             movie.is_on or _is_saved(config, epoch) or is_fresh(config, epoch + 1)
         ),
-        "on_epoch": on_epoch,
-        "on_pause": on_pause,
-        "on_call": on_call,
-        "interrupted": interrupted,
-    }
-    if isinstance(job.plan, WindowPlan):
-        assert isinstance(job.state, WindowState)
-        return run_window_training(job.plan, job.state, config.epochs, **common)
-    assert isinstance(job.state, TrainState)
-    look = partial(debug.look, job.plan) if config.debug else None
-    return run_two_phase_training(job.plan, job.state, config.epochs, look=look, **common)
+        on_epoch=on_epoch,
+        on_pause=on_pause,
+        on_call=on_call,
+        interrupted=interrupted,
+        look=_debug_look(job) if config.debug else None,
+    )
+
+
+def _debug_look(job: Job) -> Callable[[Any, int], int] | None:
+    """Prints what the objective shows of its work under --debug."""
+    look = job.objective.look(job.config.debug_every, job.config.debug_replay_every)
+    if look is None:
+        return None
+
+    def show(state: Any, used: int) -> int:
+        said, more = look(state, used)
+        if said:
+            note(f"[debug] {said}")
+        return more
+
+    return show
+
+
+def _log(wandb_run: WandbRun, objective: Objective, metrics: Mapping[str, Any]) -> None:
+    wandb_run.log(objective.wandb_keys(metrics))
+
+
+def _debug_epoch(objective: Objective, metrics: Mapping[str, Any]) -> None:
+    note(f"[debug] epoch {metrics['epoch']}: {objective.details(metrics)}")
 
 
 def _open_folder(job: Job) -> MetricsFile:

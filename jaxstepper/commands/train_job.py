@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import from_main
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.runs import checkpoints, setup
 from jaxstepper.runs.checkpoints import Checkpoint
 from jaxstepper.runs.places import check_run_place
@@ -19,8 +19,7 @@ from jaxstepper.runs.resume import resumed_config, what_was_given
 from jaxstepper.runs.setup import Given
 from jaxstepper.runs.start import resume_training, start_run
 from jaxstepper.settings.config import Config
-from jaxstepper.training.two_phase.state import Plan, TrainState
-from jaxstepper.training.windows.run import WindowPlan, WindowState
+from jaxstepper.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Job:
         config: of the run.
         given: what was given explicitly when the run began, as plain values.
         tables: initial conditions `[B, N, 1 + 2 D]` it began with.
-        plan: what is trained.
+        objective: what is trained.
         state: where it stands.
         checkpoint: that it goes on from, or None.
     """
@@ -39,8 +38,8 @@ class Job:
     config: Config
     given: Mapping[str, Any]
     tables: np.ndarray
-    plan: Plan | WindowPlan
-    state: TrainState | WindowState
+    objective: Objective
+    state: Any
     checkpoint: Checkpoint | None = None
 
     @property
@@ -91,7 +90,7 @@ def _new_job(asked_for: Config, given: Given) -> Job:
     start = start_run(asked_for, given)
     asked = what_was_given(asked_for, given)
     _warn_of_training(start.config, given)
-    return Job(start.config, asked, start.tables, start.plan, start.state)
+    return Job(start.config, asked, start.tables, start.objective, start.state)
 
 
 def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:

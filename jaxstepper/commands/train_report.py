@@ -3,15 +3,18 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from jaxstepper.commands.train_job import Job
 from jaxstepper.machine.devices import describe
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.runs.writer import RunWriter
-from jaxstepper.training.two_phase.run import TrainingResult
-from jaxstepper.training.two_phase.state import Plan, TrainState
-from jaxstepper.training.windows.run import WindowPlan, WindowResult
+from jaxstepper.training.objective import Objective
+from jaxstepper.training.run import Result
+
+# Pairs of bodies, and multiplications in a network, in a second of a CPU, roughly.
+PAIRS_PER_SECOND, PRODUCTS_PER_SECOND = 2e8, 1e10
+# A device call that lasts longer is announced.
+LONG_CALL = 60.0
 
 
 def announce(job: Job, seconds: float, wandb_place: str) -> None:
@@ -19,26 +22,38 @@ def announce(job: Job, seconds: float, wandb_place: str) -> None:
     config = job.config
     size = f"{sum(x.size for x in jax.tree.leaves(job.state.variables['params'])):,}"
     say = partial(note, quiet=config.quiet)
-    mesh = job.plan.mesh if isinstance(job.plan, Plan) else None
-    say(f"device {describe(mesh)}, {config.dtype}, seed {config.seed}")
+    say(f"device {describe(job.objective.mesh)}, {config.dtype}, seed {config.seed}")
     say(f"network of {size} parameters, {config.num_particles} particles in {config.dim}D")
     say(f"checkpoints in {job.folder}; set up in {seconds:.1f}s")
     if wandb_place:
         say(f"W&B: {wandb_place}")
+    warn_of_long_calls(job)
     if job.checkpoint is not None:
         say(f"goes on from {job.checkpoint.path}, in epoch {int(job.state.epoch)}")
 
 
-def verdict(
-    result: TrainingResult | WindowResult, plan: Plan | WindowPlan, writer: RunWriter
-) -> int:
+def warn_of_long_calls(job: Job) -> None:
+    """Says so if a single unit of work, which nothing can interrupt, will take minutes."""
+    bodies, systems = job.config.num_particles, len(job.tables)
+    pairs, passes = job.objective.work_per_unit(bodies, systems)
+    weights = sum(x.size for x in jax.tree.leaves(job.state.variables["params"]))
+    seconds = pairs / PAIRS_PER_SECOND + passes * weights / PRODUCTS_PER_SECOND
+    if seconds > LONG_CALL:
+        note(
+            f"one device call will take about {seconds / 60:.0f} minutes on a CPU, with {bodies} "
+            f"bodies and a network of {weights:,} parameters; until it ends, a first signal waits "
+            "and nothing is saved. A second signal leaves at once."
+        )
+
+
+def verdict(result: Result, objective: Objective, writer: RunWriter) -> int:
     """Says how a run that left early ended; returns the exit code."""
     state, saved = result.state, f"saved in {writer.newest}"
-    where = f"epoch {int(state.epoch)}"
-    if isinstance(state, TrainState):
-        where += f", step {int(state.progress.step)}"
+    where = objective.where(state)
     if result.stopped == "not finite":
-        last = f"the last good checkpoint is {writer.newest}" if writer.newest else "nothing saved"
+        last = (
+            f"the last good checkpoint is {writer.newest}" if writer.newest else "nothing is saved"
+        )
         note(f"{where}: the network or its dt is no longer finite; {last}. Try a lower --lr.")
         return 1
     if writer.problem:
@@ -46,14 +61,9 @@ def verdict(
         note(f"{where}: the run ends, and its end could not be saved ({writer.problem}); {kept}")
         return 1
     if result.stopped == "stuck":
-        assert isinstance(plan, Plan) and isinstance(state, TrainState)
-        worst = int(jnp.argmax(state.progress.failures))
         note(
-            f"stuck at {where}, system {worst}, "
-            f"time {float(state.systems.particles.time[worst]):g}: after "
-            f"{plan.max_retrain_steps} retrain iterations the relative energy error is still "
-            f"{float(state.progress.last_error[worst]):.2e}, not below {plan.gate.threshold:g}; "
-            f"{saved}. Try a larger --lr or --max-retrain-steps, or --dropout 0."
+            f"{objective.why_stuck(state)}; {saved}. Try a larger --lr or --max-retrain-steps, or "
+            "--dropout 0."
         )
         return 1
     if result.stopped == "interrupted":

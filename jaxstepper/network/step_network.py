@@ -1,5 +1,6 @@
 """The network that maps features to a step size; it knows nothing of physics."""
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+from jaxstepper.errors import require
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -98,6 +101,14 @@ class StepNetwork(nn.Module):
         """What the last layer makes of z."""
         return nn.softplus(z) if self.positive else z
 
+    @nn.nowrap
+    def shifted(self, variables: Variables, shift: Float[Array, ""]) -> Variables:
+        """The variables with `shift` added to the bias of output 0."""
+        params = variables["params"]
+        last = f"Dense_{len(params) - 1}"
+        bias = params[last]["bias"].at[0].add(shift)
+        return {**variables, "params": {**params, last: {**params[last], "bias": bias}}}
+
     def _linear(self, width: int, x: Array) -> Array:
         """A layer that starts as torch's: weights and biases ~ U(+-1/sqrt(fan_in))."""
         layer = nn.Dense(
@@ -133,7 +144,51 @@ class StepNetwork(nn.Module):
         return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 
-def init_variables(network: StepNetwork, key: Array, input_size: int) -> Variables:
-    """Fresh parameters (and Fourier frequencies) for inputs of length `input_size`."""
+class OwnNetwork(nn.Module):
+    """A module of the user's own in the place of a `StepNetwork`.
+
+    Attributes:
+        inner: maps inputs `[..., F]` to outputs `[..., 1 or more]`, of which output 0 counts. If
+            its call takes `train`, it is told when dropout is to be active.
+        dtype: of parameters and arithmetic.
+        positive: whether there is a softplus on the output.
+    """
+
+    inner: nn.Module
+    dtype: DTypeLike = jnp.float64
+    positive: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B F"], train: bool = False) -> Float[Array, "*B 1"]:
+        """Output `[..., 1]`: output 0 of the module, and a bias for `shifted` to set."""
+        takes_train = "train" in inspect.signature(self.inner.__call__).parameters
+        y = self.inner(x, train=train) if takes_train else self.inner(x)
+        bias = self.param("bias", nn.initializers.zeros, (1,), self.dtype)
+        y = jnp.asarray(y[..., :1], self.dtype) + bias
+        return nn.softplus(y) if self.positive else y
+
+    @nn.nowrap
+    def shifted(self, variables: Variables, shift: Float[Array, ""]) -> Variables:
+        """The variables with `shift` added to the bias."""
+        params = variables["params"]
+        return {**variables, "params": {**params, "bias": params["bias"] + shift}}
+
+
+def as_step_network(
+    module: nn.Module, dtype: DTypeLike, positive: bool
+) -> "StepNetwork | OwnNetwork":
+    """A user's module as the network of a rule."""
+    return module if isinstance(module, StepNetwork) else OwnNetwork(module, dtype, positive)
+
+
+def init_variables(network: nn.Module, key: Array, input_size: int) -> Variables:
+    """Fresh parameters (and Fourier frequencies) for inputs of length `input_size`.
+
+    Raises:
+        UserError: the module keeps other variables, such as running means.
+    """
     variables = network.init(key, jnp.zeros((input_size,), network.dtype))
-    return {"params": variables["params"], "constants": variables.get("constants", {})}
+    others = set(variables) - {"params", "constants", LAYERS}
+    require(not others, f"the network keeps {', '.join(others)}; only params can be trained here")
+    params = jax.tree.map(lambda x: jnp.asarray(x, network.dtype), variables["params"])
+    return {"params": params, "constants": variables.get("constants", {})}

@@ -13,7 +13,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.pictures.figures import evenly, new_figure
 from jaxstepper.pictures.film import Film
 from jaxstepper.pictures.scene import WIDTH, Scene
-from jaxstepper.reporting.console import note
+from jaxstepper.reporting.note import note
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.settings.config import Config
 

@@ -8,27 +8,10 @@ from typing import Any
 
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import is_main
-from jaxstepper.reporting.console import is_of_windows, note
+from jaxstepper.reporting.note import note
 from jaxstepper.settings.config import Config, to_dict
-from jaxstepper.training.two_phase.run import TrainingResult
-from jaxstepper.training.windows.run import WindowResult
-
-# Of the metrics of an epoch, what W&B gets, under the torch system's keys.
-PART_1 = (
-    "trajectory_length",
-    "mean_retrain_iterations",
-    "max_retrain_iterations",
-    "mean_energy_error",
-    "min_energy_error",
-    "max_energy_error",
-    "warmup_discarded",
-    "acceptance_rate",
-    "mean_retrain_loss",
-    "max_retrain_loss",
-    "mean_retrain_rel_dE",
-    "max_retrain_rel_dE",
-)
-PART_2 = ("converged", "iterations", "final_pass_rate", "mean_rel_dE", "max_rel_dE")
+from jaxstepper.training.objective import Objective
+from jaxstepper.training.run import Result
 
 
 class WandbRun:
@@ -54,19 +37,15 @@ class WandbRun:
             return ""
         return str(Path(self._run.dir).parent) if self._run.offline else str(self._run.url)
 
-    def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Logs an epoch of training."""
-        self.log(wandb_metrics(metrics))
-
     def log(self, values: Mapping[str, Any]) -> None:
         """Logs some values."""
         if self._run is not None:
             self._run.log(dict(values))
 
-    def summary(self, result: TrainingResult | WindowResult) -> None:
+    def summary(self, values: Mapping[str, Any]) -> None:
         """Keeps what training came to."""
         if self._run is not None:
-            self._run.summary.update(summary_values(result))
+            self._run.summary.update(dict(values))
 
     def figure(self, name: str, picture: Path) -> None:
         """Logs a picture file."""
@@ -90,31 +69,14 @@ class WandbRun:
         self._run.log_artifact(artifact)
 
 
-def summary_values(result: TrainingResult | WindowResult) -> dict[str, Any]:
+def summary_values(objective: Objective, result: Result) -> dict[str, Any]:
     """What training came to, for the summary of its run."""
-    last = result.metrics
-    values: dict[str, Any] = {
+    outcomes = objective.summary(result.state, result.metrics)
+    return {
         "epochs": result.epochs,
         "total_time": result.total_time,
         "stopped": result.stopped or "completed",
-    }
-    names: tuple[str, ...] = ("loss", "relative_work", "error_ratio")
-    if isinstance(result, TrainingResult):
-        values["convergence_rate"] = result.convergence_rate
-        names = ("trajectory_length", "final_pass_rate", "max_energy_error")
-    return values | {f"final/{name}": last[name] for name in names if last}
-
-
-def wandb_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of an epoch under their W&B keys."""
-    times = {"epoch": metrics["epoch"], "epoch_time": metrics["epoch_time"]}
-    if is_of_windows(metrics):
-        window = {f"window/{name}": value for name, value in metrics.items() if name not in times}
-        return times | window
-    return {
-        **times,
-        **{f"part1/{name}": metrics[name] for name in PART_1},
-        **{f"part2/{name}": metrics[name] for name in PART_2},
+        **{each.key: each.value for each in outcomes},
     }
 
 

@@ -37,6 +37,9 @@ NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 SEAL = "SHA256SUMS"
 """In a checkpoint: the checksums of its files, as the command sha256sum prints and checks them."""
 
+ADDED_LATER = "progress"
+"""A field of the state that checkpoints of training on windows once did not have."""
+
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints"
@@ -241,6 +244,8 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
         if not np.prod(like.shape):
             return jax.numpy.zeros(like.shape, like.dtype)
         value: Any = checkpoint.arrays["state"]
+        if _names(path)[0] == ADDED_LATER and ADDED_LATER not in value:
+            return like  # the checkpoint was saved between epochs, where a fresh one is right
         for name in _names(path):
             value = value.get(name) if isinstance(value, dict) else None
         if value is None or np.shape(value) != np.shape(like):

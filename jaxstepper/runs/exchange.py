@@ -11,7 +11,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.physics.initial_conditions import random_table
 from jaxstepper.runs import checkpoints, setup
 from jaxstepper.runs.models import TrainedModel, torch_config
-from jaxstepper.runs.start import prepare_training
+from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import from_dict, summary, to_dict
 from jaxstepper.torch_files.content import FEATURE_TYPES, TorchCheckpoint
 from jaxstepper.torch_files.state_dict import adam_state_dict
@@ -91,7 +91,7 @@ def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
     tables = tables if tables.ndim == 3 else tables[None]
     config = setup.with_scales(setup.with_shape_of(config, tables), tables)
     model = TrainedModel(name, file.epoch, file.variables, raw, tables)
-    _, state = prepare_training(config, tables, model)
+    _, state = prepare(config, tables, model)
     if file.adam is not None:
         optimizer_state = optax.tree_utils.tree_set(
             state.optimizer_state, count=file.adam.count, mu=file.adam.mu, nu=file.adam.nu

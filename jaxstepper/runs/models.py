@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper.errors import UserError
+from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
@@ -19,8 +21,6 @@ from jaxstepper.stepping.controller import Controller
 from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import TorchCheckpoint
 from jaxstepper.torch_files.state_dict import network_shape, to_state_dict
-from jaxstepper.training.two_phase.state import Plan
-from jaxstepper.training.windows.run import WindowPlan
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) ->
     Raises:
         UserError: its network is not the config's.
     """
-    plan = setup.make_plan(config)
-    variables = variables_for(plan, model)
-    return learned_rule(plan.network, plan.features, gravity, variables, config.tolerance)
+    setup.require_room(config)
+    network, features = setup.make_network(config), setup.make_features(config)
+    variables = variables_for(network, features, model)
+    return learned_rule(network, features, gravity, variables, config.tolerance)
 
 
 def load_controller(
@@ -118,17 +119,18 @@ def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
     }
 
 
-def variables_for(plan: Plan | WindowPlan, model: TrainedModel) -> Variables:
-    """The model's variables in the dtype of the plan.
+def variables_for(network: nn.Module, features: FeatureSpec, model: TrainedModel) -> Variables:
+    """The model's variables in the dtype of a network with these inputs.
 
     Raises:
-        UserError: its network is not the plan's.
+        UserError: the model's network is another one.
     """
-    init = partial(init_variables, plan.network, input_size=plan.features.size)
+    init = partial(init_variables, network, input_size=features.size)
     like = jax.eval_shape(init, jax.random.PRNGKey(0))
     if jax.tree.map(jnp.shape, model.variables) != jax.tree.map(jnp.shape, like):
+        widths = getattr(network, "hidden_dims", ())
         raise UserError(
-            f"{model.name}: its weights are not of a network with {plan.features.size} inputs and "
-            f"hidden widths {' '.join(map(str, plan.network.hidden_dims))}"
+            f"{model.name}: its weights are not of a network with {features.size} inputs and "
+            f"hidden widths {' '.join(map(str, widths))}"
         )
-    return jax.tree.map(lambda x: jnp.asarray(x, plan.network.dtype), model.variables)
+    return jax.tree.map(lambda x: jnp.asarray(x, network.dtype), model.variables)

@@ -33,9 +33,6 @@ from jaxstepper.settings.config import (
     ineffective,
 )
 from jaxstepper.settings.values import refusal
-from jaxstepper.training.two_phase.gate import Gate
-from jaxstepper.training.two_phase.state import Plan
-from jaxstepper.training.windows.run import WindowPlan
 
 Given = Mapping[str, str]
 """Names that were given explicitly, with where: {"lr": "--lr"}."""
@@ -330,56 +327,6 @@ def require_room(config: Config) -> None:
     require_memory(
         LEAST_BYTES * samples * state * (1 + config.history_len),
         f"an epoch of {samples} samples with {config.history_len} past states each",
-    )
-
-
-def make_plan(config: Config) -> Plan:
-    """Everything about a training run that does not change while it runs.
-
-    Raises:
-        UserError: it does not fit into memory.
-    """
-    require_room(config)
-    return Plan(
-        network=make_network(config),
-        features=make_features(config),
-        gravity=make_gravity(config),
-        optimizer=make_optimizer(config.optimizer, config.lr, config.weight_decay, config.momentum),
-        gate=Gate(
-            num_steps=config.n_steps,
-            threshold=config.energy_threshold,
-            lower=config.E_lower,
-            upper=config.E_upper,
-            two_sided=config.band == "both" and config.phase1 == "robust",
-            monotone=config.phase1 == "robust",
-        ),
-        steps_per_epoch=config.steps_per_epoch,
-        max_retrain_steps=config.max_retrain_steps,
-        retrain_batch=config.retrain_batch,
-        replay_steps=config.replay_steps,
-        replay_batch_size=config.replay_batch_size,
-        min_replay_size=config.min_replay_size,
-    )
-
-
-def make_window_plan(config: Config) -> WindowPlan:
-    """As `make_plan`, for objective window."""
-    steps = config.epochs * config.window_iterations if config.lr_decay == "cosine" else 0
-    optimizer = make_optimizer(
-        config.optimizer, config.lr, config.weight_decay, config.momentum, steps
-    )
-    return WindowPlan(
-        network=make_network(config),
-        features=make_features(config),
-        gravity=make_gravity(config),
-        optimizer=optimizer,
-        iterations=config.window_iterations,
-        batch=config.window_batch,
-        steps=config.window_steps,
-        spans=config.window_length,
-        tolerances=(config.tolerance_min, config.tolerance_max),
-        unit_spread=config.unit_spread,
-        imitation=config.imitation_epochs,
     )
 
 

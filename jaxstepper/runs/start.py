@@ -1,7 +1,8 @@
-"""The plan of a run, and its state before the first epoch or where it was saved."""
+"""A run before its first epoch, or where it was saved."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,13 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import are_several
-from jaxstepper.network.step_network import Variables
-from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.runs import checkpoints, setup
 from jaxstepper.runs.checkpoints import Checkpoint
 from jaxstepper.runs.models import TrainedModel, load_model, variables_for
+from jaxstepper.runs.objectives import NOTHING, Own, make_objective, with_mesh
 from jaxstepper.settings.config import CHECKPOINT, Config
-from jaxstepper.training.two_phase.calibrate import calibrate
-from jaxstepper.training.two_phase.state import RUNNING, Plan, TrainState, init_train_state, place
-from jaxstepper.training.windows.run import WindowPlan, WindowState, init_window_state
+from jaxstepper.training.objective import Objective
+from jaxstepper.training.status import RUNNING
 
 
 @dataclass(frozen=True)
@@ -28,32 +27,43 @@ class Start:
     Attributes:
         config: of the run, with seed, shape and scales filled in.
         tables: initial conditions `[B, N, 1 + 2 D]`.
-        plan: what is trained.
+        objective: what is trained.
         state: where it stands.
     """
 
     config: Config
     tables: np.ndarray
-    plan: Plan | WindowPlan
-    state: TrainState | WindowState
+    objective: Objective
+    state: Any
 
 
-def start_run(config: Config, given: setup.Given, share: bool = True) -> Start:
-    """A new run, from its config and from what of it was given explicitly.
+def start_run(
+    config: Config,
+    given: setup.Given,
+    *,
+    share: bool = True,
+    bodies: np.ndarray | None = None,
+    own: Own = NOTHING,
+) -> Start:
+    """A new run.
 
     Args:
         config: of the run.
-        given: what was given explicitly.
+        given: the options that were set explicitly.
         share: whether all devices may share its systems; else it trains on one.
+        bodies: initial conditions `[B, N, 1 + 2 D]`, in the place of those that the config names.
+        own: what a program brings itself.
 
     Raises:
         UserError: something given cannot be used.
     """
-    config, tables, model = settle(config, given)
-    return Start(config, tables, *prepare(config, tables, model, share))
+    config, tables, model = complete(config, given, bodies)
+    return Start(config, tables, *prepare(config, tables, model, share=share, own=own))
 
 
-def settle(config: Config, given: setup.Given) -> tuple[Config, np.ndarray, TrainedModel | None]:
+def complete(
+    config: Config, given: setup.Given, bodies: np.ndarray | None = None
+) -> tuple[Config, np.ndarray, TrainedModel | None]:
     """The config of a new run with all that follows from it, its tables, and a model to go on from.
 
     Raises:
@@ -63,8 +73,45 @@ def settle(config: Config, given: setup.Given) -> tuple[Config, np.ndarray, Trai
     if model is not None:
         config = setup.adopt(config, given, model.config, model.name)
     config = setup.choose_seed(setup.configure_jax(config))
-    tables = setup.initial_tables(config, given, config.multi_orbit)
+    tables = bodies
+    if tables is None:
+        tables = setup.initial_tables(config, given, config.multi_orbit)
     return setup.with_scales(setup.with_shape_of(config, tables), tables), tables, model
+
+
+def prepare(
+    config: Config,
+    tables: np.ndarray,
+    model: TrainedModel | None = None,
+    *,
+    share: bool = True,
+    own: Own = NOTHING,
+) -> tuple[Any, Any]:
+    """The objective of a run, and its state before the first epoch.
+
+    Args:
+        config: of the run; `setup.configure_jax` has been called.
+        tables: initial conditions `[B, N, 1 + 2 D]`.
+        model: a network to go on from.
+        share: whether all devices may share the systems; else they stay on one.
+        own: what a program brings itself.
+
+    Raises:
+        UserError: the model does not fit.
+    """
+    assert config.seed is not None
+    objective: Any = make_objective(config, tables, own)
+    if share and objective.shares_devices:
+        objective = with_mesh(objective, choose_mesh(len(tables)))
+    elif share and are_several():
+        raise UserError(
+            f"--objective {config.objective} trains in one process; leave out --distributed"
+        )
+    variables = None
+    if model is not None:
+        variables = variables_for(objective.network, objective.features, model)
+    key = jax.random.PRNGKey(config.seed)
+    return objective, objective.init(tables, key, variables)
 
 
 def is_fresh(config: Config, done: int) -> bool:
@@ -85,97 +132,18 @@ def fresh_tables(
     return setup.initial_tables(config, dict.fromkeys(given, CHECKPOINT), config.multi_orbit, draw)
 
 
-def prepare(
-    config: Config, tables: np.ndarray, model: TrainedModel | None = None, share: bool = True
-) -> tuple[Plan | WindowPlan, TrainState | WindowState]:
-    """`prepare_training` or `prepare_window_training`, as the objective has it."""
-    if config.objective == "window":
-        if are_several():
-            raise UserError("--objective window trains in one process; leave out --distributed")
-        return prepare_window_training(config, tables, model)
-    return prepare_training(config, tables, model, share)
-
-
-def prepare_training(
-    config: Config, tables: np.ndarray, model: TrainedModel | None = None, share: bool = True
-) -> tuple[Plan, TrainState]:
-    """The plan of a run and its state before the first epoch.
-
-    Args:
-        config: of the run; `setup.configure_jax` has been called.
-        tables: initial conditions `[B, N, 1 + 2 D]`.
-        model: a network to go on from.
-        share: whether all devices may share the systems; else the plan is for one.
-
-    Raises:
-        UserError: the model does not fit.
-    """
-    assert config.seed is not None
-    mesh = choose_mesh(len(tables)) if share else None
-    plan = replace(setup.make_plan(config), mesh=mesh)
-    # Plain arrays: each process has the same, and the program puts them where they belong.
-    key = np.asarray(jax.random.PRNGKey(config.seed))
-    variables = None if model is None else variables_for(plan, model)
-    # One compiled program: run one by one, the operations of a start take several seconds.
-    start = jax.jit(_start, static_argnums=(0, 1))
-    calibrated = variables is None and config.phase1 == "robust"
-    state = start(
-        plan,
-        calibrated,
-        np.asarray(tables, plan.network.dtype),
-        key,
-        jax.tree.map(np.asarray, variables),
-        setup.end_times(config, tables),
-    )
-    return plan, state
-
-
-def resume_training(
-    config: Config, checkpoint: Checkpoint
-) -> tuple[Plan | WindowPlan, TrainState | WindowState]:
-    """The plan of a run and its state in a checkpoint.
+def resume_training(config: Config, checkpoint: Checkpoint, own: Own = NOTHING) -> tuple[Any, Any]:
+    """The objective of a run, and its state in a checkpoint.
 
     Args:
         config: of the run; `setup.configure_jax` has been called.
         checkpoint: of that run.
+        own: what a program brings itself.
 
     Raises:
         UserError: the checkpoint is of another kind of run.
     """
     model = TrainedModel(str(checkpoint.path), 0, checkpoint.variables, {}, None)
-    plan, template = prepare(config, checkpoint.initial_conditions, model)
+    objective, template = prepare(config, checkpoint.initial_conditions, model, own=own)
     state = checkpoints.restore(checkpoint, template)
-    return plan, state.replace(status=jnp.full_like(state.status, RUNNING))
-
-
-def prepare_window_training(
-    config: Config, tables: np.ndarray, model: TrainedModel | None = None
-) -> tuple[WindowPlan, WindowState]:
-    """As `prepare_training`, for objective window.
-
-    Raises:
-        UserError: the model does not fit.
-    """
-    assert config.seed is not None
-    plan = setup.make_window_plan(config)
-    variables = None if model is None else variables_for(plan, model)
-    periods = [orbital_period(table) for table in tables]
-    if None in periods:  # windows are in units of time then, and all of one length
-        plan, periods = replace(plan, spans=1.0), [config.window_length] * len(tables)
-    span = np.array(periods)
-    start = jax.jit(init_window_state, static_argnums=0)
-    return plan, start(plan, tables, span, jax.random.PRNGKey(config.seed), variables)
-
-
-def _start(
-    plan: Plan,
-    calibrated: bool,
-    tables: jax.Array,
-    key: jax.Array,
-    variables: Variables | None,
-    end_time: jax.Array,
-) -> TrainState:
-    state = init_train_state(plan, tables, key, variables, end_time)
-    if calibrated:
-        state = state.replace(variables=calibrate(plan, state.variables, state.systems))
-    return place(plan, state)
+    return objective, state.replace(status=jnp.full_like(state.status, RUNNING))

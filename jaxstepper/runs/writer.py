@@ -3,7 +3,7 @@
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from jaxstepper.machine.processes import from_main, is_main, try_on_main
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.checkpoints import Damaged, first_line, is_partial, paths_of
+from jaxstepper.runs.metrics_file import MetricsFile
 
 
 @dataclass
@@ -141,3 +142,37 @@ def best(paths: list[Path]) -> list[Path]:
         except Damaged:
             continue
     return [max(reversed(rates), key=rates.__getitem__)] if rates else []
+
+
+def save_run(
+    folder: Path,
+    state: Any,
+    initial_conditions: np.ndarray,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    config: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> Path:
+    """Writes a training that is over as a run: its state, and the metrics of its epochs.
+
+    Args:
+        folder: of the run.
+        state: after the last epoch.
+        initial_conditions: `[B, N, 1 + 2 D]`.
+        history: the metrics of every epoch, at least one.
+        config: flat.
+        about: whatever else the checkpoint keeps; JSON values.
+
+    Returns:
+        The folder of the checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics_file = MetricsFile(folder / checkpoints.METRICS_FILE)
+    for metrics in history:
+        metrics_file.epoch(metrics)
+    path = folder / str(history[-1]["epoch"])
+    written = checkpoints.write(
+        path, state, initial_conditions, config=config, metrics=history[-1], about=about
+    )
+    written()
+    return path

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxstepper.errors import UserError
-from jaxstepper.reporting.console import note
-from jaxstepper.reporting.metrics_file import MetricsFile
+from jaxstepper.reporting.note import note
 from jaxstepper.runs import checkpoints
-from jaxstepper.runs.checkpoints import METRICS_FILE, first_line
+from jaxstepper.runs.checkpoints import first_line
 from jaxstepper.runs.exchange import to_torch
 from jaxstepper.runs.resume import what_was_given
 from jaxstepper.runs.setup import Given
+from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.config import to_dict
 from jaxstepper.sweep.study import Study
 from jaxstepper.sweep.trial import Trained
@@ -32,21 +32,9 @@ def keep_run(folder: Path, number: int, trained: Trained, given: Given) -> str |
     place = folder / f"{TRIAL}{number}"
     config = replace(start.config, save_name=place.name, checkpoint_dir=str(folder))
     state = trained.result.states.member(trained.middle)
-    last = run.metrics[-1]
+    about = {"given": what_was_given(config, given), "wandb_id": None}
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        metrics_file = MetricsFile(place / METRICS_FILE)
-        for metrics in run.metrics:
-            metrics_file.epoch(metrics)
-        written = checkpoints.write(
-            place / str(last["epoch"]),
-            state,
-            start.tables,
-            config=to_dict(config),
-            metrics=last,
-            about={"given": what_was_given(config, given), "wandb_id": None},
-        )
-        written()
+        save_run(place, state, start.tables, run.metrics, config=to_dict(config), about=about)
     except Exception as error:  # as in `checkpoints.read`
         warnings.warn(f"{place}: could not be saved ({first_line(error)})", stacklevel=2)
         shutil.rmtree(place, ignore_errors=True)

@@ -9,23 +9,17 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from jaxstepper.errors import UserError
+from jaxstepper.runs.objectives import KINDS
 from jaxstepper.runs.setup import Given
-from jaxstepper.runs.start import Start, settle, start_run
+from jaxstepper.runs.start import Start, complete, start_run
 from jaxstepper.settings.command_line import view
 from jaxstepper.settings.config import Config, flag_of
 from jaxstepper.settings.sweep_space import Choice, Suggests
 from jaxstepper.settings.toml_file import Settings
 from jaxstepper.settings.values import nearest
-from jaxstepper.sweep.seeds import SeedRun, SeedsResult, train_seeds
-from jaxstepper.training.two_phase.run import EpochMetrics
-from jaxstepper.training.windows.run import WindowMetrics
-
-COST = "evaluations_per_time"
-METRICS = {
-    "gate": (COST, *EpochMetrics._fields[1:], "acceptance_rate", "epoch_time"),
-    "window": ("relative_work", *WindowMetrics._fields[1:], "epoch_time"),
-}
-"""What a sweep can go by, for each objective; the first is the default."""
+from jaxstepper.sweep.seeds import SeedsResult, train_seeds
+from jaxstepper.training.objective import Objective
+from jaxstepper.training.run import Member
 
 # Of a training that is watched and resumed; a sweep watches and resumes itself.
 NOT_TAKEN = ("wandb", "distributed", "coordinator", "resume", "overwrite", "detect_anomaly")
@@ -63,11 +57,13 @@ class Measure:
     """The number that trials are compared by.
 
     Attributes:
-        metric: of an epoch; one of `METRICS`.
+        objective: whose metric it is.
+        metric: of an epoch; one of those that the objective can be chosen by, or "epoch_time".
         last: epochs, the last ones, that it is averaged over.
         maximise: whether more is better.
     """
 
+    objective: type[Objective]
     metric: str
     last: int = 10
     maximise: bool = False
@@ -77,31 +73,18 @@ class Measure:
         """What a seed counts for that has failed."""
         return -math.inf if self.maximise else math.inf
 
-    def of_seed(self, run: SeedRun, epochs: int, skip: int = 0) -> float:
+    def of_seed(self, run: Member, epochs: int, skip: int = 0) -> float:
         """The mean over the last of so many epochs, of which the first `skip` do not count."""
         rows = run.metrics[skip:epochs][-self.last :]
         if run.stopped in ("stuck", "not finite") or not rows:
             return self.worst
-        value = sum(_metric(self.metric, row) for row in rows) / len(rows)
+        value = sum(self.objective.value(self.metric, row) for row in rows) / len(rows)
         return value if math.isfinite(value) else self.worst
 
     def middle(self, values: Sequence[float]) -> int:
         """Which of the seeds' values is the median; of two in the middle, the worse."""
         order = sorted(range(len(values)), key=values.__getitem__, reverse=self.maximise)
         return order[len(values) // 2]
-
-
-def _metric(name: str, row: Mapping[str, Any]) -> float:
-    """A metric of an epoch.
-
-    `evaluations_per_time` is what phase 1 pays for a unit of simulated time: force evaluations,
-    those of refused attempts included. As all accepted steps are within the energy threshold, it
-    compares at equal safety, and tiny steps are as dear as refused ones.
-    """
-    if name != COST:
-        return float(row[name])
-    attempts = 1 + row["mean_retrain_iterations"]
-    return attempts / row["mean_dt"] if row["mean_dt"] > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -153,12 +136,14 @@ def make_measure(objective: str, minimise: str | None, maximise: str | None, las
     Raises:
         UserError: there is no such metric.
     """
-    metric = minimise or maximise or METRICS[objective][0]
-    if metric not in METRICS[objective]:
-        hint = nearest(metric, METRICS[objective], f"there are {', '.join(METRICS[objective])}")
+    kind = KINDS[objective]
+    known = (*kind.chosen_by, "epoch_time")
+    metric = minimise or maximise or known[0]
+    if metric not in known:
+        hint = nearest(metric, known, f"there are {', '.join(known)}")
         flag = "--minimise" if minimise else "--maximise"
         raise UserError(f"{flag} {metric}: objective {objective} has no such metric; {hint}")
-    return Measure(metric, last, maximise is not None)
+    return Measure(kind, metric, last, maximise is not None)
 
 
 def check(sweep: Sweep) -> None:
@@ -180,7 +165,7 @@ def check(sweep: Sweep) -> None:
     config, given = _check_choice(sweep, {}, draw)
     if (config.seed or 0) + sweep.seeds > 2**32:
         raise UserError(f"--seeds {sweep.seeds}: from seed {config.seed} on, there are not so many")
-    settle(replace(config, seed=config.seed or 0), given)
+    complete(replace(config, seed=config.seed or 0), given)
 
 
 def _check_choice(
@@ -253,11 +238,11 @@ class _Watch:
     config: Config
     reported: int = 0
 
-    def values(self, runs: list[SeedRun], epochs: int) -> list[float]:
+    def values(self, runs: Sequence[Member], epochs: int) -> list[float]:
         skip = _uncounted(self.config)
         return [self.measure.of_seed(run, epochs, skip) for run in runs]
 
-    def look(self, runs: list[SeedRun]) -> None:
+    def look(self, runs: Sequence[Member]) -> None:
         done = [len(run.metrics) for run in runs if not run.stopped]
         complete = min(done, default=max(len(run.metrics) for run in runs))
         for epoch in range(max(self.reported, _uncounted(self.config)), complete):
@@ -271,7 +256,7 @@ class _Watch:
             raise TrialPruned(f"epoch {complete - 1}")
 
 
-def _why(runs: list[SeedRun]) -> str:
+def _why(runs: Sequence[Member]) -> str:
     """How the seeds ended, as `2 of 3 seeds stuck`."""
     words = [run.stopped or "without a finite number" for run in runs]
     return ", ".join(

@@ -3,20 +3,36 @@
 A layer y = f(z), z = x W + b, takes part in a loss only through z. With delta = d(loss)/dz of S
 samples, `[S, out]`, its gradients are x^T delta for W and the sum of delta for b; and d(loss)/dx,
 where the layer before begins, is delta W^T (Rumelhart, Hinton and Williams 1986, Nature 323, 533).
-Automatic differentiation comes to the same, but hands out gradients as large as the network only.
-Here the caller holds what they are made of, which is small beside it: it may choose among the
-samples after the pass forwards, change the weights in place, and form a gradient where it is used.
+Automatic differentiation comes to the same, but returns gradients as large as the network. Here the
+loop keeps what they are made of, which is small beside it: it can choose among the samples after
+the forward pass, form a gradient where it is used, and change the weights in place. Against
+`jax.vjp` in a `cond`, an attempt on one state is 1.14 to 1.37 times faster, and one of 512 states
+of which 8 fail 1.8 to 2.3 times.
+
+`propose` and `descend` are the way in and out. A module that is not a `StepNetwork` has no passes
+to keep, and goes through `jax.vjp`.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from jaxstepper.network.step_network import LAYERS, Pass, StepNetwork, Variables
+from jaxstepper.training.run import all_finite
+
+# Samples of many that go back through the network at once.
+TRAINED_AT_ONCE = 128
+
+
+Passes = Any
+"""The `Pass` of each layer of a `StepNetwork`; of another module, its inputs and dropout keys."""
 
 
 class Signal(NamedTuple):
@@ -26,14 +42,17 @@ class Signal(NamedTuple):
     delta: Float[Array, "S O"]
 
 
-def forward(
-    network: StepNetwork, variables: Variables, inputs: Float[Array, "S F"], keys: Array
-) -> tuple[Float[Array, " S"], tuple[Pass, ...]]:
+def propose(
+    network: nn.Module, variables: Variables, inputs: Float[Array, "S F"], keys: Array
+) -> tuple[Float[Array, " S"], Passes]:
     """Output 0 of the network in training, each sample with its own dropout key.
 
     Returns:
-        The outputs `[S]`, and the passes through each layer.
+        The outputs `[S]`, and what `descend` needs to go back.
     """
+
+    if not isinstance(network, StepNetwork):
+        return _outputs(network, variables, inputs, keys), (inputs, keys)
 
     def of_sample(features: Array, key: Array) -> tuple[Array, tuple[Pass, ...]]:
         outputs, noted = network.apply(
@@ -42,6 +61,145 @@ def forward(
         return outputs[0], noted[LAYERS]["passes"]
 
     return jax.vmap(of_sample)(inputs, keys)
+
+
+def _outputs(network: nn.Module, variables: Variables, inputs: Array, keys: Array) -> Array:
+    def of_sample(features: Array, key: Array) -> Array:
+        return network.apply(variables, features, train=True, rngs={"dropout": key})[0]
+
+    return jax.vmap(of_sample)(inputs, keys)
+
+
+def _gradient_by_vjp(
+    network: nn.Module, variables: Variables, passes: Any, slope: Float[Array, " S"]
+) -> Variables:
+    """The gradient in the params, summed over the samples, by automatic differentiation."""
+
+    def outputs(params: Variables) -> Array:
+        return _outputs(network, {**variables, "params": params}, *passes)
+
+    _, back = jax.vjp(outputs, variables["params"])
+    return back(slope)[0]
+
+
+def descend(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    variables: Variables,
+    optimizer_state: optax.OptState,
+    passes: Passes,
+    slope: Float[Array, " S"],
+    trained: Bool[Array, " S"],
+) -> tuple[Variables, optax.OptState, Bool[Array, ""]]:
+    """One optimiser step on the mean loss of the samples that are `trained` on, if any is.
+
+    The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count.
+
+    Args:
+        network: the network.
+        optimizer: an optax transformation.
+        variables: of the network.
+        optimizer_state: of the optimiser.
+        passes: what `propose` returned.
+        slope: `[S]`, d(loss)/d(output 0) of each sample.
+        trained: `[S]`, which of them to train on.
+
+    Returns:
+        The params, the optimiser's state, and whether the gradient was finite; if not, the params
+        stay as they were.
+    """
+    count = jnp.sum(trained, dtype=jnp.int32)
+    slope = jnp.where(trained, slope, 0.0) / jnp.maximum(count, 1).astype(slope.dtype)
+    # A loop of one turn or none works in place, where a conditional would copy the network.
+    turns = jnp.minimum(count, 1)
+    by_hand = isinstance(network, StepNetwork)
+    few = by_hand and trained.shape[0] <= TRAINED_AT_ONCE
+    signals = _signals(network, turns, variables["params"], passes, slope) if few else {}
+
+    def update(_: Array | int, carry: tuple) -> tuple:
+        params, optimizer_state, _, signals = carry
+        if few:
+            gradient = gradient_of(signals)
+        elif not by_hand:
+            gradient = _gradient_by_vjp(network, {**variables, "params": params}, passes, slope)
+        else:
+            gradient = _gradient_of_many(network, params, passes, slope, trained)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        finite = _is_finite(gradient) if by_hand else all_finite(gradient)
+        updates = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), updates)
+        # From signals that stay as they are, XLA would form the gradient before the loop.
+        spent = jax.tree.map(jnp.zeros_like, signals)
+        return optax.apply_updates(params, updates), optimizer_state, finite, spent
+
+    start = (variables["params"], optimizer_state, jnp.array(True), signals)
+    params, optimizer_state, finite, _ = lax.fori_loop(0, turns, update, start)
+    return params, optimizer_state, finite
+
+
+def _signals(
+    network: StepNetwork,
+    turns: Array,
+    params: Variables,
+    passes: tuple[Pass, ...],
+    slope: Float[Array, " S"],
+) -> dict[str, Signal]:
+    """The signals of all samples; zeros if there is no turn.
+
+    In a loop of their own, for what leaves a loop is in memory. Otherwise XLA would go back through
+    the layers again for each number that the optimiser updates.
+    """
+
+    def back(_: Array | int, carry: tuple) -> tuple:
+        slope, _ = carry
+        # With a slope that stays as it is, XLA would go back before the loop, and for no turn too.
+        return jnp.zeros_like(slope), backward(network, params, passes, slope)
+
+    shapes = jax.eval_shape(partial(backward, network), params, passes, slope)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return lax.fori_loop(0, turns, back, (slope, nothing))[1]
+
+
+def _gradient_of_many(
+    network: StepNetwork,
+    params: Variables,
+    passes: tuple[Pass, ...],
+    slope: Float[Array, " S"],
+    trained: Bool[Array, " S"],
+) -> Variables:
+    """The gradient, from all samples at once if most of them are `trained` on.
+
+    Otherwise from those alone, `TRAINED_AT_ONCE` at a time; mostly, few of many fail.
+    """
+    size, block = trained.shape[0], TRAINED_AT_ONCE
+    count = jnp.sum(trained, dtype=jnp.int32)
+    # Past the samples that are trained on, rows of slope 0 fill the last block.
+    (rows,) = jnp.nonzero(trained, size=-(-size // block) * block, fill_value=size)
+
+    def add_block(carry: tuple[Array, Variables]) -> tuple[Array, Variables]:
+        done, total = carry
+        now = lax.dynamic_slice(rows, (done,), (block,))
+        here = jax.tree.map(lambda x: x.at[now].get(mode="fill", fill_value=0), (passes, slope))
+        gradient = gradient_of(backward(network, params, *here))
+        return done + block, jax.tree.map(jnp.add, total, gradient)
+
+    def of_blocks() -> Variables:
+        first = (jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+        return lax.while_loop(lambda carry: carry[0] < count, add_block, first)[1]
+
+    def of_all() -> Variables:
+        return gradient_of(backward(network, params, passes, slope))
+
+    return lax.cond(2 * count > size, of_all, of_blocks)
+
+
+def _is_finite(gradient: Variables) -> Bool[Array, ""]:
+    """Whether a gradient is finite: that of a layer's weights is, if that of its biases is.
+
+    The biases' depend on all weights. An update that waits for them finds that nothing else needs
+    the old weights, and changes them in place, where XLA would copy the network first.
+    """
+    biases = [leaf for leaf in jax.tree.leaves(gradient) if leaf.ndim == 1]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(bias)) for bias in biases]))
 
 
 def backward(

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from jaxstepper.network.step_network import Variables
 from jaxstepper.training.two_phase.gate import try_step
-from jaxstepper.training.two_phase.state import Plan, Sample
+from jaxstepper.training.two_phase.plan import Plan
+from jaxstepper.training.two_phase.samples import Sample
 
 # The first dt is looked for from this small a part of the free-fall time upwards, by doubling.
 SMALLEST = 2.0**-30
@@ -33,15 +34,7 @@ def calibrate(plan: Plan, variables: Variables, systems: Sample) -> Variables:
     wanted = jnp.mean(jnp.log(jax.vmap(lambda one: target_dt(plan, one))(systems)))
     outputs = plan.network.apply(variables, systems.inputs)
     now = jnp.mean(_inverse_softplus(outputs[:, 0]))
-    return shift_dt_bias(variables, _inverse_softplus(jnp.exp(wanted)) - now)
-
-
-def shift_dt_bias(variables: Variables, shift: Float[Array, ""]) -> Variables:
-    """The variables with `shift` added to the bias of dt; small dt scale by about exp(shift)."""
-    params = variables["params"]
-    last = f"Dense_{len(params) - 1}"
-    bias = params[last]["bias"].at[0].add(shift)
-    return {**variables, "params": {**params, last: {**params[last], "bias": bias}}}
+    return plan.network.shifted(variables, _inverse_softplus(jnp.exp(wanted)) - now)
 
 
 def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:

@@ -16,19 +16,13 @@ from jaxtyping import Array, Bool
 
 from jaxstepper.machine.devices import whole
 from jaxstepper.network.step_network import Variables
+from jaxstepper.training.run import apply_if
+from jaxstepper.training.status import RETIRED, RUNNING, STUCK
 from jaxstepper.training.two_phase.attempt import Attempt, attempt
-from jaxstepper.training.two_phase.calibrate import shift_dt_bias
-from jaxstepper.training.two_phase.state import (
-    RETIRED,
-    RUNNING,
-    STUCK,
-    EpochProgress,
-    Plan,
-    TrainState,
-    apply_if,
-    make_sample,
-    remember,
-)
+from jaxstepper.training.two_phase.plan import Plan
+from jaxstepper.training.two_phase.progress import EpochProgress
+from jaxstepper.training.two_phase.samples import make_sample, remember
+from jaxstepper.training.two_phase.state import TrainState
 
 # Failed attempts on a step after which all dt are lowered, by this much in the logarithm, at each.
 STUBBORN = 20
@@ -80,7 +74,7 @@ def _attempt(plan: Plan, state: TrainState) -> TrainState:
     progress = _record(state.progress, chosen, outcome)
     state = state.replace(progress=progress, status=_status(plan, state.status, progress))
     if plan.gate.monotone:
-        state = state.replace(variables=_insist(state.variables, progress))
+        state = state.replace(variables=_insist(plan, state.variables, progress))
     everyone = jnp.all(state.progress.waiting)
     return apply_if(everyone, partial(_advance, plan), state)
 
@@ -123,7 +117,7 @@ def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochPr
     )
 
 
-def _insist(variables: Variables, progress: EpochProgress) -> Variables:
+def _insist(plan: Plan, variables: Variables, progress: EpochProgress) -> Variables:
     """Lowers every dt by a little while a step has failed many times.
 
     A small network with a small learning rate may need thousands of optimiser steps to follow a
@@ -131,7 +125,7 @@ def _insist(variables: Variables, progress: EpochProgress) -> Variables:
     falling by the same ratio conserves energy in the end, whatever the network.
     """
     stubborn = jnp.any((progress.failures >= STUBBORN) & ~progress.waiting)
-    return shift_dt_bias(variables, jnp.where(stubborn, -INSISTENCE, 0.0))
+    return plan.network.shifted(variables, jnp.where(stubborn, -INSISTENCE, 0.0))
 
 
 def _status(plan: Plan, status: Array, progress: EpochProgress) -> Array:

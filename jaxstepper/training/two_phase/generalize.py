@@ -6,8 +6,12 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxstepper.machine.devices import whole
+from jaxstepper.training.status import RUNNING
 from jaxstepper.training.two_phase.attempt import attempt
-from jaxstepper.training.two_phase.state import RUNNING, Plan, Sample, TrainState, empty_tally
+from jaxstepper.training.two_phase.plan import Plan
+from jaxstepper.training.two_phase.progress import empty_tally
+from jaxstepper.training.two_phase.samples import Sample
+from jaxstepper.training.two_phase.state import TrainState
 
 
 def generalize(plan: Plan, state: TrainState, budget: Array) -> tuple[TrainState, Array]:

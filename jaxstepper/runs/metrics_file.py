@@ -2,11 +2,11 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxstepper.reporting.console import note
 from jaxstepper.stepping.rollout import finite_or_none
 
 
@@ -31,7 +31,10 @@ class MetricsFile:
             self._is_full = False
         except OSError as error:
             if not self._is_full:
-                note(f"{self._path}: cannot be written ({error.strerror}); training goes on")
+                warnings.warn(
+                    f"{self._path}: cannot be written ({error.strerror}); training goes on",
+                    stacklevel=2,
+                )
             self._is_full = True
 
 

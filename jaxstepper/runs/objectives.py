@@ -1,0 +1,120 @@
+"""From a configuration to the objective that is trained."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+import optax
+
+from jaxstepper.network.step_network import as_step_network
+from jaxstepper.physics.initial_conditions import orbital_period
+from jaxstepper.runs.setup import (
+    make_features,
+    make_gravity,
+    make_network,
+    make_optimizer,
+    require_room,
+)
+from jaxstepper.settings.config import Config
+from jaxstepper.training.objective import Objective
+from jaxstepper.training.two_phase.gate import Gate
+from jaxstepper.training.two_phase.objective import TwoPhase
+from jaxstepper.training.windows.objective import Windows
+
+KINDS: dict[str, type[Objective]] = {"gate": TwoPhase, "window": Windows}
+"""The objectives that the command line knows, by the values of `--objective`."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a program brings itself; None where the configuration decides.
+
+    Attributes:
+        network: a Flax module that maps inputs `[..., F]` to outputs `[..., 1 or 2]`, of which
+            output 0 becomes dt.
+        optimizer: an optax transformation.
+        objective: a class of objectives; it is made with `network`, `features`, `gravity` and
+            `optimizer`.
+    """
+
+    network: nn.Module | None = None
+    optimizer: optax.GradientTransformation | None = None
+    objective: type[Objective] | None = None
+
+
+NOTHING = Own()
+
+
+def make_objective(config: Config, tables: np.ndarray, own: Own = NOTHING) -> Objective:
+    """Everything about a training run that does not change while it runs.
+
+    Raises:
+        UserError: it does not fit into memory.
+    """
+    kind = own.objective or KINDS[config.objective]
+    network = make_network(config)
+    if own.network is None:
+        require_room(config)
+    else:
+        network = as_step_network(own.network, network.dtype, network.positive)
+    common: dict[str, Any] = {
+        "network": network,
+        "features": make_features(config),
+        "gravity": make_gravity(config),
+        "optimizer": own.optimizer or _optimizer(config),
+    }
+    if kind is TwoPhase:
+        return TwoPhase(**common, **_two_phase_fields(config))
+    if kind is Windows:
+        return Windows(**common, **_window_fields(config, tables))
+    return kind(**common)
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    steps = 0
+    if config.objective == "window" and config.lr_decay == "cosine":
+        steps = config.epochs * config.window_iterations
+    return make_optimizer(config.optimizer, config.lr, config.weight_decay, config.momentum, steps)
+
+
+def _two_phase_fields(config: Config) -> dict[str, Any]:
+    robust = config.phase1 == "robust"
+    gate = Gate(
+        num_steps=config.n_steps,
+        threshold=config.energy_threshold,
+        lower=config.E_lower,
+        upper=config.E_upper,
+        two_sided=config.band == "both" and robust,
+        monotone=robust,
+    )
+    names = (
+        "steps_per_epoch",
+        "max_retrain_steps",
+        "retrain_batch",
+        "replay_steps",
+        "replay_batch_size",
+        "min_replay_size",
+        "stop_at_period",
+    )
+    return {"gate": gate, "calibrated": robust} | {name: getattr(config, name) for name in names}
+
+
+def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
+    # Unless all systems are bound pairs, windows are in units of time and all of one length.
+    bound = all(orbital_period(table) for table in tables)
+    return {
+        "iterations": config.window_iterations,
+        "batch": config.window_batch,
+        "steps": config.window_steps,
+        "spans": config.window_length if bound else 1.0,
+        "span": None if bound else config.window_length,
+        "tolerances": (config.tolerance_min, config.tolerance_max),
+        "unit_spread": config.unit_spread,
+        "imitation": config.imitation_epochs,
+    }
+
+
+def with_mesh(objective: Any, mesh: Any) -> Any:
+    """The objective with its systems shared among devices."""
+    return replace(objective, mesh=mesh) if objective.shares_devices else objective

@@ -1,0 +1,166 @@
+"""The objective of two-phase training; its plan is what it consists of."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from jaxstepper.network.step_network import Variables
+from jaxstepper.physics.initial_conditions import orbital_period
+from jaxstepper.training.objective import Look, Objective, Outcome, Part, Path
+from jaxstepper.training.run import all_finite
+from jaxstepper.training.status import NOT_FINITE, RUNNING
+from jaxstepper.training.two_phase import words
+from jaxstepper.training.two_phase.calibrate import calibrate
+from jaxstepper.training.two_phase.collect import collect
+from jaxstepper.training.two_phase.epoch import EpochMetrics, epoch_metrics, next_epoch
+from jaxstepper.training.two_phase.generalize import generalize
+from jaxstepper.training.two_phase.plan import Plan
+from jaxstepper.training.two_phase.state import TrainState, init_train_state, place, restart
+
+# Retrain iterations on one step between warnings.
+PATIENCE = 1000
+# What phase 1 pays for a unit of simulated time.
+COST = "evaluations_per_time"
+
+
+@dataclass(frozen=True)
+class TwoPhase(Plan, Objective):
+    """Collect steps that conserve energy, retraining on those that do not; then generalise.
+
+    A unit of work is an attempt: of phase 1, or an iteration of phase 2.
+    """
+
+    first_budget: ClassVar[int] = 50
+    shares_devices: ClassVar[bool] = True
+    follows_paths: ClassVar[bool] = True
+    in_turn_on_cpu: ClassVar[bool] = True
+    chosen_by: ClassVar[tuple[str, ...]] = (COST, *EpochMetrics._fields[1:], "acceptance_rate")
+
+    def init(
+        self, tables: np.ndarray, key: Array, variables: Variables | None = None
+    ) -> TrainState:
+        """The state before the first epoch, of systems `[B, N, 1 + 2 D]`."""
+        # One compiled program: run one by one, the operations of a start take several seconds.
+        start = jax.jit(_start, static_argnums=0)
+        # Plain arrays: each process has the same, and the program puts them where they belong.
+        variables = jax.tree.map(np.asarray, variables)
+        tables = np.asarray(tables)
+        of_dtype = tables.astype(self.network.dtype)
+        return start(self, of_dtype, np.asarray(key), variables, self._end_times(tables))
+
+    def chunk(self, state: TrainState, budget: Array) -> tuple[TrainState, Array, Bool[Array, ""]]:
+        """Both phases of the current epoch, as far as the budget of attempts goes."""
+        state, budget = collect(self, state, budget)
+        state, budget = generalize(self, state, budget)
+        bad = (state.status == RUNNING) & ~all_finite(state.systems)
+        state = state.replace(status=jnp.where(bad, NOT_FINITE, state.status).astype(jnp.int32))
+        return state, budget, state.progress.replay_done
+
+    def metrics(self, state: TrainState) -> EpochMetrics:
+        """What the epoch that has just ended came to."""
+        return epoch_metrics(state)
+
+    def line(self, metrics: Mapping[str, Any]) -> str:
+        """As the torch system prints it."""
+        return words.line(metrics)
+
+    def next_epoch(self, state: TrainState) -> TrainState:
+        """The state at the start of the next epoch."""
+        return next_epoch(self, state)
+
+    def place(self, state: TrainState) -> TrainState:
+        """Under `jit`: the systems split among the devices, the rest whole."""
+        return place(self, state)
+
+    def restart(self, state: TrainState, tables: np.ndarray) -> TrainState:
+        """The state with its systems at the start of new paths `[B, N, 1 + 2 D]`."""
+        return _restart(self, state, tables, self._end_times(tables))
+
+    def path(self, state: TrainState) -> Path:
+        """The systems' current states."""
+        p = state.systems.particles
+        return Path(p.mass, p.time, p.dt, p.position, p.velocity, state.systems.energy)
+
+    def plain(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Plain metrics, with the acceptance rate."""
+        rate = 1 / (1 + metrics["mean_retrain_iterations"])
+        return {**metrics, "acceptance_rate": rate}
+
+    def figures(self, metrics: Mapping[str, Any]) -> str:
+        """An epoch beside its progress bar."""
+        return words.figures(metrics)
+
+    def details(self, metrics: Mapping[str, Any]) -> str:
+        """An epoch in the lines of --debug."""
+        return words.details(metrics)
+
+    def summary(self, state: TrainState, metrics: Mapping[str, Any]) -> list[Outcome]:
+        """The convergence rate, and what the last epoch came to."""
+        return words.summary(state, metrics)
+
+    def wandb_keys(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Under the torch system's names."""
+        return words.wandb_keys(metrics)
+
+    def part(self, state: TrainState) -> Part:
+        """How far the current epoch has come."""
+        return words.part(self, state)
+
+    def where(self, state: TrainState) -> str:
+        """Epoch and step."""
+        return f"epoch {int(state.epoch)}, step {int(state.progress.step)}"
+
+    def why_stuck(self, state: TrainState) -> str:
+        """Which step exceeded the cap."""
+        return words.why_stuck(self, state)
+
+    def complaint(self, state: TrainState) -> tuple[int, Callable[[], str]]:
+        """One per `PATIENCE` retrain iterations on one step."""
+        worst = int(jnp.max(state.progress.failures))
+        return worst // PATIENCE, partial(words.retraining, state)
+
+    def work_per_unit(self, bodies: int, systems: int) -> tuple[float, float]:
+        """An attempt: the steps of a trial, with their slopes and energies, in each of a batch."""
+        tried = min(systems, self.retrain_batch)
+        return 3.0 * tried * self.gate.num_steps * bodies**2, 3.0 * tried
+
+    @classmethod
+    def value(cls, name: str, metrics: Mapping[str, Any]) -> float:
+        """A metric of an epoch.
+
+        `evaluations_per_time` is what phase 1 pays for a unit of simulated time in force
+        evaluations, those of refused attempts included. All accepted steps are within the energy
+        threshold, so it compares at equal safety; a rule pays for tiny steps as for refused ones.
+        """
+        if name != COST:
+            return float(metrics[name])
+        attempts = 1 + metrics["mean_retrain_iterations"]
+        return attempts / metrics["mean_dt"] if metrics["mean_dt"] > 0 else math.inf
+
+    def look(self, every: int, replay_every: int) -> Look:
+        """The attempts of training, one by one."""
+        return words.looking(self, every, replay_every)
+
+    def _end_times(self, tables: np.ndarray) -> np.ndarray:
+        """When each system retires, `[B]`: bound pairs after a period if asked, others never."""
+        periods = [orbital_period(each) if self.stop_at_period else None for each in tables]
+        return np.array([np.inf if period is None else period for period in periods])
+
+
+_restart = jax.jit(restart, static_argnums=0)
+
+
+def _start(
+    plan: TwoPhase, tables: Array, key: Array, variables: Variables | None, end_time: Array
+) -> TrainState:
+    state = init_train_state(plan, tables, key, variables, end_time)
+    if variables is None and plan.calibrated:
+        state = state.replace(variables=calibrate(plan, state.variables, state.systems))
+    return place(plan, state)

@@ -1,0 +1,76 @@
+"""The objective of training on windows; its plan is what it consists of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool
+
+from jaxstepper.errors import require
+from jaxstepper.network.step_network import Variables
+from jaxstepper.physics.initial_conditions import orbital_period
+from jaxstepper.training.objective import Objective, Outcome, Part
+from jaxstepper.training.windows import words
+from jaxstepper.training.windows.epoch import WindowMetrics, epoch_metrics, iterate, next_epoch
+from jaxstepper.training.windows.plan import WindowPlan
+from jaxstepper.training.windows.state import WindowState, init_window_state
+
+
+@dataclass(frozen=True)
+class Windows(WindowPlan, Objective):
+    """Train through all steps of a window of time, on their number and largest energy error.
+
+    A unit of work is an iteration: an optimiser step on a batch of windows.
+    """
+
+    chosen_by: ClassVar[tuple[str, ...]] = ("relative_work", *WindowMetrics._fields[1:])
+
+    def init(
+        self, tables: np.ndarray, key: Array, variables: Variables | None = None
+    ) -> WindowState:
+        """The state before the first epoch, of systems `[M, N, 1 + 2 D]`.
+
+        Raises:
+            UserError: a span is a period, and a system is no bound pair.
+        """
+        periods = [self.span or orbital_period(table) for table in tables]
+        require(None not in periods, "windows in periods need bound pairs; set the span instead")
+        start = jax.jit(init_window_state, static_argnums=0)
+        return start(self, tables, np.array(periods), key, variables)
+
+    def chunk(
+        self, state: WindowState, budget: Array
+    ) -> tuple[WindowState, Array, Bool[Array, ""]]:
+        """Iterations of the current epoch, as far as the budget goes."""
+        return iterate(self, state, budget)
+
+    def metrics(self, state: WindowState) -> WindowMetrics:
+        """What the epoch that has just ended came to."""
+        return epoch_metrics(state)
+
+    def line(self, metrics: Mapping[str, Any]) -> str:
+        """Loss, work and error."""
+        return words.line(metrics)
+
+    def next_epoch(self, state: WindowState) -> WindowState:
+        """The state at the start of the next epoch."""
+        return next_epoch(self, state)
+
+    def summary(self, state: WindowState, metrics: Mapping[str, Any]) -> list[Outcome]:
+        """What the last epoch came to."""
+        return words.summary(metrics)
+
+    def wandb_keys(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Under `window/`."""
+        return words.wandb_keys(metrics)
+
+    def part(self, state: WindowState) -> Part:
+        """How far the current epoch has come."""
+        return Part("iterations", int(state.progress.iteration), self.iterations, "")
+
+    def work_per_unit(self, bodies: int, systems: int) -> tuple[float, float]:
+        """An iteration: every step of its windows forwards, once more, and backwards."""
+        steps = 5.0 * self.batch * self.steps
+        return steps * bodies**2, steps * (bodies if self.features.is_native else 1)

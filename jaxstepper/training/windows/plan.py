@@ -1,0 +1,42 @@
+"""What training on windows is asked to do."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import optax
+
+from jaxstepper.network.features import FeatureSpec
+from jaxstepper.physics.gravity import Gravity
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Everything about training on windows that does not change while it runs; hashable.
+
+    Attributes:
+        network: the network.
+        features: its inputs.
+        gravity: what moves the bodies.
+        optimizer: an optax transformation.
+        iterations: optimiser steps in an epoch.
+        batch: windows in an iteration.
+        steps: most steps of a window.
+        spans: longest window, in spans of its system.
+        span: the time that a span is; None for the orbital period of each pair.
+        tolerances: smallest and largest that are drawn; equal for a network that sees none.
+        unit_spread: windows are in units of mass and length up to this factor larger or smaller.
+        imitation: epochs at the start in which the network learns the free-fall rule's dt.
+    """
+
+    network: nn.Module
+    features: FeatureSpec
+    gravity: Gravity
+    optimizer: optax.GradientTransformation
+    iterations: int = 20
+    batch: int = 32
+    steps: int = 1024
+    spans: float = 12.0
+    span: float | None = None
+    tolerances: tuple[float, float] = (1e-3, 3e-2)
+    unit_spread: float = 1.0
+    imitation: int = 0
