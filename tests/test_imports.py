@@ -35,7 +35,6 @@ CLOCKS = {
     "evaluation.ias15",
     "evaluation.measure",
     "runs.writer",
-    "stepping.many_rollouts",
     "training.two_phase.run",
     "training.windows.run",
 }

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxstepper.physics.conservation import finite_or_none
 from jaxstepper.reporting.console import note
-from jaxstepper.stepping.rollout import finite_or_none
 
 
 class MetricsFile:
