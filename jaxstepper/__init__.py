@@ -1,6 +1,6 @@
 """Learned time steps for gravitational N-body simulation, in JAX. Units: G = 1.
 
-A table of bodies becomes `Particles`; a `Controller` says how long each step is; a rollout takes
+A table of bodies becomes `Particles`; a `Rule` says how long each step is; a rollout takes
 the steps under a `Gravity`. All of it is pure functions and pytrees, for `jit`, `vmap` and `grad`.
 The names below are what most programs need; the modules of the package hold the rest.
 """
@@ -9,23 +9,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxstepper.network.learned import LearnedRule, OrbitalRule
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.gravity import ExternalField, Gravity
     from jaxstepper.physics.initial_conditions import kepler_pair, plummer
     from jaxstepper.physics.particles import Particles, from_table
     from jaxstepper.runs.models import load_controller
-    from jaxstepper.stepping.controller import Controller, fixed, memoryless, scaled, symmetrized
-    from jaxstepper.stepping.literature import free_fall
-    from jaxstepper.stepping.rollout import Limits, record, run_steps, run_until
+    from jaxstepper.stepping.literature import (
+        Acceleration,
+        DistanceOverAcceleration,
+        FreeFall,
+        HairerSoderlind,
+        Huayno,
+        LogarithmicHamiltonian,
+        PowerLaw,
+        free_fall,
+    )
+    from jaxstepper.stepping.recording import record
+    from jaxstepper.stepping.rollout import Limits, run_steps, run_until
+    from jaxstepper.stepping.rule import (
+        Controller,
+        Fixed,
+        Memoryless,
+        Rule,
+        Scaled,
+        Symmetrized,
+        fixed,
+        memoryless,
+        scaled,
+        symmetrized,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Acceleration",
     "Controller",
+    "DistanceOverAcceleration",
     "ExternalField",
+    "Fixed",
+    "FreeFall",
     "Gravity",
+    "HairerSoderlind",
+    "Huayno",
+    "LearnedRule",
     "Limits",
+    "LogarithmicHamiltonian",
+    "Memoryless",
+    "OrbitalRule",
     "Particles",
+    "PowerLaw",
+    "Rule",
+    "Scaled",
+    "Symmetrized",
     "fixed",
     "free_fall",
     "from_table",
@@ -42,14 +78,36 @@ __all__ = [
 ]
 
 _HOMES = {
+    "network.learned": ("LearnedRule", "OrbitalRule"),
     "physics.diagnostics": ("total_energy",),
     "physics.gravity": ("ExternalField", "Gravity"),
     "physics.initial_conditions": ("kepler_pair", "plummer"),
     "physics.particles": ("Particles", "from_table"),
     "runs.models": ("load_controller",),
-    "stepping.controller": ("Controller", "fixed", "memoryless", "scaled", "symmetrized"),
-    "stepping.literature": ("free_fall",),
-    "stepping.rollout": ("Limits", "record", "run_steps", "run_until"),
+    "stepping.literature": (
+        "Acceleration",
+        "DistanceOverAcceleration",
+        "FreeFall",
+        "HairerSoderlind",
+        "Huayno",
+        "LogarithmicHamiltonian",
+        "PowerLaw",
+        "free_fall",
+    ),
+    "stepping.recording": ("record",),
+    "stepping.rollout": ("Limits", "run_steps", "run_until"),
+    "stepping.rule": (
+        "Controller",
+        "Fixed",
+        "Memoryless",
+        "Rule",
+        "Scaled",
+        "Symmetrized",
+        "fixed",
+        "memoryless",
+        "scaled",
+        "symmetrized",
+    ),
 }
 
 

@@ -9,13 +9,13 @@ from benchmark_rows import NO_NUMBER, Row, Timing, best_times, faster, matmul_wo
 from jax import lax
 
 from jaxstepper.network.features import FeatureSpec
-from jaxstepper.network.learned import learned
+from jaxstepper.network.learned import LearnedRule
 from jaxstepper.network.step_network import StepNetwork, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import random_batch
 from jaxstepper.physics.particles import Particles, from_table
-from jaxstepper.stepping.controller import fixed
 from jaxstepper.stepping.rollout import run_steps, run_systems
+from jaxstepper.stepping.rule import fixed
 
 DT = 1e-3
 GRAVITY = Gravity(0.05)
@@ -115,7 +115,7 @@ def learned_steps(repeats: int, many: int) -> Iterator[Row]:
     """Rollouts whose dt the default network chooses."""
     network, features = StepNetwork(), FeatureSpec("basic", 0, GRAVITY.softening)
     variables = init_variables(network, jax.random.PRNGKey(0), features.size)
-    controller = learned(network, variables, features, GRAVITY)
+    controller = LearnedRule(network, variables, features, GRAVITY)
     steps = 50
     particles = starts(tables_of(many, 3))
     alone = one(particles)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxstepper.cli import main
-from jaxstepper.network.learned import learned
+from jaxstepper.network.learned import LearnedRule
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.initial_conditions import kepler_table, orbital_period
 from jaxstepper.physics.particles import Particles, from_table
@@ -21,8 +21,9 @@ from jaxstepper.runs.models import load_model
 from jaxstepper.runs.objectives import make_objective
 from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import Config, from_dict
-from jaxstepper.stepping.controller import Controller
-from jaxstepper.stepping.rollout import Limits, Trajectory, record
+from jaxstepper.stepping.recording import Trajectory, record
+from jaxstepper.stepping.rollout import Limits
+from jaxstepper.stepping.rule import Controller
 from jaxstepper.training.two_phase.calibrate import target_dt
 from jaxstepper.training.two_phase.gate import try_step
 from jaxstepper.training.two_phase.run import run_two_phase_training
@@ -117,7 +118,7 @@ def test_a_kepler_stepper_is_safe_and_close_to_the_oracle(tmp_path: Path) -> Non
     table = kepler_table(0.9, 1.0)
     start = from_table(table, plan.gravity.acceleration, jnp.float64)
     one_orbit = Limits(time=orbital_period(table))
-    stepper = learned(plan.network, model.variables, plan.features, plan.gravity)
+    stepper = LearnedRule(plan.network, model.variables, plan.features, plan.gravity)
     _, path = record(stepper, plan.gravity, start, one_orbit)
     _, best = record(oracle(plan), plan.gravity, start, one_orbit)
     passed = np.mean(gate_errors(plan, start, path) < plan.gate.threshold)

@@ -25,8 +25,9 @@ from jaxstepper.physics.particles import from_table
 from jaxstepper.physics.tables import save_table
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.stepping import literature as rules
-from jaxstepper.stepping.controller import fixed, scaled, symmetrized
-from jaxstepper.stepping.rollout import Limits, record
+from jaxstepper.stepping.recording import record
+from jaxstepper.stepping.rollout import Limits
+from jaxstepper.stepping.rule import fixed, scaled, symmetrized
 
 GOLDEN = Path(__file__).parent / "golden"
 GRAVITY = Gravity()

@@ -35,7 +35,6 @@ CLOCKS = {
     "evaluation.ias15",
     "evaluation.measure",
     "runs.writer",
-    "stepping.many_rollouts",
     "training.run",
 }
 

@@ -100,7 +100,7 @@ def test_a_single_body_follows_a_field_that_changes_in_time() -> None:
     assert float(end.particles.time) == pytest.approx(1.0, rel=1e-12)
 
 
-# --- controllers -----------------------------------------------------------------------------
+# --- rules -----------------------------------------------------------------------------------
 
 
 def test_a_function_of_the_state_is_a_rule() -> None:
@@ -147,7 +147,7 @@ def test_a_network_is_refused_with_a_softening_it_does_not_know() -> None:
     ids=["fixed", "learned"],
 )
 def test_the_final_state_is_differentiable_by_the_initial_one(
-    make: Callable[[], js.Controller], derivative: Callable
+    make: Callable[[], js.Rule], derivative: Callable
 ) -> None:
     rule, h = make(), 1e-5
 

@@ -22,7 +22,7 @@ from jaxstepper.pictures.training_movie import TrainingMovie
 from jaxstepper.runs import checkpoints
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.config import Config
-from jaxstepper.stepping.rollout import Trajectory
+from jaxstepper.stepping.recording import Trajectory
 
 SMALL = "--movie --movie-dpi 20"
 SIMULATE = "simulate --no-compilation-cache --num-particles 3 --seed 5 --steps 30 --dt 1e-3"

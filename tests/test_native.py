@@ -13,8 +13,8 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, plummer, pythagorean, random_table
 from jaxstepper.physics.pairs import Pairs, encounters, sum_over_pairs
 from jaxstepper.physics.particles import from_table
-from jaxstepper.stepping.controller import scaled, symmetrized
 from jaxstepper.stepping.rollout import reverse, run_steps
+from jaxstepper.stepping.rule import scaled, symmetrized
 
 GRAVITY = Gravity()
 NETWORK = StepNetwork((8,), dropout=0.0, positive=False)

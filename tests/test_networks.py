@@ -12,7 +12,7 @@ import pytest
 
 from jaxstepper.network.features import FeatureSpec, network_input
 from jaxstepper.network.history import empty_history
-from jaxstepper.network.learned import learned
+from jaxstepper.network.learned import LearnedRule
 from jaxstepper.network.step_network import StepNetwork, init_variables
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
@@ -87,7 +87,7 @@ def test_golden_outputs(case):
 def test_golden_dt_in_simulation(case):
     settings, g, network = golden_case(case)
     particles, _, _ = start(g["table"])
-    rule = learned(network, variables_of(settings, g), FeatureSpec(), Gravity())
+    rule = LearnedRule(network, variables_of(settings, g), FeatureSpec(), Gravity())
     dt, _ = jax.jit(rule.step_size)(rule.init(particles), particles)
     np.testing.assert_allclose(dt, g["predicted_dt_simulation"], rtol=1e-12)
 

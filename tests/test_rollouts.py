@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxstepper.machine import call_budget
 from jaxstepper.machine.devices import each_its_share
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import figure_eight, random_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping import many_rollouts as rollouts
-from jaxstepper.stepping.controller import fixed
 from jaxstepper.stepping.literature import by_name
 from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.rollout import Limits, run_steps, run_until
+from jaxstepper.stepping.rule import fixed
 
 GRAVITY = Gravity()
 
@@ -31,7 +32,7 @@ def assert_same_bits(mine, theirs):
 def shares(monkeypatch):
     """What every call reports; the first has 7 steps, and the others have 20."""
     monkeypatch.setattr(rollouts, "FIRST_STEPS", 7)
-    monkeypatch.setattr(rollouts, "next_budget", lambda *_: 20)
+    monkeypatch.setattr(call_budget, "next_budget", lambda *_: 20)
     return []
 
 

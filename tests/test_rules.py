@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import rebound
 from jax import lax
+from jax.tree_util import Partial
 
 from jaxstepper.errors import UserError
 from jaxstepper.network.features import FeatureSpec
-from jaxstepper.network.learned import learned
+from jaxstepper.network.learned import LearnedRule, OrbitalRule
 from jaxstepper.network.step_network import StepNetwork, init_variables
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
@@ -24,7 +25,6 @@ from jaxstepper.physics.initial_conditions import (
 from jaxstepper.physics.pairs import ALL_PAIRS_UP_TO
 from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping import literature as rules
-from jaxstepper.stepping.controller import fixed, scaled, symmetrized
 from jaxstepper.stepping.rollout import (
     Limits,
     advance,
@@ -34,6 +34,17 @@ from jaxstepper.stepping.rollout import (
     run_steps,
     run_until,
     start,
+)
+from jaxstepper.stepping.rule import (
+    Controller,
+    Fixed,
+    Memoryless,
+    Rule,
+    Scaled,
+    Symmetrized,
+    fixed,
+    scaled,
+    symmetrized,
 )
 
 GRAVITY = Gravity()
@@ -56,7 +67,7 @@ def network(features):
 
 
 def learned_rule(features=FeatureSpec()):  # noqa: B008
-    return learned(*network(features), features, GRAVITY)
+    return LearnedRule(*network(features), features, GRAVITY)
 
 
 @partial(jax.jit, static_argnames="gravity")
@@ -359,8 +370,112 @@ def test_evaluations_are_those_of_the_start_the_leapfrog_and_the_features():
         jax.effects_barrier()
         assert len(calls) == force_evaluations(rule, 7) == 8
     # Features that soften differently ask for accelerations of their own.
-    other = learned(*network(FeatureSpec()), FeatureSpec(softening=0.1), GRAVITY)
+    other = LearnedRule(*network(FeatureSpec()), FeatureSpec(softening=0.1), GRAVITY)
     assert force_evaluations(symmetrized(other), 7) == 15
+
+
+# --- rules as pytrees ----------------------------------------------------------------------------
+
+
+PLAIN = {
+    "fixed": Fixed(0.01),
+    "memoryless": Memoryless(Partial(lambda dt, particles: dt, 0.01)),
+    "from functions": Controller(lambda particles: (), Partial(lambda dt, m, p: (dt, m), 0.01)),
+    "acceleration": rules.Acceleration(0.1, 0.05),
+    "distance over acceleration": rules.DistanceOverAcceleration(0.1),
+    "free fall": rules.FreeFall(0.1),
+    "power law": rules.PowerLaw(0.1),
+    "HUAYNO": rules.Huayno(0.1),
+    "Hairer and Soderlind": rules.HairerSoderlind(0.1),
+    "logarithmic": rules.LogarithmicHamiltonian(0.1, GRAVITY),
+    "learned": learned_rule(),
+    "orbital": OrbitalRule(*network(FeatureSpec("orbital")), 1e-3),
+    "scaled": Scaled(rules.FreeFall(0.1), 0.5),
+    "symmetrised": Symmetrized(rules.FreeFall(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_rule_is_a_pytree_of_its_numbers(name):
+    rule = PLAIN[name]
+    leaves, structure = jax.tree.flatten(rule)
+    assert leaves and all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves)
+    assert jax.tree.structure(jax.tree.map(lambda x: 2 * x, rule)) == structure
+    assert type(jax.tree.unflatten(structure, leaves)) is type(rule)
+    # JAX's own dataclasses fail this one, and run the program of another rule.
+    assert [other for other in PLAIN if jax.tree.structure(PLAIN[other]) == structure] == [name]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_rules_of_a_kind_share_a_program(name):
+    step = jax.jit(lambda rule, particles: rule.step_size(rule.init(particles), particles)[0])
+    dts = [
+        step(rule, state_of(KEPLER))
+        for rule in (PLAIN[name], jax.tree.map(lambda x: 0.5 * x, PLAIN[name]))
+    ]
+    assert step._cache_size() == 1
+    assert dts[0] != dts[1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (rules.Huayno(0.1), rules.Huayno(0.05)),
+        (rules.HairerSoderlind(0.1, 0.2), rules.HairerSoderlind(0.05, 0.2)),
+        (rules.FreeFall(0.1), Scaled(rules.FreeFall(0.1), 0.5)),
+        (Fixed(0.1), Scaled(Fixed(0.1), 0.5)),
+        (Symmetrized(rules.FreeFall(0.1)), Scaled(Symmetrized(rules.FreeFall(0.1)), 0.5)),
+    ],
+)
+def test_a_scaled_rule_keeps_its_kind_where_a_number_of_its_own_scales_it(rule, expected):
+    assert rule.scaled(0.5) == scaled(rule, 0.5) == expected
+
+
+def test_scaling_a_symmetrised_network_scales_its_tolerance():
+    rule = Symmetrized(PLAIN["orbital"]).scaled(0.5)
+    assert isinstance(rule, Symmetrized) and isinstance(rule.rule, OrbitalRule)
+    assert rule.rule.tolerance == 0.25e-3
+
+
+def test_many_rules_side_by_side_are_each_alone():
+    particles = state_of(figure_eight())
+    etas = jnp.array([0.05, 0.1])
+    many = rules.Huayno(etas, jnp.array([0.0, 0.1]))
+    together = jax.vmap(lambda rule: run_steps(rule, GRAVITY, particles, 5))(many)
+    softened = jax.vmap(lambda eta: run_steps(rules.Huayno(eta, 0.1), GRAVITY, particles, 5))(etas)
+    for i, eta in enumerate((0.05, 0.1)):
+        for batch, softening in ((together, many.softening[i]), (softened, 0.1)):
+            alone = run_steps(rules.Huayno(eta, softening), GRAVITY, particles, 5)
+            mine = batch.particles.position[i]
+            np.testing.assert_allclose(mine, alone.particles.position, rtol=1e-12)
+
+
+def test_a_rule_of_ones_own_is_a_class_with_its_numbers():
+    class Passage(Rule):
+        eta: float
+        evaluations = 2
+
+        def step_size(self, memory, particles):
+            return self.eta * particles.mass[0], memory
+
+    assert Passage(0.1) == Passage(0.1) != Passage(0.2)
+    for rule in (Passage(0.2), Symmetrized(Passage(0.2)), Passage(0.1).scaled(2.0)):
+        rollout = run_steps(rule, GRAVITY, state_of(KEPLER), 3)
+        np.testing.assert_allclose(rollout.particles.time, 3 * 0.2 * 0.5)
+        assert force_evaluations(rule, 3) == 10
+
+
+def test_a_wrapped_rule_takes_its_own_steps_with_its_own_memory():
+    def take(memory, particles, dt, gravity):
+        return particles.replace(time=particles.time + memory * dt)
+
+    rule = Controller(
+        lambda particles: 3.0, lambda memory, particles: (0.1, memory), take_step=take
+    )
+    for form in (rule, symmetrized(rule), rule.scaled(1.0), symmetrized(rule).scaled(1.0)):
+        np.testing.assert_allclose(
+            run_steps(form, GRAVITY, state_of(KEPLER), 2).particles.time, 0.6
+        )
 
 
 # --- rebound -------------------------------------------------------------------------------------

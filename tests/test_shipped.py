@@ -13,8 +13,8 @@ from jaxstepper.runs.checkpoints import load, locate
 from jaxstepper.runs.models import learned_controller, load_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.config import from_dict
-from jaxstepper.stepping.controller import symmetrized
 from jaxstepper.stepping.literature import free_fall, huayno
+from jaxstepper.stepping.rule import symmetrized
 
 ROOT = Path(__file__).parent.parent
 STEPPERS = ROOT / "checkpoints"

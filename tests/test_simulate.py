@@ -10,8 +10,9 @@ from jax.tree_util import Partial
 
 from jaxstepper.network.features import FeatureSpec, network_input, observe
 from jaxstepper.network.history import empty_history, push
-from jaxstepper.network.learned import learned
+from jaxstepper.network.learned import LearnedRule
 from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.physics.conservation import report
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import (
     figure_eight,
@@ -22,17 +23,16 @@ from jaxstepper.physics.initial_conditions import (
 )
 from jaxstepper.physics.integrators import leapfrog
 from jaxstepper.physics.particles import from_table
-from jaxstepper.stepping.controller import Controller, fixed, memoryless
 from jaxstepper.stepping.literature import power_law
+from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import (
     Limits,
     blown_up_at,
-    record,
-    report,
     run_steps,
     run_systems,
     run_until,
 )
+from jaxstepper.stepping.rule import Controller, fixed, memoryless
 
 GRAVITY = Gravity()
 
@@ -119,7 +119,7 @@ def test_the_last_step_is_shortened_and_only_that():
 
 def test_a_record_holds_every_state_on_the_way(monkeypatch):
     # Several device calls, the last one not full. The softening makes this rollout compile anew.
-    monkeypatch.setattr("jaxstepper.stepping.rollout.STEPS_PER_CALL", 8)
+    monkeypatch.setattr("jaxstepper.stepping.recording.MOST_STEPS_PER_CALL", 8)
     gravity, limits, table = Gravity(1e-9), Limits(time=0.59), figure_eight()
     start = state_of(table, gravity)
     rollout, trajectory = record(fixed(0.03), gravity, start, limits)
@@ -145,7 +145,7 @@ def test_a_record_holds_every_state_on_the_way(monkeypatch):
 def test_a_learned_rollout_is_the_network_asked_at_every_state(kind, length):
     features = FeatureSpec(kind, length)
     network, variables = small_network(features)
-    controller = learned(network, variables, features, GRAVITY)
+    controller = LearnedRule(network, variables, features, GRAVITY)
     start = state_of(pythagorean())
     rollout, trajectory = record(controller, GRAVITY, start, Limits(steps=5))
 
@@ -190,7 +190,7 @@ def test_many_systems_go_the_ways_they_go_alone(kind, length):
     features = FeatureSpec(kind, length)
     gravity, controller = Gravity(0.1), fixed(0.02)
     if kind != "fixed":
-        controller = learned(*small_network(features), features, gravity)
+        controller = LearnedRule(*small_network(features), features, gravity)
     tables = jnp.asarray(random_batch(0, 4, 3, 2, 1.0, 1.0, 1.0))
     starts = jax.vmap(lambda table: state_of(table, gravity))(tables)
     together = run_systems(controller, gravity, starts, 5)
@@ -203,7 +203,7 @@ def test_many_systems_go_the_ways_they_go_alone(kind, length):
 
 def test_gradient_through_a_rollout_agrees_with_finite_differences():
     features = FeatureSpec()
-    controller = learned(*small_network(features), features, GRAVITY)
+    controller = LearnedRule(*small_network(features), features, GRAVITY)
     direction = np.zeros((3, 5))
     direction[:, 1:3] = np.random.default_rng(0).normal(size=(3, 2))
     h = 1e-5

@@ -14,9 +14,10 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, orbital_period
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs import checkpoints
-from jaxstepper.stepping.controller import fixed, symmetrized
 from jaxstepper.stepping.literature import free_fall
-from jaxstepper.stepping.rollout import Limits, record
+from jaxstepper.stepping.recording import record
+from jaxstepper.stepping.rollout import Limits
+from jaxstepper.stepping.rule import fixed, symmetrized
 from jaxstepper.training.run import run
 from jaxstepper.training.windows.draws import draw_windows
 from jaxstepper.training.windows.epoch import loss_of_draw

@@ -29,7 +29,7 @@ from jaxstepper.reporting.note import note
 from jaxstepper.runs import setup
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config
-from jaxstepper.stepping.controller import symmetrized
+from jaxstepper.stepping.rule import symmetrized
 
 SECONDS_BETWEEN_LINES = 10.0
 # Errors below this share of the smallest target say nothing new.

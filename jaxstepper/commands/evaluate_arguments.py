@@ -16,7 +16,7 @@ from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
 from jaxstepper.settings.command_parser import CommandParser, count, place, positive
 from jaxstepper.settings.config import from_dict
 from jaxstepper.stepping import literature as rules
-from jaxstepper.stepping.controller import Controller
+from jaxstepper.stepping.rule import Rule
 
 POWERS = (1.0, 1.25)
 RULES = (*rules.BY_NAME, "power-law", reference.NAME)
@@ -51,7 +51,7 @@ class Candidate:
     model: TrainedModel | None = None
     power: float | None = None
 
-    def controller(self, gravity: Gravity) -> Controller:
+    def controller(self, gravity: Gravity) -> Rule:
         """The rule at factor 1."""
         if self.model is not None:
             config, _ = from_dict(self.model.config)

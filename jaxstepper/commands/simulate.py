@@ -12,6 +12,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import is_main, on_main
+from jaxstepper.physics.conservation import report
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
@@ -28,17 +29,10 @@ from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.setup import Given
 from jaxstepper.settings.config import NATIVE_FEATURES, Config
 from jaxstepper.stepping import literature as rules
-from jaxstepper.stepping.controller import Controller, scaled, symmetrized
 from jaxstepper.stepping.many_rollouts import roll_out
-from jaxstepper.stepping.rollout import (
-    Limits,
-    Rollout,
-    Trajectory,
-    blown_up_at,
-    force_evaluations,
-    record,
-    report,
-)
+from jaxstepper.stepping.recording import Trajectory, record
+from jaxstepper.stepping.rollout import Limits, Rollout, blown_up_at, force_evaluations
+from jaxstepper.stepping.rule import Rule, scaled, symmetrized
 
 DEFAULT_STEPS = 1000
 MANY = 30_000  # particles, with which a step takes seconds
@@ -182,12 +176,12 @@ def _rule_name(config: Config) -> str:
     return config.controller or mode
 
 
-def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Controller:
+def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
     rule = _plain_controller(config, gravity, model)
     return symmetrized(rule) if config.symmetrize else rule
 
 
-def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Controller:
+def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
     name = _rule_name(config)
     if name == "learned":
         assert model is not None
@@ -217,7 +211,7 @@ def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
 
 
 def _record(
-    controller: Controller,
+    controller: Rule,
     gravity: Gravity,
     starts: list[Particles],
     limits: list[Limits],

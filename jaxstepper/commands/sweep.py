@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.errors import UserError
+from jaxstepper.physics.conservation import finite_or_none
 from jaxstepper.reporting.note import note
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.places import check_folder_place
@@ -17,7 +18,6 @@ from jaxstepper.runs.setup import Given
 from jaxstepper.settings.command_parser import CommandParser, count, place
 from jaxstepper.settings.config import Config, flag_of, read_option
 from jaxstepper.settings.toml_file import Settings, read_sweep, read_toml
-from jaxstepper.stepping.rollout import finite_or_none
 from jaxstepper.sweep.kept_runs import export_run, keep_run, remove_others
 from jaxstepper.sweep.study import Row, Study, import_optuna, open_study
 from jaxstepper.sweep.trial import Interrupted, Sweep, check, make_measure, run_trial

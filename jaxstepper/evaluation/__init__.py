@@ -1,4 +1,4 @@
 """Rules judged on standard problems: force evaluations against energy error.
 
-How the results are printed or drawn is not decided here.
+Other wings print and draw the results.
 """

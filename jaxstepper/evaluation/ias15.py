@@ -1,4 +1,4 @@
-"""rebound's IAS15 as a reference for the step-size rules; the only import of rebound."""
+"""rebound's IAS15, a reference for the step-size rules. Only this module imports rebound."""
 
 import importlib.util
 import time
@@ -12,26 +12,34 @@ from jaxstepper.evaluation.measure import FAILED_ABOVE, Run
 from jaxstepper.evaluation.problems import Problem
 
 NAME = "ias15"
-# rebound's own tolerance. The step goes as its seventh root.
+# rebound's default tolerance; the step goes as its seventh root.
 EPSILON = 1e-9
 ORDER = 7
 
 
 def is_installed() -> bool:
-    """Whether the package rebound is there."""
+    """Whether the package rebound is installed."""
     return importlib.util.find_spec("rebound") is not None
 
 
 def ias15(problem: Problem, factors: Sequence[float], max_steps: int) -> Iterator[Run]:
-    """Runs IAS15 on every system of a problem, with its step scaled by every factor.
+    """Runs IAS15 on every system of a problem, with its step scaled by each factor.
 
-    The step size is that of Pham, Rein & Spiegel 2024, rebound's default. Evaluations are counted
-    as rebound makes them: seven a step and iteration, rejected steps included.
+    The step size is that of Pham, Rein & Spiegel 2024, rebound's default. Every evaluation that
+    rebound makes counts: seven per iteration of a step, those of rejected steps included.
+
+    Args:
+        problem: the systems.
+        factors: multiply the step.
+        max_steps: a run that needs more has failed.
+
+    Yields:
+        One run per factor and system.
     """
     for factor in factors:
         for system, table in enumerate(problem.tables):
             with warnings.catch_warnings():
-                # Of predictor-corrector loops that do not converge, which long steps are bound to.
+                # Long steps are bound to make predictor-corrector loops that do not converge.
                 warnings.simplefilter("ignore", RuntimeWarning)
                 run = _run(problem, system, table, factor, max_steps)
             yield run
@@ -96,7 +104,7 @@ def _simulation(problem: Problem, table: np.ndarray) -> Any:
 
 
 def _energy(simulation: Any) -> float:
-    """The energy of the softened force, which `Simulation.energy` takes for that of points."""
+    """The energy of the softened force; `Simulation.energy` ignores the softening."""
     if simulation.softening == 0:
         return float(simulation.energy())
     mass, x, v = np.empty(simulation.N), np.empty((simulation.N, 3)), np.empty((simulation.N, 3))

@@ -1,7 +1,7 @@
 """Work and precision of step-size rules: force evaluations against energy error.
 
-A rule is judged as a curve: it runs on every system with each of some factors on its steps. All the
-runs of a rule go side by side, in device calls of some seconds at most.
+A rule is judged as a curve: it runs on every system once for each of several factors on its steps.
+The runs of a rule go side by side, in device calls of bounded length.
 """
 
 import time
@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.evaluation.problems import Problem
+from jaxstepper.machine.call_budget import in_bounded_calls
 from jaxstepper.physics.diagnostics import angular_momentum, relative_energy_error, total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import from_table
-from jaxstepper.stepping.controller import Controller, scaled
 from jaxstepper.stepping.rollout import (
     Limits,
     Rollout,
@@ -29,11 +29,11 @@ from jaxstepper.stepping.rollout import (
     is_running,
     start,
 )
+from jaxstepper.stepping.rule import Rule
 
-# Evaluations of one pair in one device call, which is to last some seconds at most.
-PAIRS_PER_CALL = 3e8
+# Steps in one device call, whose errors the device holds.
 MOST_STEPS_PER_CALL = 2048
-# Up to this many bodies, all factors run side by side; more would wait for the smallest of them.
+# Up to this many bodies, all factors run side by side; with more, all would wait for the smallest.
 TOGETHER_UP_TO = 6
 # A run whose relative energy error exceeds this has failed, and ends.
 FAILED_ABOVE = 1.0
@@ -46,20 +46,21 @@ class Run:
     Attributes:
         problem: its name.
         system: which of its systems.
-        rule: the rule's name.
-        symmetrized: whether it was symmetrised.
-        factor: on its steps.
+        rule: its name.
+        symmetrized: whether the rule was symmetrised.
+        factor: multiplies its steps.
         steps: taken.
-        force_evaluations: of accelerations, everything included.
-        evaluations_per_unit: the same per unit of the problem, such as an orbit.
+        force_evaluations: evaluations of all accelerations, everything included.
+        evaluations_per_unit: those per unit of the problem, such as an orbit.
         unit: "orbit" or "time".
         max_error: largest |E/E0 - 1| of any state.
         median_error: its median over states.
-        final_error: that of the first state at or after the end.
+        final_error: the error of the first state at or after the end.
         angular_momentum_error: largest |L - L0| / |L0|; NaN where L0 = 0.
         seconds: this run's share, by steps, of the wall clock of the runs beside it; it includes
-            the network, and the energies that are measured at every state.
-        failed: "", or why: "energy" (an error not finite or above 1), or "steps" (the cap).
+            the network, and the energies measured at every state.
+        failed: why the run failed: "energy" (an error above 1 or not finite) or "steps" (more than
+            allowed); empty if it did not.
     """
 
     problem: str
@@ -91,14 +92,14 @@ class _Member(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What M runs side by side differ in."""
+    """What differs between M runs side by side."""
 
     factor: Float[Array, " M"]
     limits: Limits
 
 
 def evaluate(
-    rule: Controller,
+    rule: Rule,
     name: str,
     symmetrized: bool,
     problems: Sequence[Problem],
@@ -109,21 +110,21 @@ def evaluate(
 ) -> Iterator[Run]:
     """Runs a rule on every system of problems of one kind, with every factor.
 
-    More than a few bodies run one factor after the other, from the largest, until they are precise
-    enough: the runs that are left out would take the longest.
+    With more than a few bodies, factors run one after the other, from the largest, until the errors
+    are small enough: the runs left out would take the longest.
 
     Args:
         rule: the rule at factor 1, made for the softening of these problems.
-        name: of the rule.
-        symmetrized: whether it is; as it is to be written down.
-        problems: of one number of bodies, dimension and softening.
-        factors: on the steps of the rule.
+        name: the rule's name.
+        symmetrized: whether the rule is symmetrised; only noted in the runs.
+        problems: all with the same number of bodies, dimension and softening.
+        factors: multiply the steps of the rule.
         max_steps: a run that needs more has failed.
         report: called after every device call with the share of the simulated time that is done.
-        enough: the largest energy error, in the median over systems, that is precise enough.
+        enough: the largest energy error, as a median over systems, that is small enough.
 
     Yields:
-        The runs.
+        The runs, those of the largest factor first.
     """
     systems = [(p, i) for p in problems for i in range(len(p.tables))]
     runs = [(factor, *system) for factor in sorted(factors, reverse=True) for system in systems]
@@ -147,23 +148,20 @@ def _share_of_all(
 
 
 class _Measurement:
-    """Some runs side by side, from their start to the last one's end."""
+    """Several runs side by side, from their start until the last one ends."""
 
     def __init__(
         self,
-        rule: Controller,
+        rule: Rule,
         runs: list[tuple[float, Problem, int]],
         max_steps: int,
     ) -> None:
         self.rule, self.runs, self.max_steps = rule, runs, max_steps
         self.gravity = Gravity(runs[0][1].softening)
         tables = np.stack([problem.tables[system] for _, problem, system in runs])
-        count, bodies, _ = tables.shape
-        pairs = count * bodies**2
-        self.steps = int(np.clip(PAIRS_PER_CALL / pairs, 8, MOST_STEPS_PER_CALL))
         limits = Limits(
             jnp.array([problem.end_time for _, problem, _ in runs]),
-            jnp.full(count, max_steps, jnp.int32),
+            jnp.full(len(runs), max_steps, jnp.int32),
         )
         self.batch = _Batch(jnp.array([factor for factor, *_ in runs]), limits)
         self.members = _begin(rule, self.gravity, self.batch, jnp.asarray(tables))
@@ -171,23 +169,22 @@ class _Measurement:
         self.seconds = 0.0
 
     def run(self, report: Callable[[float], None]) -> None:
-        nothing = self.batch._replace(limits=jax.tree.map(jnp.zeros_like, self.batch.limits))
-        # Compiles, which the clock is not to see.
-        jax.block_until_ready(
-            _advance_some(self.rule, self.gravity, nothing, self.members, self.steps)
-        )
-        running = True
-        while running:
+        # Compile before the clock starts.
+        jax.block_until_ready(_advance_some(self.rule, self.gravity, self.batch, self.members, 0))
+
+        def call(budget: int) -> tuple[int, bool]:
             began = time.perf_counter()
-            self.members, errors, still = _advance_some(
-                self.rule, self.gravity, self.batch, self.members, self.steps
+            self.members, errors, count, still = _advance_some(
+                self.rule, self.gravity, self.batch, self.members, budget
             )
-            still = np.asarray(still)
+            taken, still = int(count), np.asarray(still)
             self.seconds += time.perf_counter() - began
-            self.errors.append(np.asarray(errors))
-            running = bool(still.any())
+            self.errors.append(np.array(np.asarray(errors)[:taken]))
             done = np.asarray(self.members.rollout.particles.time / self.batch.limits.time)
             report(float(np.mean(np.where(still, done, 1.0))))
+            return taken, bool(still.any())
+
+        in_bounded_calls(call, 1, MOST_STEPS_PER_CALL)
 
     def results(self, name: str, symmetrized: bool) -> Iterator[Run]:
         errors = np.concatenate(self.errors)
@@ -223,14 +220,12 @@ class _Measurement:
 
 
 @partial(jax.jit, static_argnames="gravity")
-def _begin(
-    rule: Controller, gravity: Gravity, batch: _Batch, tables: Float[Array, "M N C"]
-) -> _Member:
+def _begin(rule: Rule, gravity: Gravity, batch: _Batch, tables: Float[Array, "M N C"]) -> _Member:
     def one(factor: Array, table: Array) -> _Member:
         particles = from_table(table, gravity.acceleration, table.dtype)
         zero = jnp.zeros((), table.dtype)
         return _Member(
-            start(scaled(rule, factor), particles),
+            start(rule.scaled(factor), particles),
             total_energy(particles, gravity),
             angular_momentum(particles),
             zero,
@@ -241,18 +236,26 @@ def _begin(
     return jax.vmap(one)(batch.factor, tables)
 
 
-@partial(jax.jit, static_argnames=("num_steps",))
+@jax.jit
 def _advance_some(
-    rule: Controller, gravity: Gravity, batch: _Batch, members: _Member, num_steps: int
-) -> tuple[_Member, Float[Array, "S M"], Bool[Array, " M"]]:
-    """Up to `num_steps` steps of every run, their errors (NaN: none taken), and who goes on.
+    rule: Rule,
+    gravity: Gravity,
+    batch: _Batch,
+    members: _Member,
+    num_steps: Int[Array, ""] | int,
+) -> tuple[_Member, Float[Array, "S M"], Int[Array, ""], Bool[Array, " M"]]:
+    """Up to `num_steps` steps of every run; a last step is not shortened to the end time.
 
-    The last step is not shortened to the end time, which would not be reversible.
+    A shortened step would not be reversible.
+
+    Returns:
+        The runs, a buffer that begins with their errors (NaN for a run that took no step), the
+        number of steps, and which runs go on.
     """
 
     def step(factor: Array, limits: Limits, member: _Member) -> tuple[_Member, Array]:
         running = _goes_on(member, limits)
-        rollout = advance(scaled(rule, factor), gravity, member.rollout)
+        rollout = advance(rule.scaled(factor), gravity, member.rollout)
         error = relative_energy_error(total_energy(rollout.particles, gravity), member.energy)
         spin = jnp.linalg.norm(angular_momentum(rollout.particles) - member.spin)
         size = jnp.linalg.norm(member.spin)
@@ -266,7 +269,7 @@ def _advance_some(
         kept = jax.tree.map(lambda x, y: jnp.where(running, x, y), new, member)
         return kept, jnp.where(running, error, jnp.nan)
 
-    shape = (num_steps, *batch.factor.shape)
+    shape = (MOST_STEPS_PER_CALL, *batch.factor.shape)
     nothing = jnp.full(shape, jnp.nan, jnp.float32)
 
     def body(carry: tuple) -> tuple:
@@ -278,8 +281,8 @@ def _advance_some(
         count, members, _ = carry
         return (count < num_steps) & jnp.any(jax.vmap(_goes_on)(members, batch.limits))
 
-    _, members, errors = lax.while_loop(goes_on, body, (0, members, nothing))
-    return members, errors, jax.vmap(_goes_on)(members, batch.limits)
+    count, members, errors = lax.while_loop(goes_on, body, (jnp.int32(0), members, nothing))
+    return members, errors, count, jax.vmap(_goes_on)(members, batch.limits)
 
 
 def _goes_on(member: _Member, limits: Limits) -> Bool[Array, ""]:

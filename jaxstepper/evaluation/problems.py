@@ -23,12 +23,12 @@ class Problem:
     """Systems to run with every rule.
 
     Attributes:
-        name: of the problem.
-        tables: `[B, N, 1 + 2 D]`, initial conditions.
-        end_time: when a run ends.
-        unit: what evaluations are counted per: "orbit" or "time".
-        units: how many of those a run lasts.
-        softening: of the force.
+        name: the problem's name.
+        tables: `[B, N, 1 + 2 D]`, the initial conditions of B systems.
+        end_time: the time at which a run ends.
+        unit: "orbit" or "time"; evaluations are counted per unit.
+        units: the length of a run in those units.
+        softening: the softening length of the force.
     """
 
     name: str
@@ -42,18 +42,18 @@ class Problem:
 def problem(
     name: str, orbits: float = 100, seed: int = 0, end_time: float | None = None
 ) -> Problem:
-    """The problem of a name.
+    """The problem with a name.
 
     Args:
         name: `kepler-E` (a = 1, total mass 1, from apocentre), `pythagorean` (T = 70),
             `figure-eight` (T = 100), `triple` (outer orbits), `plummer-N` (Henon units, softening
             0.01, T = 10, ten draws), or a path as `load_table` reads it.
-        orbits: how many of them Kepler pairs, and the outer bodies of triples, run.
-        seed: of the draws.
-        end_time: when a run ends, instead; a file needs it.
+        orbits: the length of a run for Kepler pairs and for the outer bodies of triples.
+        seed: seeds the draws.
+        end_time: replaces the problem's own end time; a file needs it.
 
     Raises:
-        UserError: there is no such problem.
+        UserError: no problem has this name, or a file lacks an end time or cannot be read.
     """
     kepler, plummer = re.fullmatch(r"kepler-(.+)", name), re.fullmatch(r"plummer-(\d+)", name)
     if kepler:

@@ -1,4 +1,4 @@
-"""From runs to work-precision curves and a summary (numpy, on the host)."""
+"""Work-precision curves of runs, and a summary (numpy, on the host)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,27 +11,28 @@ import numpy as np
 from jaxstepper.evaluation.measure import Run
 
 TARGETS = (1e-2, 1e-3, 1e-4)
-# These bring an integrator of their own; the others are rules for the leapfrog.
+# These bring their own integrator; all others are rules for the leapfrog.
 OWN_INTEGRATOR = ("ias15", "logarithmic-hamiltonian")
 COLUMNS = tuple(field.name for field in fields(Run))
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A rule on a problem, from its longest steps to its shortest: F factors.
+    """A rule on a problem at F factors, from its longest steps to its shortest.
 
     Attributes:
-        problem: its name.
-        rule: its name.
-        symmetrized: whether it was symmetrised.
-        unit: what evaluations are per.
+        problem: the problem's name.
+        rule: the rule's name.
+        symmetrized: whether the rule was symmetrised.
+        unit: the unit that evaluations are counted per.
         factors: `[F]`.
-        evaluations: `[F]`, per unit, medians over systems.
-        errors: `[F]`, largest energy errors, medians over systems; infinite for runs that failed.
-        low: `[F]`, their 16 % quantiles over systems.
-        high: `[F]`, their 84 % quantiles.
-        seconds: `[F]`, medians.
-        failed: `[F]`, numbers of runs that failed.
+        evaluations: `[F]`, evaluations per unit, as medians over systems.
+        errors: `[F]`, largest energy errors, as medians over systems; a failed run counts as
+            infinite.
+        low: `[F]`, the 16 % quantiles of those errors over systems.
+        high: `[F]`, the 84 % quantiles.
+        seconds: `[F]`, wall-clock seconds, as medians over systems.
+        failed: `[F]`, the number of runs that failed.
     """
 
     problem: str
@@ -48,12 +49,12 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """The rule, and whether it was symmetrised."""
+        """The rule's name, and whether the rule was symmetrised."""
         return self.rule + (", symmetrized" if self.symmetrized else "")
 
 
 def curves(runs: Iterable[Run]) -> list[Curve]:
-    """One curve for each rule on each problem, in the order of the runs."""
+    """One curve for each rule on each problem, in the order of their first runs."""
     found: dict[tuple[str, str, bool], list[Run]] = {}
     for run in runs:
         found.setdefault((run.problem, run.rule, run.symmetrized), []).append(run)
@@ -63,13 +64,13 @@ def curves(runs: Iterable[Run]) -> list[Curve]:
 def _curve(runs: Sequence[Run]) -> Curve:
     runs = sorted(runs, key=lambda run: -run.factor)
     groups = [list(group) for _, group in groupby(runs, key=lambda run: run.factor)]
-    # Steps so short that not all runs could end are as good as not tried.
+    # Drop steps so short that some runs met the cap on steps.
     while len(groups) > 1 and any(run.failed == "steps" for run in groups[-1]):
         groups.pop()
     errors = [[math.inf if run.failed else run.max_error for run in group] for group in groups]
 
     def quantile(q: float) -> np.ndarray:
-        # The nearest one: between a number and infinity there is no other.
+        # The nearest value, since none lies between a number and infinity.
         return np.array([np.quantile(each, q, method="nearest") for each in errors])
 
     return Curve(
@@ -88,13 +89,13 @@ def _curve(runs: Sequence[Run]) -> Curve:
 
 
 def evaluations_at(curve: Curve, target: float) -> tuple[float | None, bool]:
-    """Evaluations per unit that the rule needs for an error, interpolated in log-log.
+    """Evaluations per unit that the rule needs to reach an error, interpolated in log-log.
 
-    All settings with shorter steps must reach the error too: a lucky one does not count.
+    All shorter steps must reach the error too, so that a lucky factor does not count.
 
     Returns:
-        The number, or None if even the shortest steps miss it; and whether fewer may do, since the
-        longest steps that were tried (or that did not fail) reach it already.
+        The number, or None if even the shortest steps miss the error; and whether fewer might do,
+        because the longest steps that were tried and did not fail already reach it.
     """
     passes = curve.errors <= target
     if not passes[-1]:
@@ -110,10 +111,10 @@ def evaluations_at(curve: Curve, target: float) -> tuple[float | None, bool]:
 
 
 def summary(all_curves: Sequence[Curve]) -> dict[str, Any]:
-    """For each problem and rule: evaluations per unit at each target, and what that is to the best.
+    """For each problem and rule, evaluations per unit at each target and their ratio to the best.
 
-    `ratio_to_best` is to the best of all rules, `ratio_to_best_leapfrog` to the best of those
-    without an integrator of their own; 1 is the best. What is not reached is None.
+    `ratio_to_best` compares with the best of all rules, `ratio_to_best_leapfrog` with the best of
+    those for the leapfrog; the best itself has 1. A target that a rule misses has None.
     """
     problems: dict[str, Any] = {}
     for curve in all_curves:

@@ -1,11 +1,9 @@
-"""The learned rule with inputs and output of our own: free of scale, with a tolerance as input."""
+"""Rules whose dt a network chooses: `LearnedRule`, and `OrbitalRule`, which is free of scale."""
 
-from dataclasses import dataclass
+from dataclasses import field, replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxstepper.network.features import FeatureSpec, network_input, observe, reuses_acceleration
@@ -20,15 +18,16 @@ from jaxstepper.network.step_network import StepNetwork, Variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.pairs import encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.controller import Controller, Memory, no_memory
+from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
 
-# Keeps a dt above zero in simulation, as the torch simulator does.
+# Keeps a learned dt above zero, as the torch simulator does.
 LEARNED_DT_FLOOR = 1e-6
 DEFAULT_TOLERANCE = 1e-3
-# What a network sees of the tolerance: its logarithm about this one, cut off where it was trained.
-# Below the range dt goes as the square root of the tolerance, as for any small leapfrog step.
+# The network sees the logarithm of the tolerance relative to this one, clipped to the range of its
+# training. Below the range dt goes as the square root of the tolerance, as any small leapfrog step
+# does.
 REFERENCE_TOLERANCE = 1e-3
-# Steps this many times the dynamical time times sqrt(tolerance) have about that energy error.
+# A step of this many times the dynamical time times sqrt(tolerance) has about that energy error.
 STEP_SCALE = 2.0
 
 
@@ -38,114 +37,89 @@ def learned_rule(
     gravity: Gravity,
     variables: Variables,
     tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
-) -> Controller:
-    """The rule of any network: `orbital` for native inputs, else `learned`, without a tolerance."""
-    if features.is_native:
-        sees_others = features.kind == "encounters"
-        rule = OrbitalRule(network, gravity.softening, features.tolerances, sees_others)
-        return orbital(rule, variables, tolerance)
-    return learned(network, variables, features, gravity)
+) -> Rule:
+    """The rule of any network: `OrbitalRule` for native inputs, else `LearnedRule`.
 
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _LearnedRule:
-    """What is fixed about a learned controller; equal ones compile once."""
-
-    network: StepNetwork
-    features: FeatureSpec
-    gravity: Gravity
-
-
-def _learned_init(rule: _LearnedRule, particles: Particles) -> Memory:
-    return empty_history(rule.features.history_len, particles)
-
-
-def _learned_step(
-    rule: _LearnedRule, variables: Variables, memory: Memory, particles: Particles
-) -> tuple[Array, Memory]:
-    observed = observe(rule.features, rule.gravity, particles)
-    inputs = network_input(rule.features, memory, observed)
-    dt = rule.network.apply(variables, inputs)[0] + LEARNED_DT_FLOOR
-    return dt, push(memory, observed)
-
-
-def learned(
-    network: StepNetwork, variables: Variables, features: FeatureSpec, gravity: Gravity
-) -> Controller:
-    """The network's dt, from the current state and the states this rollout has been through.
-
-    Without a history it sees magnitudes alone, so that it can be symmetrised.
+    Only an `OrbitalRule` uses the tolerance.
     """
-    rule = _LearnedRule(network, features, gravity)
-    past = features.history_len
-    return Controller(
-        Partial(_learned_init, rule),
-        Partial(_learned_step, rule, variables),
-        evaluations=0 if reuses_acceleration(features, gravity) else 1,
-        irreversible=f"its network sees the {past} states before the current one" if past else "",
-    )
+    if features.is_native:
+        return OrbitalRule(
+            network,
+            variables,
+            tolerance,
+            gravity.softening,
+            features.tolerances,
+            features.kind == "encounters",
+        )
+    return LearnedRule(network, variables, features, gravity)
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class OrbitalRule:
-    """What is fixed about the rule; equal ones compile once.
+class LearnedRule(Rule):
+    """The network's dt, from the current state and the states before it in this rollout.
+
+    Without a history the network sees magnitudes alone, and the rule can be symmetrised.
+    """
+
+    network: StepNetwork = field(metadata=STATIC)
+    variables: Variables
+    features: FeatureSpec = field(metadata=STATIC)
+    gravity: Gravity = field(metadata=STATIC)
+
+    @property
+    def evaluations(self) -> int:
+        return 0 if reuses_acceleration(self.features, self.gravity) else 1
+
+    @property
+    def irreversible(self) -> str:
+        past = self.features.history_len
+        return f"its network sees the {past} states before the current one" if past else ""
+
+    def init(self, particles: Particles, /) -> Memory:
+        return empty_history(self.features.history_len, particles)
+
+    def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
+        observed = observe(self.features, self.gravity, particles)
+        inputs = network_input(self.features, memory, observed)
+        dt = self.network.apply(self.variables, inputs)[0] + LEARNED_DT_FLOOR
+        return dt, push(memory, observed)
+
+
+class OrbitalRule(Rule):
+    """h = 2 sqrt(tolerance) T exp(network), with the dynamical or free-fall time T of a pair.
+
+    Among many bodies, each contributes its encounter, so the network is evaluated N times, and h is
+    a smooth minimum of their steps: h^-4 is half the sum of theirs, since each encounter appears
+    twice. Scaling the rule by a factor scales the tolerance by its square.
 
     Attributes:
         network: with outputs of any sign.
+        variables: its weights.
+        tolerance: the largest relative energy error to aim for.
         softening: of the force.
-        tolerances: smallest and largest that the network was trained with.
-        sees_others: whether the network also sees the `surroundings` of each encounter; its step
-            is then in units of the free-fall time, which no body that just passes by shortens.
+        tolerances: the smallest and largest tolerance of the training.
+        sees_others: whether the network also sees the `surroundings` of each encounter. Its step is
+            then in units of the free-fall time, which a body that merely passes does not shorten.
     """
 
-    network: StepNetwork
-    softening: float
-    tolerances: tuple[float, float]
-    sees_others: bool = False
+    network: StepNetwork = field(metadata=STATIC)
+    variables: Variables
+    tolerance: Number = DEFAULT_TOLERANCE
+    softening: Number = 0.0
+    tolerances: tuple[float, float] = field(default=FeatureSpec.tolerances, metadata=STATIC)
+    sees_others: bool = field(default=False, metadata=STATIC)
 
+    def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
+        rate_of = free_fall_rate if self.sees_others else dynamical_rate
+        pairs, rates = encounters(rate_of, particles, self.softening)
+        dtype = particles.time.dtype
+        tolerance = jnp.asarray(self.tolerance, dtype)
+        seen = jnp.clip(tolerance, *self.tolerances) / REFERENCE_TOLERANCE
+        column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
+        seen_of_others = [surroundings(pairs, rates, self.softening)] if self.sees_others else []
+        inputs = jnp.concatenate([orbital_inputs(pairs), *seen_of_others, column], axis=-1)
+        log_factor = self.network.apply(self.variables, inputs)[:, 0]
+        rate = rate_of_all(rates * jnp.exp(-log_factor))
+        return STEP_SCALE * jnp.sqrt(tolerance) / rate, memory
 
-def orbital(
-    rule: OrbitalRule,
-    variables: Variables,
-    tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
-) -> Controller:
-    """h = 2 sqrt(tolerance) T exp(network), with the dynamical or free-fall time T of a pair.
-
-    Of many bodies, each takes part with its encounter, so that the network is evaluated N times,
-    and h is the smallest of theirs, smoothly: h^-4 is half the sum of theirs, for each encounter is
-    there twice. `tolerance` is the largest relative energy error to aim for; to scale the rule's
-    steps by a factor is to change the tolerance by its square.
-    """
-    return Controller(
-        no_memory,
-        Partial(_orbital_step, rule, variables, tolerance),
-        rescaled=Partial(_rescaled, rule, variables, tolerance),
-    )
-
-
-def _orbital_step(
-    rule: OrbitalRule,
-    variables: Variables,
-    tolerance: Array | float,
-    memory: Memory,
-    particles: Particles,
-) -> tuple[Array, Memory]:
-    rate_of = free_fall_rate if rule.sees_others else dynamical_rate
-    pairs, rates = encounters(rate_of, particles, rule.softening)
-    dtype = particles.time.dtype
-    tolerance = jnp.asarray(tolerance, dtype)
-    seen = jnp.clip(tolerance, *rule.tolerances) / REFERENCE_TOLERANCE
-    column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
-    seen_of_others = [surroundings(pairs, rates, rule.softening)] if rule.sees_others else []
-    inputs = jnp.concatenate([orbital_inputs(pairs), *seen_of_others, column], axis=-1)
-    log_factor = rule.network.apply(variables, inputs)[:, 0]
-    rate = rate_of_all(rates * jnp.exp(-log_factor))
-    return STEP_SCALE * jnp.sqrt(tolerance) / rate, memory
-
-
-def _rescaled(
-    rule: OrbitalRule, variables: Variables, tolerance: Array | float, factor: Array | float
-) -> Controller:
-    return orbital(rule, variables, tolerance * factor**2)
+    def scaled(self, factor: Number, /) -> Rule:
+        return replace(self, tolerance=self.tolerance * factor**2)

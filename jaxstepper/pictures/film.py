@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxstepper.physics.diagnostics import angular_momentum, momentum
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.rollout import Trajectory
+from jaxstepper.stepping.recording import Trajectory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxstepper.stepping.rollout import finite_or_none
+from jaxstepper.physics.conservation import finite_or_none
 
 
 class MetricsFile:

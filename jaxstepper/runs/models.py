@@ -17,7 +17,7 @@ from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.runs import checkpoints, setup
 from jaxstepper.settings.config import Config
-from jaxstepper.stepping.controller import Controller
+from jaxstepper.stepping.rule import Rule
 from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import TorchCheckpoint
 from jaxstepper.torch_files.state_dict import network_shape, to_state_dict
@@ -60,7 +60,7 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
     )
 
 
-def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) -> Controller:
+def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) -> Rule:
     """The step-size rule of a model; `config` says what its network and inputs are.
 
     Raises:
@@ -77,7 +77,7 @@ def load_controller(
     gravity: Gravity,
     tolerance: float = DEFAULT_TOLERANCE,
     checkpoint_dir: str = "checkpoints",
-) -> Controller:
+) -> Rule:
     """The step-size rule of a trained network, in JAX's default precision.
 
     Args:

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.controller import Controller, symmetrized
 from jaxstepper.stepping.rollout import Rollout, advance, start
+from jaxstepper.stepping.rule import Rule, symmetrized
 
 # The largest error is the norm of this order over the steps, which has a gradient everywhere.
 NORM = 32
@@ -47,7 +47,7 @@ class Window(NamedTuple):
 
 
 def run_window(
-    rule: Controller, gravity: Gravity, particles: Particles, span: Array, most_steps: int
+    rule: Rule, gravity: Gravity, particles: Particles, span: Array, most_steps: int
 ) -> Window:
     """Up to `most_steps` steps from a state, or as many as fill the time `span`.
 
@@ -93,8 +93,8 @@ def window_loss(window: Window, tolerance: Array) -> Float[Array, ""]:
 
 
 def imitation_loss(
-    rule: Controller,
-    teacher: Controller,
+    rule: Rule,
+    teacher: Rule,
     gravity: Gravity,
     particles: Particles,
     span: Array,
@@ -118,6 +118,6 @@ def imitation_loss(
     return jnp.sum(off) / jnp.sum(inside)
 
 
-def as_trained(rule: Controller) -> Controller:
+def as_trained(rule: Rule) -> Rule:
     """The rule in the form in which it is trained: symmetrised, if it can be."""
     return rule if rule.irreversible else symmetrized(rule)

@@ -1,0 +1,109 @@
+"""Rollouts that keep every state on the way, in numpy on the host."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int
+
+from jaxstepper.machine.call_budget import in_bounded_calls
+from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.rollout import Limits, Rollout, advance, is_running, share_done, start
+from jaxstepper.stepping.rule import Rule
+
+# A device call records at most this many steps, and at most this many numbers.
+MOST_STEPS_PER_CALL = 1024
+MOST_NUMBERS_PER_CALL = 2**24
+
+
+class Trajectory(NamedTuple):
+    """A recorded rollout of S steps.
+
+    Attributes:
+        time: `[S + 1]`.
+        dt: `[S]`.
+        position: `[S + 1, N, D]`.
+        velocity: `[S + 1, N, D]`.
+        energy: `[S + 1]`.
+    """
+
+    time: np.ndarray
+    dt: np.ndarray
+    position: np.ndarray
+    velocity: np.ndarray
+    energy: np.ndarray
+
+
+def record(
+    rule: Rule,
+    gravity: Gravity,
+    particles: Particles,
+    limits: Limits,
+    report: Callable[[float], None] = lambda share: None,
+) -> tuple[Rollout, Trajectory]:
+    """A rollout up to the limits, with every state on the way.
+
+    It runs in device calls of bounded length and memory; where they end does not change the result.
+
+    Args:
+        rule: the step-size rule.
+        gravity: what moves the bodies.
+        particles: the first state.
+        limits: where the rollout ends.
+        report: called after every device call with the share of the rollout that is done.
+    """
+    rollout = start(rule, particles)
+    pieces = [jax.tree.map(lambda x: np.asarray(x)[None], _snapshot(gravity, rollout))]
+    size = min(MOST_STEPS_PER_CALL, max(1, MOST_NUMBERS_PER_CALL // (2 * particles.position.size)))
+
+    def call(budget: int) -> tuple[int, bool]:
+        nonlocal rollout
+        before = int(rollout.steps)
+        rollout, states = _record_some(rule, gravity, rollout, limits, budget, size)
+        taken = int(rollout.steps) - before
+        pieces.append(jax.tree.map(lambda x: np.array(np.asarray(x)[:taken]), states))
+        report(float(share_done(rollout, limits)))
+        return taken, bool(is_running(rollout, limits))
+
+    if is_running(rollout, limits):
+        in_bounded_calls(call, 1, size)
+    states = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+    return rollout, states._replace(dt=states.dt[1:])
+
+
+def _snapshot(gravity: Gravity, rollout: Rollout) -> Trajectory:
+    p = rollout.particles
+    return Trajectory(p.time, p.dt, p.position, p.velocity, total_energy(p, gravity))  # type: ignore[arg-type]
+
+
+@partial(jax.jit, static_argnames=("gravity", "size"))
+def _record_some(
+    rule: Rule,
+    gravity: Gravity,
+    rollout: Rollout,
+    limits: Limits,
+    num_steps: Int[Array, ""] | int,
+    size: int,
+) -> tuple[Rollout, Trajectory]:
+    """Up to `num_steps` <= `size` steps, and a buffer `[size]` that begins with their states."""
+    shapes = jax.eval_shape(partial(_snapshot, gravity), rollout)
+    buffer = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+    before = rollout.steps
+
+    def running(carry: tuple[Rollout, Trajectory]) -> Array:
+        return is_running(carry[0], limits) & (carry[0].steps - before < num_steps)
+
+    def body(carry: tuple[Rollout, Trajectory]) -> tuple[Rollout, Trajectory]:
+        rollout, states = carry
+        new = advance(rule, gravity, rollout, limits.time)
+        row = rollout.steps - before
+        kept = jax.tree.map(lambda all_, x: all_.at[row].set(x), states, _snapshot(gravity, new))
+        return new, kept
+
+    return lax.while_loop(running, body, (rollout, buffer))

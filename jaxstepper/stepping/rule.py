@@ -1,0 +1,279 @@
+"""Step-size rules: what a rule is, and how one rule is made from another.
+
+`literature` holds the rules of the literature, and the wing `network` the learned ones. This module
+holds the base class, the constant dt, rules made from plain functions, and the two rules that wrap
+another: `Scaled` and `Symmetrized`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, dataclass_transform
+
+import jax.numpy as jnp
+from jax.tree_util import GetAttrKey, Partial, register_pytree_with_keys
+from jaxtyping import Array, Float
+
+from jaxstepper.errors import UserError
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.integrators import leapfrog
+from jaxstepper.physics.particles import Particles
+
+# A symmetrised step is at most this many times the step that its rule wants.
+MOST_TIMES_WANTED = 2.0
+
+STATIC = {"static": True}
+"""The metadata of a rule's field that is part of the compiled program, not a leaf."""
+
+Memory = Any
+"""A pytree that a rule carries from step to step."""
+
+Number = Float[Array, "*B"] | float
+"""A number of a rule: a leaf, with axes in front where many rules are stacked for `vmap`."""
+
+
+def take_leapfrog_step(
+    memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity
+) -> Particles:
+    """A kick-drift-kick leapfrog step, whatever the memory."""
+    del memory
+    return leapfrog(particles, dt, gravity.acceleration)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class Rule:
+    """Chooses the length of each step.
+
+    A rollout calls `init` once and `step_size` at every state, and takes a step of that dt with
+    `take_step`. All three work under `jit`, `vmap` and `grad`.
+
+    Every subclass becomes a frozen dataclass and a pytree. Its fields are leaves, so that one
+    compiled rollout serves all rules of a class and `vmap` runs many of them at once; a field
+    declared with `field(metadata=STATIC)` is compiled in, and must be hashable. A rule of your own
+    needs its fields and a `step_size`:
+
+        class Passage(Rule):
+            eta: float
+
+            def step_size(self, memory, particles):
+                return self.eta * shortest_passage(particles), memory
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _register(dataclass(frozen=True)(cls))
+
+    @property
+    def evaluations(self) -> int:
+        """How often one call of `step_size` evaluates the accelerations of all bodies."""
+        return 0
+
+    @property
+    def irreversible(self) -> str:
+        """Why the rule cannot be symmetrised; empty if it can.
+
+        It can if dt depends on the state alone and stays the same when all velocities are reversed.
+        """
+        return ""
+
+    def init(self, particles: Particles, /) -> Memory:
+        """The memory before the first step."""
+        del particles
+        return ()
+
+    def step_size(
+        self, memory: Memory, particles: Particles, /
+    ) -> tuple[Float[Array, ""] | float, Memory]:
+        """dt `[]` for the step from this state, and the memory after the state."""
+        raise NotImplementedError
+
+    def take_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> Particles:
+        """The particles after a step: a kick-drift-kick leapfrog, with one evaluation of forces."""
+        return take_leapfrog_step(memory, particles, dt, gravity)
+
+    def scaled(self, factor: Number, /) -> "Rule":
+        """The rule with steps made longer or shorter by a factor > 0."""
+        return Scaled(self, factor)
+
+
+def _register(cls: Any) -> None:
+    """Makes a dataclass a pytree.
+
+    `jax.tree_util.register_dataclass` will not do: in JAX 0.10 the tree structures of two classes
+    whose fields are alike compare equal, so that one rule may run the compiled rollout of another.
+    """
+    static = [each.name for each in fields(cls) if each.metadata.get("static")]
+    leaves = [each.name for each in fields(cls) if each.name not in static]
+
+    def flatten(rule: Rule) -> tuple[list, tuple]:
+        children = [(GetAttrKey(name), getattr(rule, name)) for name in leaves]
+        return children, tuple(getattr(rule, name) for name in static)
+
+    def unflatten(static_values: tuple, children: Iterable) -> Rule:
+        # Not by the constructor, whose checks are of numbers, not of what JAX puts in their place.
+        rule = object.__new__(cls)
+        for name, value in zip((*leaves, *static), (*children, *static_values), strict=True):
+            object.__setattr__(rule, name, value)
+        return rule
+
+    register_pytree_with_keys(cls, flatten, unflatten)
+
+
+def scaled(rule: Rule, factor: Number) -> Rule:
+    """The rule with steps made longer or shorter by a factor > 0."""
+    return rule.scaled(factor)
+
+
+class Controller(Rule):
+    """A rule made from plain functions.
+
+    Numbers that vary from rollout to rollout belong in a `jax.tree_util.Partial`; they are then
+    leaves, and nothing compiles again for new ones.
+
+    Attributes:
+        init: particles -> the memory before the first step.
+        step_size: (memory, particles) -> (dt `[]`, the memory after the state).
+        evaluations: evaluations of all accelerations in one call of `step_size`.
+        irreversible: why the rule cannot be symmetrised; empty if it can.
+        take_step: (memory, particles, dt, gravity) -> particles, with one evaluation of forces; by
+            default the leapfrog.
+        rescaled: factor -> the scaled rule, if scaling does more than multiply dt.
+    """
+
+    # `field()` keeps the methods of the base class from becoming defaults.
+    init: Callable[[Particles], Memory] = field()
+    step_size: Callable[[Memory, Particles], tuple[Array | float, Memory]] = field()
+    evaluations: int = field(default=0, metadata=STATIC)
+    irreversible: str = field(default="", metadata=STATIC)
+    take_step: Callable[[Memory, Particles, Array, Gravity], Particles] = take_leapfrog_step
+    rescaled: Callable[[Number], Rule] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("init", "step_size", "take_step", "rescaled"):
+            function = getattr(self, name)
+            if function is not None:
+                object.__setattr__(self, name, as_pytree(function))
+
+    def scaled(self, factor: Number, /) -> Rule:
+        return super().scaled(factor) if self.rescaled is None else self.rescaled(factor)
+
+
+def as_pytree(function: Callable) -> Partial:
+    """The function as a `Partial`, whose leaves are the numbers bound to it.
+
+    A `Partial` comes back as it is: another one around it would hide its numbers from JAX.
+    """
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+class Memoryless(Rule):
+    """The rule of a function of the state.
+
+    Attributes:
+        function: particles -> dt `[]`. Numbers that vary from rollout to rollout belong in a
+            `jax.tree_util.Partial` around it. Only a function that stays the same when all
+            velocities are reversed may be symmetrised.
+    """
+
+    function: Callable[[Particles], Array | float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "function", as_pytree(self.function))
+
+    def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
+        return jnp.asarray(self.function(particles), particles.time.dtype), memory
+
+
+class Fixed(Rule):
+    """The same dt for every step."""
+
+    dt: Number
+
+    def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
+        return jnp.asarray(self.dt, particles.time.dtype), memory
+
+
+class _Wrapper(Rule):
+    """A rule around another, which it follows in all that it does not change."""
+
+    rule: Rule
+
+    @property
+    def evaluations(self) -> int:
+        return self.rule.evaluations
+
+    @property
+    def irreversible(self) -> str:
+        return self.rule.irreversible
+
+    def init(self, particles: Particles, /) -> Memory:
+        return self.rule.init(particles)
+
+    def take_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> Particles:
+        return self.rule.take_step(memory, particles, dt, gravity)
+
+
+class Scaled(_Wrapper):
+    """A rule with its dt multiplied by a factor > 0.
+
+    Prefer `scaled`, which asks the rule: some scale better by a parameter of their own.
+    """
+
+    factor: Number
+
+    def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
+        dt, memory = self.rule.step_size(memory, particles)
+        return jnp.asarray(self.factor, particles.time.dtype) * dt, memory
+
+
+class Symmetrized(_Wrapper):
+    """A rule made time-reversible: its energy error oscillates, but does not drift.
+
+    Where the rule wants the step tau(state), carry rho = 1 / dt and at every state set
+    rho <- 2 / tau - rho, so that 1 / tau is the mean of rho before and after the state, whichever
+    way time runs; at the start rho = 1 / tau. This needs no iteration and no evaluation of forces.
+    rho is kept above 1 / (2 tau). Where tau grows so fast from one state to the next that it meets
+    this floor, the step is not reversible.
+    Source: Huang & Leimkuhler 1997, the adaptive Verlet method.
+
+    Raises:
+        UserError: the rule depends on more than the state, or on the sign of the velocities.
+    """
+
+    def __post_init__(self) -> None:
+        if self.rule.irreversible:
+            raise UserError(f"this rule cannot be symmetrised: {self.rule.irreversible}")
+
+    @property
+    def irreversible(self) -> str:
+        return "it is reversible as it is"
+
+    def init(self, particles: Particles, /) -> Memory:
+        # A rho of 0 marks the start.
+        return jnp.zeros((), particles.time.dtype), self.rule.init(particles)
+
+    def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
+        rho, inner = memory
+        wanted, inner = self.rule.step_size(inner, particles)
+        wanted = jnp.asarray(wanted, rho.dtype)
+        rho = jnp.where(rho == 0, 1 / wanted, 2 / wanted - rho)
+        rho = jnp.maximum(rho, 1 / (MOST_TIMES_WANTED * wanted))
+        return 1 / rho, (rho, inner)
+
+    def take_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> Particles:
+        return self.rule.take_step(memory[1], particles, dt, gravity)
+
+    def scaled(self, factor: Number, /) -> Rule:
+        inner = self.rule.scaled(factor)
+        # A mere factor on tau is a factor on dt.
+        return super().scaled(factor) if isinstance(inner, Scaled) else Symmetrized(inner)
+
+
+fixed = Fixed
+memoryless = Memoryless
+symmetrized = Symmetrized
