@@ -22,7 +22,7 @@ from jaxstepper.runs import checkpoints
 from jaxstepper.runs import start as prepare
 from jaxstepper.runs.writer import RunWriter
 from jaxstepper.settings.command_line import parse
-from jaxstepper.settings.config import from_dict
+from jaxstepper.settings.stored import from_dict
 
 ROOT = Path(__file__).parents[1]
 # Steps that are often refused once before they are accepted, and a phase 2 that trains.
@@ -156,13 +156,13 @@ def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(train_command, "open_wandb", stop)
-    config, given = parse("train", f"{TINY} --device cpu --num-orbits 4".split()[1:])
+    request = parse("train", f"{TINY} --device cpu --num-orbits 4".split()[1:])
     with (
         pytest.warns(UserWarning, match=r"\(num_orbits=4\).*Using single orbit"),
         pytest.raises(UserError, match="enough"),
         unchanged_jax(),
     ):
-        train_command.run_train(config, given)
+        train_command.run_train(request)
 
 
 # --- checkpoints -----------------------------------------------------------------------------

@@ -16,10 +16,13 @@ from jaxstepper.network.learned import learned
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.initial_conditions import kepler_table, orbital_period
 from jaxstepper.physics.particles import Particles, from_table
-from jaxstepper.runs import setup
+from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.models import load_model
+from jaxstepper.runs.plans import make_plan
 from jaxstepper.runs.start import prepare_training
-from jaxstepper.settings.config import Config, from_dict
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.controller import Controller
 from jaxstepper.stepping.rollout import Limits, Trajectory, record
 from jaxstepper.training.two_phase.calibrate import target_dt
@@ -43,8 +46,8 @@ def retrain_counts(config: Config, given: dict[str, str], seed: int) -> list[int
     if given:
         eccentricity = np.random.default_rng(seed).uniform(config.e_min, config.e_max)
         config = replace(config, eccentricity=eccentricity)
-    tables = setup.initial_tables(config, given, many=False)
-    config = setup.with_shape_of(config, tables)
+    tables = initial_tables(Request(config, given), many=False)
+    config = with_shape_of(config, tables)
     counts: list[int] = []
     result = run_two_phase_training(
         *prepare_training(config, tables),
@@ -111,7 +114,7 @@ def test_a_kepler_stepper_is_safe_and_close_to_the_oracle(tmp_path: Path) -> Non
         main("train", [*arguments, "--no-compilation-cache"])
     assert leave.value.code == 0
     model = load_model("kepler_gate", str(tmp_path))
-    plan = setup.make_plan(from_dict(model.config)[0])
+    plan = make_plan(from_dict(model.config)[0])
     table = kepler_table(0.9, 1.0)
     start = from_table(table, plan.gravity.acceleration, jnp.float64)
     one_orbit = Limits(time=orbital_period(table))

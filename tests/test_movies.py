@@ -237,7 +237,8 @@ def test_a_resumed_run_has_the_movie_of_its_part(monkeypatch):
 
 
 def test_window_training_says_that_it_has_no_movie():
-    config, given = parse("train", ["--objective", "window", "--movie", "--num-orbits", "1"])
+    request = parse("train", ["--objective", "window", "--movie", "--num-orbits", "1"])
+    config, given = request.config, request.sources
     with pytest.warns(UserWarning, match="window training follows no path"):
         train_job._warn_of_training(config, given)
     movie = TrainingMovie(config, Path("run"), object(), is_resumed=False)

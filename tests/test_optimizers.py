@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxstepper.runs import setup
+from jaxstepper.runs.plans import make_plan
 from jaxstepper.settings.command_line import parse
 
 LR, DECAY, MOMENTUM = 0.1, 0.3, 0.7
@@ -34,7 +34,7 @@ def adam_step(w, gradients, decay):
 def test_optimizers_step_by_their_formulas(flags, step):
     """The second step at unmoved weights, after gradients g and h."""
     argv = [*flags.split(), "--lr", str(LR), "--weight-decay", str(DECAY)]
-    optimizer = setup.make_plan(parse("train", argv)[0]).optimizer
+    optimizer = make_plan(parse("train", argv).config).optimizer
     w, g, h = 2.0, 0.5, -3.0
     state = optimizer.init(jnp.asarray(w))
     _, state = optimizer.update(jnp.asarray(g), state, jnp.asarray(w))

@@ -13,7 +13,8 @@ from jaxstepper.pictures import training_picture as plots
 from jaxstepper.pictures.figures import FEW_BODIES, evenly
 from jaxstepper.pictures.rollout_picture import closest_separation, rollout_figure
 from jaxstepper.runs import checkpoints
-from jaxstepper.settings.config import Config, to_dict
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.stored import to_dict
 
 PNG = b"\x89PNG"
 BAND = {"E_lower": 1e-7, "E_upper": 3e-5, "energy_threshold": 4e-4}

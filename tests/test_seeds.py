@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import setup
+from jaxstepper.runs.bodies import end_times
 from jaxstepper.runs.start import fresh_tables, is_fresh, start_run
 from jaxstepper.settings.command_line import parse
 from jaxstepper.sweep.seeds import train_seeds
@@ -23,7 +23,8 @@ WINDOW = "--objective window --feature-type orbital --tolerance-max 0.1 --window
 
 
 def starts(flags, seeds):
-    config, given = parse("train", f"{TINY} {flags}".split())
+    request = parse("train", f"{TINY} {flags}".split())
+    config, given = request.config, request.sources
     return [start_run(replace(config, seed=seed), given, share=False) for seed in seeds], given
 
 
@@ -36,7 +37,7 @@ def alone(start, given):
         done = last["epoch"] + 1
         if is_fresh(config, done):
             tables = fresh_tables(config, given, start.tables, done)
-            state = renew(state, tables, setup.end_times(config, tables))
+            state = renew(state, tables, end_times(config, tables))
         return state
 
     train = run_window_training if config.objective == "window" else run_two_phase_training

@@ -16,7 +16,7 @@ from jaxstepper.commands import sweep as sweep_command
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.models import load_model
 from jaxstepper.settings.command_line import parse
-from jaxstepper.settings.config import to_dict
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.settings.toml_file import read_sweep
 from jaxstepper.sweep.seeds import SeedRun, SeedsResult, SeedStates
 from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _metric, _Watch
@@ -113,7 +113,7 @@ def test_a_sweep_goes_on_and_keeps_its_best_run(tmp_path):
 
     words = shlex.split(report["command"])
     assert words[:2] == ["jaxstepper", "train"]
-    again = to_dict(parse("train", words[2:])[0])
+    again = to_dict(parse("train", words[2:]).config)
     named = {"save_name", "checkpoint_dir"}
     assert {n: v for n, v in again.items() if n not in named} == {
         n: v for n, v in checkpoint.config.items() if n not in named
@@ -236,9 +236,9 @@ def test_one_choice_may_need_another(tmp_path):
 
 
 def test_train_takes_the_file_and_leaves_the_table(tmp_path):
-    config, given = parse("train", ["--config", "my.toml"])
-    assert config.lr == 0.5
-    assert "hidden_dims" not in given
+    request = parse("train", ["--config", "my.toml"])
+    assert request.config.lr == 0.5
+    assert not request.sets("hidden_dims")
 
 
 # --- the number of a trial -------------------------------------------------------------------
@@ -288,7 +288,7 @@ class Strict:
 
 
 def watch(limit, *flags):
-    config, _ = parse("train", ["--epochs", "6", *flags])
+    config = parse("train", ["--epochs", "6", *flags]).config
     return _Watch(Measure("loss", last=2), Strict(limit), config)
 
 

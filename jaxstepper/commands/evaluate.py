@@ -26,7 +26,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
 from jaxstepper.reporting.console import note
-from jaxstepper.runs import setup
+from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config
 from jaxstepper.stepping.controller import symmetrized
@@ -40,7 +40,7 @@ def run_evaluate(arguments: list[str]) -> int:
     """`evaluate [flags]`; returns the exit code."""
     options = parse_evaluate(arguments)
     out = _folder(options.out)
-    setup.configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
+    configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
     to_judge = candidates(options)
     problems = [
         problem(name, options.orbits, options.seed, options.end_time) for name in options.problems

@@ -14,7 +14,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.console import note
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
 from jaxstepper.settings.command_parser import CommandParser, count, place, positive
-from jaxstepper.settings.config import from_dict
+from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.controller import Controller
 

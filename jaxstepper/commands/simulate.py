@@ -16,17 +16,19 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.physics.precision import check_precision
-from jaxstepper.physics.tables import validate_table
 from jaxstepper.pictures.film import film_of
 from jaxstepper.pictures.movies import check_movie, make_movie
 from jaxstepper.reporting.bars import open_bars, part_of
 from jaxstepper.reporting.console import note
 from jaxstepper.reporting.wandb_run import open_wandb
-from jaxstepper.runs import setup
+from jaxstepper.runs.bodies import check_tables, initial_tables, warn_of_unused_orbit, with_shape_of
+from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.runs.setup import Given
+from jaxstepper.runs.plans import adopt, make_gravity
+from jaxstepper.settings.checks import warn_of_ineffective
 from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.controller import Controller, scaled, symmetrized
 from jaxstepper.stepping.many_rollouts import roll_out
@@ -44,8 +46,9 @@ DEFAULT_STEPS = 1000
 MANY = 30_000  # particles, with which a step takes seconds
 
 
-def run_simulate(config: Config, given: Given) -> int:
+def run_simulate(request: Request) -> int:
     """`simulate`: rolls out and prints JSON; returns the exit code."""
+    config = request.config
     is_learned = _rule_name(config) == "learned"
     needs_model = is_learned or config.use_train_ic
     if needs_model and config.model_path is None:
@@ -55,21 +58,22 @@ def run_simulate(config: Config, given: Given) -> int:
         raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
     model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
     if model is not None:
-        config = setup.adopt(config, given, model.config, model.name)
-        check_mode(config, model.name)
-    config = setup.choose_seed(setup.configure_jax(config))
-    on_main(partial(check_output, config))
-    tables = _simulated_tables(config, given, model)
-    config = setup.with_shape_of(config, tables)
+        request = adopt(request, model.config, model.name)
+        check_mode(request.config, model.name)
+    request = Request(choose_seed(configure_jax(request.config)), request.sources)
+    on_main(partial(check_output, request.config))
+    tables = _simulated_tables(request, model)
+    request = Request(with_shape_of(request.config, tables), request.sources)
+    config = request.config
     mesh = choose_mesh(len(tables))
-    gravity = setup.make_gravity(config)
+    gravity = make_gravity(config)
     controller = _make_controller(config, gravity, model)
-    setup.warn_of_ineffective(config, given)
+    warn_of_ineffective(request)
     if not config.use_train_ic:
-        setup.warn_of_unused_orbit(config, given, config.multi_orbit_sim)
-    if _is_drawn(config, given) and "seed" not in given:
+        warn_of_unused_orbit(request, config.multi_orbit_sim)
+    if _is_drawn(request) and not request.sets("seed"):
         note(f"seed {config.seed}", quiet=config.quiet)
-    if "tolerance" in given and not (is_learned and config.feature_type in NATIVE_FEATURES):
+    if request.sets("tolerance") and not (is_learned and config.feature_type in NATIVE_FEATURES):
         note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
     if model is not None and not needs_model:
         note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
@@ -78,7 +82,7 @@ def run_simulate(config: Config, given: Given) -> int:
         note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
     dtype = jnp.dtype(config.dtype)
     starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
-    limits = [_limits(config, given, table) for table in tables]
+    limits = [_limits(request, table) for table in tables]
     code = 0
     with open_wandb(config, "runner_simulate") as wandb_run:
         trajectories: list[Trajectory] = []
@@ -111,11 +115,12 @@ def run_simulate(config: Config, given: Given) -> int:
     return code
 
 
-def _is_drawn(config: Config, given: Given) -> bool:
+def _is_drawn(request: Request) -> bool:
     """Whether the bodies are random."""
+    config = request.config
     is_file = config.ic_path is not None or config.use_train_ic
-    is_pair = not config.multi_orbit_sim and ("eccentricity" in given or "semi_major" in given)
-    return not is_file and not is_pair
+    is_orbit = request.sets("eccentricity") or request.sets("semi_major")
+    return not is_file and (config.multi_orbit_sim or not is_orbit)
 
 
 def check_output(config: Config) -> None:
@@ -157,20 +162,15 @@ def check_mode(config: Config, model: str) -> None:
         )
 
 
-def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) -> np.ndarray:
+def _simulated_tables(request: Request, model: TrainedModel | None) -> np.ndarray:
+    config = request.config
     if not config.use_train_ic:
-        return setup.initial_tables(config, given, config.multi_orbit_sim)
+        return initial_tables(request, config.multi_orbit_sim)
     assert model is not None
     tables = model.initial_conditions
     if tables is None:
         raise UserError(f"--use-train-ic: {model.name} does not keep its initial conditions")
-    validate_table(
-        tables,
-        f"{model.name} (--use-train-ic)",
-        softening=config.softening,
-        dim=config.dim if "dim" in given else None,
-        num_particles=config.num_particles if "num_particles" in given else None,
-    )
+    check_tables(request, tables, f"{model.name} (--use-train-ic)")
     tables = tables if config.multi_orbit_sim else tables[:1]
     check_precision(tables, model.name, config.dtype, config.softening)
     return tables
@@ -197,17 +197,18 @@ def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | No
     return rules.by_name(name, gravity, config.eta or eta, config.power)
 
 
-def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
+def _limits(request: Request, table: np.ndarray) -> Limits:
     """--duration, else periods of a bound pair, else steps."""
+    config = request.config
     if config.duration is not None:
-        if "steps" in given:
+        if request.sets("steps"):
             note("--duration decides; --steps is not used")
         return Limits(time=config.duration)
     period = orbital_period(table) if config.softening == 0 else None
     if period is not None and config.stop_at_period:
         return Limits(time=period)
     if period is not None and config.Nperiod > 0:
-        if "steps" in given:
+        if request.sets("steps"):
             note(
                 f"a bound pair runs {config.Nperiod} periods (--Nperiod); "
                 "--steps counts with --Nperiod 0"

@@ -13,10 +13,9 @@ from jaxstepper.reporting.console import note
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.runs.resume import HARMLESS
-from jaxstepper.runs.setup import Given
 from jaxstepper.settings.command_parser import CommandParser, count, place
 from jaxstepper.settings.config import Config, flag_of, read_option
-from jaxstepper.settings.toml_file import Settings, read_sweep, read_toml
+from jaxstepper.settings.toml_file import Sourced, read_sweep, read_toml
 from jaxstepper.stepping.rollout import finite_or_none
 from jaxstepper.sweep.kept_runs import export_run, keep_run, remove_others
 from jaxstepper.sweep.study import Row, Study, import_optuna, open_study
@@ -155,13 +154,13 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _read(options: Any) -> tuple[Sweep, Config, Given]:
+def _read(options: Any) -> tuple[Sweep, Config, Mapping[str, str]]:
     """What is asked for, and the config of what all trials share."""
     if options.save_name is not None:
         read_option("save_name", options.save_name, "--save-name")
     choices = read_sweep(options.config)
     swept = {choice.name for choice in choices}
-    file: Settings = read_toml(options.config)["train"]
+    file: Sourced = read_toml(options.config)["train"]
     fixed = {name: setting for name, setting in file.items() if name not in swept}
     config = Config(**{name: value for name, (value, _) in fixed.items()})
     measure = make_measure(config.objective, options.minimise, options.maximise, options.last)

@@ -22,11 +22,13 @@ from jaxstepper.reporting.debug_lines import DebugLines
 from jaxstepper.reporting.metrics_file import MetricsFile
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.reporting.wandb_run import open_wandb
-from jaxstepper.runs import checkpoints, setup
-from jaxstepper.runs.setup import Given
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.bodies import end_times
 from jaxstepper.runs.start import fresh_tables, is_fresh
 from jaxstepper.runs.writer import RunWriter
-from jaxstepper.settings.config import Config, to_dict
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.training.two_phase.run import TrainingResult, run_two_phase_training
 from jaxstepper.training.two_phase.state import TrainState, restart
 from jaxstepper.training.windows.run import (
@@ -47,17 +49,16 @@ NOT_KEPT: dict[str, Any] = {
 }
 
 
-def run_train(config: Config, given: Given, lines_on_stderr: bool = False) -> int:
+def run_train(request: Request, lines_on_stderr: bool = False) -> int:
     """`train`: sets up, trains, keeps checkpoints; returns the exit code.
 
     Args:
-        config: of the run.
-        given: what was given explicitly.
+        request: what the run was asked to do.
         lines_on_stderr: where the epoch lines and the summary go; else to standard output.
     """
     began = time.perf_counter()
-    with open_bars(config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
-        job = set_up(config, given)
+    with open_bars(request.config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
+        job = set_up(request.config, request.sources)
         config = job.config
         movie = TrainingMovie(config, job.folder, job.state, is_resumed=job.checkpoint is not None)
         console = Console(
@@ -119,7 +120,7 @@ def _train(
         movie.add(state)
         if is_fresh(config, done):
             fresh = fresh_tables(config, job.given, job.tables, done)
-            state = renew(state, fresh, setup.end_times(config, fresh))
+            state = renew(state, fresh, end_times(config, fresh))
             movie.add(state)
         if _is_saved(config, metrics["epoch"]):
             writer.save_epoch(metrics["epoch"], state, metrics)

@@ -12,13 +12,16 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import from_main
 from jaxstepper.reporting.console import note
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.bodies import warn_of_unused_orbit
 from jaxstepper.runs.checkpoints import Checkpoint
+from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_run_place
 from jaxstepper.runs.resume import resumed_config, what_was_given
-from jaxstepper.runs.setup import Given
 from jaxstepper.runs.start import resume_training, start_run
+from jaxstepper.settings.checks import warn_of_ineffective
 from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
 from jaxstepper.training.two_phase.state import Plan, TrainState
 from jaxstepper.training.windows.run import WindowPlan, WindowState
 
@@ -59,7 +62,7 @@ def folder_of(config: Config) -> Path:
     return Path(config.checkpoint_dir) / str(config.save_name)
 
 
-def set_up(config: Config, given: Given) -> Job:
+def set_up(config: Config, given: Mapping[str, str]) -> Job:
     """A new run, or one that is resumed.
 
     Raises:
@@ -87,22 +90,22 @@ def set_up(config: Config, given: Given) -> Job:
     return job
 
 
-def _new_job(asked_for: Config, given: Given) -> Job:
+def _new_job(asked_for: Config, given: Mapping[str, str]) -> Job:
     start = start_run(asked_for, given)
     asked = what_was_given(asked_for, given)
     _warn_of_training(start.config, given)
     return Job(start.config, asked, start.tables, start.plan, start.state)
 
 
-def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:
+def _resumed_job(config: Config, given: Mapping[str, str], checkpoint: Checkpoint) -> Job:
     config = resumed_config(config, given, checkpoint)
-    config = setup.configure_jax(config)
+    config = configure_jax(config)
     given = checkpoint.about.get("given", {})
     tables = checkpoint.initial_conditions
     return Job(config, given, tables, *resume_training(config, checkpoint), checkpoint)
 
 
-def _warn_of_training(config: Config, given: Given) -> None:
+def _warn_of_training(config: Config, given: Mapping[str, str]) -> None:
     if config.num_orbits > 1 and not config.multi_orbit:
         warnings.warn(
             f"Multi-orbit training (num_orbits={config.num_orbits}) is off. Using single orbit; "
@@ -117,8 +120,9 @@ def _warn_of_training(config: Config, given: Given) -> None:
         )
     if config.movie and config.objective == "window":
         warnings.warn("--movie: window training follows no path, so no movie is made", stacklevel=2)
-    setup.warn_of_ineffective(config, given)
-    setup.warn_of_unused_orbit(config, given, config.multi_orbit)
+    request = Request(config, given)
+    warn_of_ineffective(request)
+    warn_of_unused_orbit(request, config.multi_orbit)
 
 
 def fresh_name() -> str:

@@ -20,7 +20,8 @@ from jaxstepper.pictures.figures import (
     save,
 )
 from jaxstepper.runs import checkpoints
-from jaxstepper.settings.config import Config, from_dict
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.stored import from_dict
 
 FEW_EPOCHS = 40
 

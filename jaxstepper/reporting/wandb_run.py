@@ -9,7 +9,8 @@ from typing import Any
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import is_main
 from jaxstepper.reporting.console import is_of_windows, note
-from jaxstepper.settings.config import Config, to_dict
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.training.two_phase.run import TrainingResult
 from jaxstepper.training.windows.run import WindowResult
 

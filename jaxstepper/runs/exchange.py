@@ -9,10 +9,13 @@ import optax
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics.initial_conditions import random_table
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.bodies import with_shape_of
+from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, torch_config
+from jaxstepper.runs.plans import with_scales
 from jaxstepper.runs.start import prepare_training
-from jaxstepper.settings.config import from_dict, summary, to_dict
+from jaxstepper.settings.stored import from_dict, summary, to_dict
 from jaxstepper.torch_files.content import FEATURE_TYPES, TorchCheckpoint
 from jaxstepper.torch_files.state_dict import adam_state_dict
 
@@ -76,7 +79,7 @@ def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
     """Keeps a torch checkpoint as a run: weights, optimiser, config and initial conditions."""
     raw = torch_config(file)
     config, unknown = from_dict(raw)
-    config = setup.choose_seed(setup.configure_jax(config))
+    config = choose_seed(configure_jax(config))
     tables = file.train_ic
     if tables is None:
         # The state of a run needs bodies; such a file says nothing about them but their number.
@@ -89,7 +92,7 @@ def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
             config.vel_scale,
         )
     tables = tables if tables.ndim == 3 else tables[None]
-    config = setup.with_scales(setup.with_shape_of(config, tables), tables)
+    config = with_scales(with_shape_of(config, tables), tables)
     model = TrainedModel(name, file.epoch, file.variables, raw, tables)
     _, state = prepare_training(config, tables, model)
     if file.adam is not None:

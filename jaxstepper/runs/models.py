@@ -13,8 +13,10 @@ from jaxstepper.errors import UserError
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.plans import adopt, make_plan
 from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
 from jaxstepper.stepping.controller import Controller
 from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import TorchCheckpoint
@@ -28,10 +30,10 @@ class TrainedModel:
     """A network and what it was trained with.
 
     Attributes:
-        name: of where it came from, for messages.
-        epoch: zero-based.
-        variables: of the network.
-        config: the flat config of its training.
+        name: where it came from, for messages.
+        epoch: the epoch it was saved in, from 0.
+        variables: the network's weights and constants.
+        config: the flat config that it was trained with.
         initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
     """
 
@@ -66,7 +68,7 @@ def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) ->
     Raises:
         UserError: its network is not the config's.
     """
-    plan = setup.make_plan(config)
+    plan = make_plan(config)
     variables = variables_for(plan, model)
     return learned_rule(plan.network, plan.features, gravity, variables, config.tolerance)
 
@@ -92,10 +94,9 @@ def load_controller(
     """
     model = load_model(model_path, checkpoint_dir)
     asked = Config(softening=gravity.softening, tolerance=tolerance)
-    given = {"softening": "gravity.softening"}
-    config = setup.adopt(asked, given, model.config, model.name)
-    # Before any array of the network: whatever it was trained in, it runs with the particles.
-    config = replace(config, dtype=jnp.zeros((), float).dtype.name)
+    request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
+    # Whatever dtype the network was trained in, it runs in that of the particles.
+    config = replace(request.config, dtype=jnp.zeros((), float).dtype.name)
     return learned_controller(config, model, gravity)
 
 

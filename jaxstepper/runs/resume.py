@@ -1,12 +1,13 @@
 """Whether a run may go on with the config it is given."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from jaxstepper.errors import UserError
 from jaxstepper.runs.checkpoints import Checkpoint
-from jaxstepper.runs.setup import Given
-from jaxstepper.settings.config import OPTIONS, Config, from_dict, to_dict
+from jaxstepper.settings.config import OPTIONS, Config
+from jaxstepper.settings.stored import from_dict, to_dict
 from jaxstepper.settings.values import setting
 
 # What may change from one part of a run to the next: when it ends, where it runs, what it shows
@@ -39,12 +40,12 @@ HARMLESS = {
 }
 
 
-def what_was_given(config: Config, given: Given) -> dict[str, Any]:
+def what_was_given(config: Config, given: Mapping[str, str]) -> dict[str, Any]:
     """What was given explicitly, as plain JSON values."""
     return {name: value for name, value in to_dict(config).items() if name in given}
 
 
-def resumed_config(config: Config, given: Given, checkpoint: Checkpoint) -> Config:
+def resumed_config(config: Config, given: Mapping[str, str], checkpoint: Checkpoint) -> Config:
     """The config to go on with: the run's own, and what was given now of what is harmless.
 
     Raises:

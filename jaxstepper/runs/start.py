@@ -1,6 +1,6 @@
 """The plan of a run, and its state before the first epoch or where it was saved."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import jax
@@ -12,10 +12,15 @@ from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import are_several
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.initial_conditions import orbital_period
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.bodies import end_times, initial_tables, with_shape_of
 from jaxstepper.runs.checkpoints import Checkpoint
+from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, variables_for
-from jaxstepper.settings.config import CHECKPOINT, Config
+from jaxstepper.runs.plans import adopt, make_plan, make_window_plan, with_scales
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import CHECKPOINT
 from jaxstepper.training.two_phase.calibrate import calibrate
 from jaxstepper.training.two_phase.state import RUNNING, Plan, TrainState, init_train_state, place
 from jaxstepper.training.windows.run import WindowPlan, WindowState, init_window_state
@@ -38,7 +43,7 @@ class Start:
     state: TrainState | WindowState
 
 
-def start_run(config: Config, given: setup.Given, share: bool = True) -> Start:
+def start_run(config: Config, given: Mapping[str, str], share: bool = True) -> Start:
     """A new run, from its config and from what of it was given explicitly.
 
     Args:
@@ -53,7 +58,9 @@ def start_run(config: Config, given: setup.Given, share: bool = True) -> Start:
     return Start(config, tables, *prepare(config, tables, model, share))
 
 
-def settle(config: Config, given: setup.Given) -> tuple[Config, np.ndarray, TrainedModel | None]:
+def settle(
+    config: Config, given: Mapping[str, str]
+) -> tuple[Config, np.ndarray, TrainedModel | None]:
     """The config of a new run with all that follows from it, its tables, and a model to go on from.
 
     Raises:
@@ -61,10 +68,10 @@ def settle(config: Config, given: setup.Given) -> tuple[Config, np.ndarray, Trai
     """
     model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
     if model is not None:
-        config = setup.adopt(config, given, model.config, model.name)
-    config = setup.choose_seed(setup.configure_jax(config))
-    tables = setup.initial_tables(config, given, config.multi_orbit)
-    return setup.with_scales(setup.with_shape_of(config, tables), tables), tables, model
+        config = adopt(Request(config, given), model.config, model.name).config
+    config = choose_seed(configure_jax(config))
+    tables = initial_tables(Request(config, given), config.multi_orbit)
+    return with_scales(with_shape_of(config, tables), tables), tables, model
 
 
 def is_fresh(config: Config, done: int) -> bool:
@@ -82,7 +89,8 @@ def fresh_tables(
     if config.ic_path is not None:
         return tables
     draw = np.random.default_rng([config.seed or 0, done])
-    return setup.initial_tables(config, dict.fromkeys(given, CHECKPOINT), config.multi_orbit, draw)
+    request = Request(config, dict.fromkeys(given, CHECKPOINT))
+    return initial_tables(request, config.multi_orbit, draw)
 
 
 def prepare(
@@ -102,7 +110,7 @@ def prepare_training(
     """The plan of a run and its state before the first epoch.
 
     Args:
-        config: of the run; `setup.configure_jax` has been called.
+        config: of the run; `configure_jax` has been called.
         tables: initial conditions `[B, N, 1 + 2 D]`.
         model: a network to go on from.
         share: whether all devices may share the systems; else the plan is for one.
@@ -112,7 +120,7 @@ def prepare_training(
     """
     assert config.seed is not None
     mesh = choose_mesh(len(tables)) if share else None
-    plan = replace(setup.make_plan(config), mesh=mesh)
+    plan = replace(make_plan(config), mesh=mesh)
     # Plain arrays: each process has the same, and the program puts them where they belong.
     key = np.asarray(jax.random.PRNGKey(config.seed))
     variables = None if model is None else variables_for(plan, model)
@@ -125,7 +133,7 @@ def prepare_training(
         np.asarray(tables, plan.network.dtype),
         key,
         jax.tree.map(np.asarray, variables),
-        setup.end_times(config, tables),
+        end_times(config, tables),
     )
     return plan, state
 
@@ -136,7 +144,7 @@ def resume_training(
     """The plan of a run and its state in a checkpoint.
 
     Args:
-        config: of the run; `setup.configure_jax` has been called.
+        config: of the run; `configure_jax` has been called.
         checkpoint: of that run.
 
     Raises:
@@ -157,7 +165,7 @@ def prepare_window_training(
         UserError: the model does not fit.
     """
     assert config.seed is not None
-    plan = setup.make_window_plan(config)
+    plan = make_window_plan(config)
     variables = None if model is None else variables_for(plan, model)
     periods = [orbital_period(table) for table in tables]
     if None in periods:  # windows are in units of time then, and all of one length

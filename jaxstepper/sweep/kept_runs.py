@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,7 @@ from jaxstepper.runs import checkpoints
 from jaxstepper.runs.checkpoints import METRICS_FILE, first_line
 from jaxstepper.runs.exchange import to_torch
 from jaxstepper.runs.resume import what_was_given
-from jaxstepper.runs.setup import Given
-from jaxstepper.settings.config import to_dict
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.sweep.study import Study
 from jaxstepper.sweep.trial import Trained
 from jaxstepper.torch_files import file as torch_bridge
@@ -22,7 +22,7 @@ TRIAL = "trial-"
 """How the folder of a trial's run begins."""
 
 
-def keep_run(folder: Path, number: int, trained: Trained, given: Given) -> str | None:
+def keep_run(folder: Path, number: int, trained: Trained, given: Mapping[str, str]) -> str | None:
     """Writes the run of a trial's median seed into the folder of its sweep.
 
     Returns:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from jaxstepper.errors import UserError
 from jaxstepper.machine.call_budget import next_budget
 from jaxstepper.network.features import Scales
-from jaxstepper.runs import setup
+from jaxstepper.runs.bodies import end_times
 from jaxstepper.runs.start import Start, fresh_tables, is_fresh
 from jaxstepper.training.two_phase.run import (
     FIRST_BUDGET,
@@ -207,7 +207,7 @@ def _train_in_two_phases(
         tell()
         if is_fresh(config, last) and all(len(run.metrics) == last for run in _alive(runs)):
             tables = [fresh_tables(start.config, given, start.tables, last) for start in starts]
-            ends = [setup.end_times(config, each) for each in tables]
+            ends = [end_times(config, each) for each in tables]
             dtype = plan.network.dtype
             fresh = np.array(tables, dtype), np.array(ends, dtype)
             (leaves,) = renew(scales, leaves, fresh, ())

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs.setup import Given
 from jaxstepper.runs.start import Start, settle, start_run
-from jaxstepper.settings.command_line import view
+from jaxstepper.settings.command_line import combine
 from jaxstepper.settings.config import Config, flag_of
 from jaxstepper.settings.sweep_space import Choice, Suggests
-from jaxstepper.settings.toml_file import Settings
+from jaxstepper.settings.toml_file import Sourced
 from jaxstepper.settings.values import nearest
 from jaxstepper.sweep.seeds import SeedRun, SeedsResult, train_seeds
 from jaxstepper.training.two_phase.run import EpochMetrics
@@ -115,12 +114,12 @@ class Sweep:
         measure: what they are compared by.
     """
 
-    fixed: Settings
+    fixed: Sourced
     choices: list[Choice]
     seeds: int
     measure: Measure
 
-    def config(self, chosen: Mapping[str, Any]) -> tuple[Config, Given]:
+    def config(self, chosen: Mapping[str, Any]) -> tuple[Config, Mapping[str, str]]:
         """The config of a trial, but for its name and seed, and the sources of what is given.
 
         Raises:
@@ -128,7 +127,8 @@ class Sweep:
         """
         sources = {choice.name: choice.source for choice in self.choices}
         settings = {name: (value, sources[name]) for name, value in chosen.items()}
-        return view("train", self.fixed | settings, {})
+        request = combine("train", self.fixed | settings, {})
+        return request.config, request.sources
 
 
 class Trained(NamedTuple):
@@ -185,7 +185,7 @@ def check(sweep: Sweep) -> None:
 
 def _check_choice(
     sweep: Sweep, chosen: Mapping[str, Any], draw: random.Random
-) -> tuple[Config, Given]:
+) -> tuple[Config, Mapping[str, str]]:
     """A config with what is chosen."""
     problem: UserError | None = None
     for _ in range(COMPLETIONS):
