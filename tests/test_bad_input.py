@@ -12,7 +12,7 @@ import pytest
 import sandbox
 from commandline import assert_refused, call
 
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import seal
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "train --epochs 1 --hidden-dims 4 --save-name new --no-compilation-cache"
@@ -288,7 +288,7 @@ def change_metadata(box, change):
         about = json.loads(path.read_text())
         change(about["custom_metadata"])
         path.write_text(json.dumps(about))
-        checkpoints._seal(path.parent)  # as a newer version would have
+        seal.seal(path.parent)  # as a newer version would have
 
 
 @pytest.mark.parametrize(

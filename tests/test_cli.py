@@ -18,7 +18,7 @@ from jaxstepper import cli
 from jaxstepper.commands import train as train_command
 from jaxstepper.errors import UserError
 from jaxstepper.physics.initial_conditions import random_table
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs import start as prepare
 from jaxstepper.runs.writer import RunWriter
 from jaxstepper.settings.command_line import parse
@@ -148,7 +148,7 @@ def test_warnings_of_a_plain_run_do_not_stop_it():
     ):
         assert words in outcome.warned
     assert len(outcome.warned.splitlines()) == 3
-    assert checkpoints.epochs_of(Path("checkpoints/s")) == [0]
+    assert folders.epochs_of(Path("checkpoints/s")) == [0]
 
 
 def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
@@ -169,13 +169,13 @@ def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
 
 
 def test_checkpoints_are_kept_at_the_first_each_tenth_and_the_last_epoch(plain):
-    assert checkpoints.epochs_of(plain.folder) == [0, 10, 11]
+    assert folders.epochs_of(plain.folder) == [0, 10, 11]
 
 
 @pytest.mark.parametrize("kind", ["plain", "history"])
 def test_a_restored_state_is_the_saved_one_bit_for_bit(kind, request):
     run = request.getfixturevalue(kind)
-    for epoch in checkpoints.epochs_of(run.folder):
+    for epoch in folders.epochs_of(run.folder):
         checkpoint = checkpoints.load(run.folder, epoch)
         config, _ = from_dict(checkpoint.config)
         _, like = prepare.prepare_training(config, checkpoint.initial_conditions)
@@ -214,7 +214,7 @@ def test_an_earlier_run_is_refused_or_overwritten(tmp_path):
     assert contents(run) == before
     (run / "notes.txt").write_text("mine")
     assert call(again, "1 --overwrite").code == 0
-    assert checkpoints.epochs_of(run) == [0]
+    assert folders.epochs_of(run) == [0]
     assert (run / "notes.txt").read_text() == "mine"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
 
@@ -303,7 +303,7 @@ def test_a_stuck_sgd_run_ends_with_code_1_and_exports_no_optimizer(tmp_path):
     assert run.outcome.code == 1
     assert run.outcome.err.startswith("stuck at epoch 0, step 0, system 0")
     assert run.outcome.err.count("\n") == 1
-    assert [path.name for path in checkpoints.paths_of(run.folder)] == ["0.1"]
+    assert [path.name for path in folders.paths_of(run.folder)] == ["0.1"]
     torch = pytest.importorskip("torch")
     assert call("export run --out run.pt --checkpoint-dir .").code == 0
     file = torch.load("run.pt", weights_only=True)

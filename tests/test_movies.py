@@ -13,12 +13,12 @@ from commandline import TINY, assert_refused, call
 from PIL import Image
 
 from jaxstepper.commands import train_job
+from jaxstepper.commands.movies import open_training_movie
 from jaxstepper.pictures import training_movie
 from jaxstepper.pictures.figures import COLOURS, FEW_BODIES
 from jaxstepper.pictures.film import Film, film_of
-from jaxstepper.pictures.movies import check_movie
+from jaxstepper.pictures.movies import MovieOptions, check_movie
 from jaxstepper.pictures.scene import Scene
-from jaxstepper.pictures.training_movie import TrainingMovie
 from jaxstepper.runs import checkpoints
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.config import Config
@@ -190,7 +190,7 @@ def films_of(monkeypatch, *argv):
     """The outcome of a command, and the films it would make movies of."""
     films = []
 
-    def keep(config, film, path):
+    def keep(film, path, options, quiet):
         films.append((film, path))
 
     monkeypatch.setattr(training_movie, "make_movie", keep)
@@ -222,7 +222,6 @@ def test_training_is_the_same_with_a_movie_whose_states_are_those_it_accepted(mo
 
 def test_a_resumed_run_has_the_movie_of_its_part(monkeypatch):
     films = []
-    monkeypatch.setattr(training_movie, "TrainState", SimpleNamespace)
     monkeypatch.setattr(training_movie, "make_movie", lambda *film: films.append(film))
     bodies = film(states=1)
     fields = {name: getattr(bodies, name)[:1] for name in ("time", "dt", "position", "velocity")}
@@ -230,8 +229,8 @@ def test_a_resumed_run_has_the_movie_of_its_part(monkeypatch):
     systems = SimpleNamespace(particles=particles, energy=bodies.energy)
     state = SimpleNamespace(systems=systems, epoch=7)
     config = Config(movie=True, save_name="run", movie_dir="films")
-    TrainingMovie(config, Path("run"), state, is_resumed=True).make()
-    ((_, shown, path),) = films
+    open_training_movie(config, Path("run"), state, is_resumed=True).make()
+    ((shown, path, *_),) = films
     assert path == Path("films/run-training-from-7.mp4")
     np.testing.assert_array_equal(shown.position, bodies.position)
 
@@ -241,7 +240,7 @@ def test_window_training_says_that_it_has_no_movie():
     config, given = request.config, request.sources
     with pytest.warns(UserWarning, match="window training follows no path"):
         train_job._warn_of_training(config, given)
-    movie = TrainingMovie(config, Path("run"), object(), is_resumed=False)
+    movie = open_training_movie(config, Path("run"), object(), is_resumed=False)
     movie.add(object())
     movie.make()
     assert not Path("run").exists()
@@ -271,7 +270,7 @@ def test_missing_packages_are_told_of_before_the_work(monkeypatch):
     for command in (SIMULATE, TRAIN):
         outcome = call(command, "--movie --movie-dir films")
         assert_refused(outcome, "pip install 'jaxstepper[plot]'", "--movie-format gif")
-    check_movie(Config(), Path("path.gif"))
+    check_movie(Path("path.gif"), MovieOptions())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert_refused(call(SIMULATE, "--movie --movie-format gif"), "pictures need matplotlib")
     assert not list(Path().iterdir())

@@ -9,7 +9,8 @@ from commandline import assert_refused, call
 from jaxstepper.evaluation.measure import evaluate
 from jaxstepper.evaluation.problems import problem
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.runs.checkpoints import load, locate
+from jaxstepper.runs.checkpoints import load
+from jaxstepper.runs.folders import locate
 from jaxstepper.runs.models import learned_controller, load_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import from_dict

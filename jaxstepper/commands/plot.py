@@ -8,9 +8,10 @@ from jaxstepper.errors import UserError
 from jaxstepper.pictures.rollout_picture import plot_rollout
 from jaxstepper.pictures.training_picture import plot_training
 from jaxstepper.reporting.console import note
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.settings.command_parser import CommandParser, count, place
+from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
+from jaxstepper.settings.values import PATH, integer
 
 PICTURE = "training.png"
 """In the folder of a run: the picture of its training."""
@@ -29,26 +30,24 @@ def run_plot(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "what",
-        type=place,
+        type=value_of(PATH),
         metavar="RUN_OR_NPZ",
         help="a run's name or folder; RUN/EPOCH, for its epochs up to that one; or a rollout, "
         "FILE.npz",
     )
     parser.add_argument(
         "--out",
-        type=place,
+        type=value_of(PATH),
         metavar="PICTURE",
         help=f"a .png, .pdf or .svg; else RUN/{PICTURE} or FILE.png",
     )
     parser.add_argument(
         "--system",
-        type=count(0),
+        type=value_of(integer(0)),
         metavar="K",
         help="of a file of several rollouts, which to draw, counted from 0 (default: 0)",
     )
-    parser.add_argument(
-        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
-    )
+    add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = Path(options.what)
     if file.is_file() or file.suffix == ".npz":
@@ -58,7 +57,7 @@ def run_plot(arguments: list[str]) -> int:
     else:
         if options.system is not None:
             raise UserError(f"--system {options.system}: is for a rollout, FILE.npz")
-        run, name = checkpoints.locate(options.what, options.checkpoint_dir)
+        run, name = folders.locate(options.what, options.checkpoint_dir)
         last = None if name is None else int(float(name))
         path = _place(options.out, run / PICTURE)
         plot_training(run, path, last)

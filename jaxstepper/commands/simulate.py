@@ -9,6 +9,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from jaxstepper.commands.movies import movie_options, movie_path
+from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import is_main, on_main
@@ -20,7 +22,6 @@ from jaxstepper.pictures.film import film_of
 from jaxstepper.pictures.movies import check_movie, make_movie
 from jaxstepper.reporting.bars import open_bars, part_of
 from jaxstepper.reporting.console import note
-from jaxstepper.reporting.wandb_run import open_wandb
 from jaxstepper.runs.bodies import check_tables, initial_tables, warn_of_unused_orbit, with_shape_of
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
@@ -111,7 +112,8 @@ def run_simulate(request: Request) -> int:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
         film = film_of(trajectories[0], np.asarray(starts[0].mass))
-        on_main(partial(make_movie, config, film, movie_path(config)))
+        where, how = movie_path(config), movie_options(config)
+        on_main(partial(make_movie, film, where, how, config.quiet))
     return code
 
 
@@ -132,14 +134,7 @@ def check_output(config: Config) -> None:
     if config.output is not None:
         check_file_place(Path(config.output), f"--output {config.output}")
     if config.movie:
-        check_movie(config, movie_path(config))
-
-
-def movie_path(config: Config) -> Path:
-    """Where the movie of a rollout goes: named like --output, and beside it unless --movie-dir."""
-    output = Path(config.output or "simulation.npz")
-    folder = Path(config.movie_dir) if config.movie_dir else output.parent
-    return folder / f"{output.stem}.{config.movie_format}"
+        check_movie(movie_path(config), movie_options(config))
 
 
 def check_mode(config: Config, model: str) -> None:

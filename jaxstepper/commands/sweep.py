@@ -10,12 +10,13 @@ from typing import Any
 from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.errors import UserError
 from jaxstepper.reporting.console import note
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.runs.resume import HARMLESS
-from jaxstepper.settings.command_parser import CommandParser, count, place
+from jaxstepper.settings.command_parser import CommandParser, value_of
 from jaxstepper.settings.config import Config, flag_of, read_option
 from jaxstepper.settings.toml_file import Sourced, read_sweep, read_toml
+from jaxstepper.settings.values import COUNT, PATH
 from jaxstepper.stepping.rollout import finite_or_none
 from jaxstepper.sweep.kept_runs import export_run, keep_run, remove_others
 from jaxstepper.sweep.study import Row, Study, import_optuna, open_study
@@ -58,7 +59,7 @@ def run_sweep(arguments: list[str]) -> int:
     if name is None:
         raise UserError("--save-name: a sweep needs a name, here or in the file")
     folder = Path(options.checkpoint_dir or config.checkpoint_dir) / name
-    if checkpoints.paths_of(folder):
+    if folders.paths_of(folder):
         raise UserError(f"{folder}: is a run; --save-name names the sweep otherwise")
     check(sweep)
     import_optuna()
@@ -115,14 +116,18 @@ def _parser() -> CommandParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", required=True, type=place, metavar="FILE", help="TOML file with a table [sweep]"
+        "--config",
+        required=True,
+        type=value_of(PATH),
+        metavar="FILE",
+        help="TOML file with a table [sweep]",
     )
     parser.add_argument(
-        "--trials", type=count(), default=20, metavar="N", help="in all (default: 20)"
+        "--trials", type=value_of(COUNT), default=20, metavar="N", help="in all (default: 20)"
     )
     parser.add_argument(
         "--seeds",
-        type=count(),
+        type=value_of(COUNT),
         default=1,
         metavar="K",
         help="that each trial trains at once, from the file's seed (else 0) on; on a CPU those of "
@@ -137,7 +142,11 @@ def _parser() -> CommandParser:
     )
     goal.add_argument("--maximise", metavar="METRIC", help="likewise")
     parser.add_argument(
-        "--last", type=count(), default=10, metavar="E", help="epochs that count (default: 10)"
+        "--last",
+        type=value_of(COUNT),
+        default=10,
+        metavar="E",
+        help="epochs that count (default: 10)",
     )
     parser.add_argument(
         "-s", "--save-name", metavar="NAME", help="of the sweep; else the file's save_name"
@@ -148,7 +157,7 @@ def _parser() -> CommandParser:
         help="database of the trials (default: sqlite:///CHECKPOINT_DIR/NAME/study.db)",
     )
     parser.add_argument(
-        "--checkpoint-dir", type=place, metavar="DIR", help="folder that holds the runs"
+        "--checkpoint-dir", type=value_of(PATH), metavar="DIR", help="folder that holds the runs"
     )
     parser.add_argument("--quiet", action="store_true", help="print the JSON and errors only")
     return parser

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from jaxstepper.commands.run_artifacts import keep_model, log_figures
+from jaxstepper.commands.movies import open_training_movie
+from jaxstepper.commands.run_artifacts import keep_model, log_figures, open_wandb
 from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.commands.train_job import Job, set_up
 from jaxstepper.commands.train_report import announce, verdict
@@ -21,8 +22,7 @@ from jaxstepper.reporting.console import Console
 from jaxstepper.reporting.debug_lines import DebugLines
 from jaxstepper.reporting.metrics_file import MetricsFile
 from jaxstepper.reporting.training_bars import TrainingBars
-from jaxstepper.reporting.wandb_run import open_wandb
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import folders
 from jaxstepper.runs.bodies import end_times
 from jaxstepper.runs.start import fresh_tables, is_fresh
 from jaxstepper.runs.writer import RunWriter
@@ -60,7 +60,9 @@ def run_train(request: Request, lines_on_stderr: bool = False) -> int:
     with open_bars(request.config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
         job = set_up(request.config, request.sources)
         config = job.config
-        movie = TrainingMovie(config, job.folder, job.state, is_resumed=job.checkpoint is not None)
+        movie = open_training_movie(
+            config, job.folder, job.state, is_resumed=job.checkpoint is not None
+        )
         console = Console(
             config.epochs, sys.stderr if lines_on_stderr else sys.stdout, config.quiet
         )
@@ -155,9 +157,9 @@ def _open_folder(job: Job) -> MetricsFile:
     try:
         run.mkdir(parents=True, exist_ok=True)
         if job.config.overwrite:
-            checkpoints.remove_run(run)
-        checkpoints.remove_unfinished(run)
-        return MetricsFile(run / checkpoints.METRICS_FILE, int(job.state.epoch))
+            folders.remove_run(run)
+        folders.remove_unfinished(run)
+        return MetricsFile(run / folders.METRICS_FILE, int(job.state.epoch))
     except OSError as error:
         raise UserError(f"{run}: cannot hold a run ({error.strerror})") from error
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import from_main
 from jaxstepper.reporting.console import note
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.bodies import warn_of_unused_orbit
 from jaxstepper.runs.checkpoints import Checkpoint
 from jaxstepper.runs.jax_setup import configure_jax
@@ -76,7 +76,7 @@ def set_up(config: Config, given: Mapping[str, str]) -> Job:
         config = replace(config, save_name=fresh_name())
     run = folder_of(config)
     check_run_place(run)
-    if checkpoints.paths_of(run):
+    if folders.paths_of(run):
         if config.resume:
             return _resumed_job(config, given, checkpoints.load(run))
         if not config.overwrite:

@@ -1,13 +1,12 @@
 """Checkpoints of a run: a folder `<checkpoint_dir>/<run>/<name>/` each, written by Orbax.
 
 A checkpoint is a nested dict of arrays (the whole `TrainState`) and, as its metadata, the config,
-the metrics of the epoch and the version of this layout. The file SHA256SUMS beside them seals it:
-Orbax would load a flipped bit without a word. Names are those of epochs, counted from 0: `12` was
-saved at the end of epoch 12, `12.3` is the third that was saved in the middle of it.
+the metrics of the epoch and the version of this layout. The file SHA256SUMS beside them seals it.
+It is named after its epoch, counted from 0: `12` was saved at the end of epoch 12, and `12.3` is
+the third that was saved in the middle of it.
 """
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -26,27 +25,13 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import are_several, is_main, to_host, try_on_main
+from jaxstepper.runs.folders import epoch_of, paths_of
+from jaxstepper.runs.seal import Damaged, check_seal, seal
 
 FORMAT = 2
 """Version of the layout; a higher one was written by a newer jaxstepper."""
 
-METRICS_FILE = "metrics.jsonl"
-"""Beside the checkpoints of a run: the metrics of every epoch, a line each."""
-
-NAME = re.compile(r"(\d+)(?:\.(\d+))?")
-SEAL = "SHA256SUMS"
-"""In a checkpoint: the checksums of its files, as the command sha256sum prints and checks them."""
-
-UNFINISHED = "*.orbax-checkpoint-tmp*"
-
-SHIPPED = Path(__file__).parents[2] / "checkpoints"
-"""The steppers that come with the code, where it lies in its repository."""
-
 Tree = TypeVar("Tree")
-
-
-class Damaged(Exception):
-    """A checkpoint cannot be read, or is not what was written; says why."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +40,10 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        epoch: that it was saved in, zero-based.
+        epoch: the epoch it was saved in, from 0.
         config: the flat config of the run.
-        metrics: of the last epoch that had ended.
-        about: whatever else the run wrote down for itself; JSON values.
+        metrics: the metrics of the last epoch that had ended.
+        about: what else the run keeps for itself; JSON values.
         arrays: nested dict of numpy arrays; `restore` puts them into a pytree.
     """
 
@@ -71,67 +56,13 @@ class Checkpoint:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Of the network: {"params": ..., "constants": ...}."""
+        """The variables of the network, {"params": ..., "constants": ...}."""
         return {"constants": {}, **self.arrays["state"]["variables"]}
 
     @property
     def initial_conditions(self) -> np.ndarray:
         """The tables `[B, N, 1 + 2 D]` that the run started from."""
         return self.arrays["initial_conditions"]
-
-
-# --- finding ---------------------------------------------------------------------------------
-
-
-def paths_of(run: Path) -> list[Path]:
-    """The folders of a run that are named like checkpoints, from the oldest to the newest."""
-    if not run.is_dir():
-        return []
-    return sorted(
-        (each for each in run.iterdir() if NAME.fullmatch(each.name) and each.is_dir()),
-        key=_position,
-    )
-
-
-def _position(path: Path) -> tuple[int, float]:
-    match = NAME.fullmatch(path.name)
-    assert match
-    epoch, part = match.groups()
-    return int(epoch), float("inf") if part is None else int(part)
-
-
-def is_partial(path: Path) -> bool:
-    """Whether a checkpoint was saved in the middle of an epoch."""
-    return "." in path.name
-
-
-def epochs_of(run: Path) -> list[int]:
-    """The epochs at whose end a run was saved, in order."""
-    return [int(path.name) for path in paths_of(run) if not is_partial(path)]
-
-
-def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
-    """The folder of a run, and the name of a checkpoint if one is given, from `RUN` or `RUN/NAME`.
-
-    RUN is a path, a name below `checkpoint_dir`, or that of a stepper that comes with the code.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    for path in (Path(model_path), Path(checkpoint_dir) / model_path, SHIPPED / model_path):
-        if NAME.fullmatch(path.name) and paths_of(path.parent):
-            if path in paths_of(path.parent):
-                return path.parent, path.name
-            saved = ", ".join(each.name for each in paths_of(path.parent))
-            raise UserError(f"{model_path}: no such epoch; {path.parent} holds {saved}")
-        if paths_of(path):
-            return path, None
-    raise UserError(
-        f"{model_path}: no checkpoint there; give a run's name or folder, RUN/EPOCH, or a .pt file"
-    )
-
-
-# --- reading ---------------------------------------------------------------------------------
 
 
 def load(run: Path, name: str | int | None = None) -> Checkpoint:
@@ -166,7 +97,7 @@ def read(path: Path) -> Checkpoint:
         Damaged: it is not what was written.
         UserError: it was written by another version.
     """
-    _check_seal(path)
+    check_seal(path)
     try:
         with warnings.catch_warnings(action="ignore"), _alone():
             about = ocp.metadata(path.resolve()).custom_metadata
@@ -178,7 +109,7 @@ def read(path: Path) -> Checkpoint:
     _check_format(path, about["format"])
     return Checkpoint(
         path=path,
-        epoch=_position(path)[0],
+        epoch=epoch_of(path),
         config=about["config"],
         metrics=about["metrics"],
         about=about["about"],
@@ -251,9 +182,6 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, template)
 
 
-# --- writing ---------------------------------------------------------------------------------
-
-
 def write(
     path: Path,
     state: Any,
@@ -279,7 +207,7 @@ def write(
     def finish() -> None:
         saving.result()
         if is_main():
-            _seal(path)
+            seal(path)
 
     pool = ThreadPoolExecutor(1)
     finished = pool.submit(finish)
@@ -294,34 +222,6 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         what = f"a checkpoint of {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free"
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {what}")
-
-
-def _checksums(path: Path) -> str:
-    lines = []
-    for file in sorted(each for each in path.rglob("*") if each.is_file() and each.name != SEAL):
-        checksum = hashlib.sha256(file.read_bytes()).hexdigest()
-        lines.append(f"{checksum}  {file.relative_to(path).as_posix()}\n")
-    return "".join(lines)
-
-
-def _check_seal(path: Path) -> None:
-    """Compares the files of a checkpoint with their checksums, before Orbax reads them.
-
-    Raises:
-        Damaged: they differ.
-    """
-    try:
-        sealed, found = (path / SEAL).read_bytes(), _checksums(path).encode()
-    except OSError as error:
-        raise Damaged("its checksums are not there: it is not whole") from error
-    if sealed != found:
-        raise Damaged("its files do not fit their checksums")
-
-
-def _seal(path: Path) -> None:
-    beside = path / f"{SEAL}.new"
-    beside.write_text(_checksums(path))
-    beside.replace(path / SEAL)
 
 
 def to_arrays(tree: Any) -> dict[str, Any]:
@@ -344,17 +244,3 @@ def to_arrays(tree: Any) -> dict[str, Any]:
 
 def _names(path: tuple[Any, ...]) -> list[str]:
     return [re.sub(r"\W", "", str(entry)) for entry in path]
-
-
-def remove_run(run: Path) -> None:
-    """Deletes the checkpoints and the metrics of a run, and nothing else in its folder."""
-    for path in paths_of(run):
-        shutil.rmtree(path)
-    remove_unfinished(run)
-    (run / METRICS_FILE).unlink(missing_ok=True)
-
-
-def remove_unfinished(run: Path) -> None:
-    """Deletes what was being written when a run was killed."""
-    for path in run.glob(UNFINISHED):
-        shutil.rmtree(path, ignore_errors=True)

@@ -13,7 +13,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.plans import adopt, make_plan
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
@@ -52,7 +52,7 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
     """
     if Path(model_path).suffix == ".pt":
         return _from_torch(torch_bridge.read(model_path), model_path)
-    checkpoint = checkpoints.load(*checkpoints.locate(model_path, checkpoint_dir))
+    checkpoint = checkpoints.load(*folders.locate(model_path, checkpoint_dir))
     return TrainedModel(
         str(checkpoint.path),
         checkpoint.epoch,

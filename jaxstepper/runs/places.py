@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import folders
 
 
 def check_file_place(path: Path, what: str) -> None:
@@ -45,7 +45,7 @@ def check_run_place(run: Path) -> None:
     """
     check_folder_place(run, str(run))
     for folder in run.parents:
-        if checkpoints.epochs_of(folder):
+        if folders.epochs_of(folder):
             raise UserError(f"{run}: lies in {folder}, which is a run itself; choose another name")
 
 

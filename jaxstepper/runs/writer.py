@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxstepper.machine.processes import from_main, is_main, try_on_main
-from jaxstepper.runs import checkpoints
-from jaxstepper.runs.checkpoints import Damaged, first_line, is_partial, paths_of
+from jaxstepper.runs import checkpoints, folders
+from jaxstepper.runs.checkpoints import first_line
+from jaxstepper.runs.folders import is_partial, paths_of
+from jaxstepper.runs.seal import Damaged
 
 
 @dataclass
@@ -100,7 +102,7 @@ class RunWriter:
 
     def _fail(self, error: Exception) -> None:
         if is_main():
-            checkpoints.remove_unfinished(self.run)
+            folders.remove_unfinished(self.run)
         self.problem = first_line(error)
         warnings.warn(f"{self._path}: could not be saved ({self.problem})", stacklevel=2)
 

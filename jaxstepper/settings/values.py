@@ -117,9 +117,11 @@ ADDRESS = Allowed(
 )
 YES_NO = Allowed(bool, "true or false")
 FRACTION = number(low=0, below=1)
+FINITE = number()
 POSITIVE = number(above=0)
 NOT_NEGATIVE = number(low=0)
 COUNT = integer(1)
+PATH = path("PATH")
 RUN_NAME = Allowed(str, 'a relative name, not empty, without ".."', "NAME", _is_run_name)
 WIDTHS = Allowed(
     int,
@@ -201,25 +203,40 @@ def _from_plain(kind: type, value: Any) -> Any:
     return value
 
 
+def checked(allowed: Allowed, raw: Any, typed: bool) -> Any:
+    """The value that `raw` stands for.
+
+    Args:
+        allowed: what the value may be.
+        raw: the text of a command line, or a TOML or JSON value; several for many.
+        typed: whether it is text that has still to be converted.
+
+    Raises:
+        ValueError: it is of the wrong kind or not allowed; the message says what it must be.
+    """
+    convert = allowed.kind if typed else partial(_from_plain, allowed.kind)
+    why = allowed.refused.get(raw, "") if isinstance(raw, str) else ""
+    try:
+        if allowed.many and not isinstance(raw, list | tuple):
+            raise ValueError
+        value = tuple(map(convert, raw)) if allowed.many else convert(raw)
+        fine = allowed.test(value)
+    except (ValueError, OverflowError):
+        fine = False
+    if not fine:
+        raise ValueError(f"must be {allowed.words}" + (f"; {why}" if why else ""))
+    if not _fits(allowed, value):
+        raise ValueError(f"must be at most {allowed.most}")
+    return value
+
+
 def read_value(allowed: Allowed, name: str, raw: Any, source: str) -> Any:
     """The checked value of the option `name`, from flag text or from a TOML or JSON value.
 
     Raises:
         UserError: `raw` is of the wrong kind or not allowed.
     """
-    typed = source.startswith("-") and allowed.kind is not bool
-    convert = allowed.kind if typed else partial(_from_plain, allowed.kind)
     try:
-        if allowed.many and not isinstance(raw, list | tuple):
-            raise ValueError
-        value = tuple(map(convert, raw)) if allowed.many else convert(raw)
-        if not allowed.test(value):
-            rule = allowed.words
-        elif not _fits(allowed, value):
-            rule = f"at most {allowed.most}"
-        else:
-            return value
-    except (ValueError, OverflowError):
-        value, rule = None, allowed.words
-    why = allowed.refused.get(value, "") if isinstance(value, str) else ""
-    raise refusal(name, source, raw, f"must be {rule}" + (f"; {why}" if why else ""))
+        return checked(allowed, raw, source.startswith("-") and allowed.kind is not bool)
+    except ValueError as error:
+        raise refusal(name, source, raw, str(error)) from None

@@ -10,8 +10,9 @@ from jaxstepper.errors import UserError
 from jaxstepper.reporting.console import note
 from jaxstepper.reporting.metrics_file import MetricsFile
 from jaxstepper.runs import checkpoints
-from jaxstepper.runs.checkpoints import METRICS_FILE, first_line
+from jaxstepper.runs.checkpoints import first_line
 from jaxstepper.runs.exchange import to_torch
+from jaxstepper.runs.folders import METRICS_FILE
 from jaxstepper.runs.resume import what_was_given
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.sweep.study import Study
