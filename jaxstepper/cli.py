@@ -1,7 +1,7 @@
-"""The command line: `jaxstepper COMMAND ...`; the scripts are its thin faces.
+"""The command line: `jaxstepper COMMAND ...`, also behind the scripts.
 
-Nothing heavy is imported before the arguments are known to be good, so that `--help` and errors
-answer at once.
+Heavy packages are imported only after the arguments have been checked, so that `--help` and errors
+appear at once.
 """
 
 import os
@@ -39,7 +39,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
     """Runs a command and leaves the process.
 
     Exit codes: 0 for success, 1 when training or a simulation ends badly, 2 for what the user can
-    mend (one line on standard error).
+    fix (one line on standard error).
 
     Args:
         command: the command; the first argument if None.
@@ -111,7 +111,7 @@ def _requests(command: str, arguments: list[str]) -> tuple[Any, ...]:
 
 
 def _flush_output() -> None:
-    """Flushes standard output, as Python does at its exit, but does not mind a closed pipe."""
+    """Flushes standard output, as Python does at exit, but ignores a closed pipe."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -119,14 +119,14 @@ def _flush_output() -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Lets what is still to be written to a stream go nowhere."""
+    """Discards whatever is still to be written to a stream."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _leave_the_others(code: int) -> None:
-    """Leaves at once if this is one of several processes; at a normal exit, it would wait for them.
+    """Exits at once if this is one of several processes; a normal exit would wait for the others.
 
-    They wait for this one somewhere else, and end when it is gone.
+    They wait for this one elsewhere, and end when it is gone.
     """
     if _is_one_of_several():
         sys.stdout.flush()
@@ -156,7 +156,7 @@ def _usage() -> str:
 
 
 def _show_warnings_as_lines() -> None:
-    """Warnings for users are one line, without the place in the code."""
+    """Formats warnings as one line, without the place in the code."""
 
     def line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
         return f"{category.__name__}: {message}\n"

@@ -123,6 +123,17 @@ def test_usage_and_unknown_commands():
     assert call("--version").out == f"jaxstepper {jaxstepper.__version__}\n"
 
 
+@pytest.mark.parametrize("module", ["jaxstepper", "jaxstepper.cli"])
+@pytest.mark.parametrize("words", ["--help", "--version", "train --help", "sweep --help"])
+def test_a_reader_that_has_left_is_no_error(module, words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", module, *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_console_lines_come_every_tenth_epoch_and_at_the_end(plain):
     assert plain.outcome.code == 0
     assert re.findall(r"^Epoch (\d+): traj_len=2, part2=", plain.outcome.out, re.MULTILINE) == [

@@ -21,7 +21,7 @@ from jaxstepper.stepping.controller import Controller
 
 POWERS = (1.0, 1.25)
 RULES = (*rules.BY_NAME, "power-law", reference.NAME)
-# These are judged in both forms unless --symmetrize-all asks for all.
+# These are judged in both forms; --symmetrize-all asks that of all.
 SYMMETRIZED = ("free-fall", "power-law", "learned")
 LONGEST, SHORTEST = 32.0, 0.0625
 FULL: dict[str, Any] = {
@@ -43,9 +43,9 @@ class Candidate:
     """A rule to judge.
 
     Attributes:
-        name: of the rule.
-        model: of a learned one.
-        power: of a power law.
+        name: the name of the rule.
+        model: the network of a learned rule.
+        power: the exponent of a power law.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Candidate:
 
 
 def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
-    """The options of `evaluate`, those that were not given filled in."""
+    """The options of `evaluate`, with defaults for those that were not given."""
     parser = CommandParser(
         prog="jaxstepper evaluate",
         description="Runs step-size rules, each with a sweep of factors on its steps, and writes "

@@ -134,7 +134,7 @@ def _one(
     default: float,
     words: str,
 ) -> None:
-    """A flag of one number."""
+    """Adds a flag that takes one number."""
     words = f"{words} (default: {default:g})"
     parser.add_argument(name, type=value_of(allowed), default=default, metavar="X", help=words)
 
@@ -147,7 +147,7 @@ def _range(
     default: float,
     words: str,
 ) -> None:
-    """A flag of one number, or of the two ends between which it is drawn uniformly."""
+    """Adds a flag that takes one number, or the two ends of a uniform range."""
     parser.add_argument(
         short,
         name,

@@ -66,7 +66,7 @@ def keep_model(wandb_run: WandbRun, checkpoint: Path | None) -> None:
 
 
 def _export(checkpoint: Path, folder: Path) -> list[Path]:
-    """The .pt file of a checkpoint, in a list; an empty one, and a line why, if there is none."""
+    """Exports a checkpoint; returns a list of the .pt file, empty if a note had to say why not."""
     try:
         saved = checkpoints.load(checkpoint.parent, checkpoint.name)
         path = folder / torch_bridge.file_name(saved.epoch)

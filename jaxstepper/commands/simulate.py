@@ -44,7 +44,7 @@ from jaxstepper.stepping.rollout import (
 )
 
 DEFAULT_STEPS = 1000
-MANY = 30_000  # particles, with which a step takes seconds
+MANY = 30_000  # with so many particles, a step takes seconds
 
 
 def run_simulate(request: Request) -> int:
@@ -126,10 +126,10 @@ def _is_drawn(request: Request) -> bool:
 
 
 def check_output(config: Config) -> None:
-    """Checks that a trajectory or a movie that is asked for can be written.
+    """Checks that the trajectory and the movie that are asked for can be written.
 
     Raises:
-        UserError: it cannot.
+        UserError: one of them cannot.
     """
     if config.output is not None:
         check_file_place(Path(config.output), f"--output {config.output}")
@@ -138,10 +138,10 @@ def check_output(config: Config) -> None:
 
 
 def check_mode(config: Config, model: str) -> None:
-    """Checks that the integrator mode is that of the model, which is called so.
+    """Checks that the integrator mode is that of the model; `model` is its name.
 
     Raises:
-        UserError: it is not.
+        UserError: the modes differ.
     """
     if config.controller is not None:
         return
@@ -172,7 +172,7 @@ def _simulated_tables(request: Request, model: TrainedModel | None) -> np.ndarra
 
 
 def _rule_name(config: Config) -> str:
-    """The step-size rule: --controller, or what --integrator-mode stands for."""
+    """The step-size rule: --controller, or the one that --integrator-mode means."""
     mode = "fixed" if config.integrator_mode == "analytic" else "learned"
     return config.controller or mode
 
@@ -193,7 +193,7 @@ def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | No
 
 
 def _limits(request: Request, table: np.ndarray) -> Limits:
-    """--duration, else periods of a bound pair, else steps."""
+    """Where a rollout ends: after --duration, else periods of a bound pair, else steps."""
     config = request.config
     if config.duration is not None:
         if request.sets("steps"):
@@ -219,7 +219,7 @@ def _record(
     limits: list[Limits],
     tell: Callable[[float], None],
 ) -> tuple[list[Rollout], list[Trajectory]]:
-    """As `roll_out`, and every state on the way."""
+    """As `roll_out`, but also records every state on the way."""
     recorded = [
         record(controller, gravity, start, limit, part_of(tell, i, len(starts)))
         for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
@@ -228,7 +228,7 @@ def _record(
 
 
 def _write(path: Path, trajectories: list[Trajectory]) -> None:
-    """Writes rollouts; several have a leading axis, and the shorter ones are padded with NaN."""
+    """Writes rollouts; several get a leading axis, with NaN after the end of the shorter ones."""
     arrays = {
         name: _stack_padded([getattr(trajectory, name) for trajectory in trajectories])
         for name in Trajectory._fields

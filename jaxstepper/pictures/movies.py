@@ -1,4 +1,4 @@
-"""Movies as files: whether one can be made, and its frames through ffmpeg or into a gif."""
+"""Writes movies: an mp4 through ffmpeg, or a gif."""
 
 import contextlib
 import itertools
@@ -83,7 +83,7 @@ def make_movie(film: Film, path: Path, options: MovieOptions, quiet: bool = Fals
 
 
 def _ffmpeg() -> str:
-    """The path of the program."""
+    """The path of the ffmpeg program."""
     try:
         import imageio_ffmpeg
 
@@ -105,7 +105,7 @@ def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: int) -> None:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdin and process.stderr
-        with contextlib.suppress(BrokenPipeError):  # it says why below
+        with contextlib.suppress(BrokenPipeError):  # ffmpeg says why below
             for frame in itertools.chain([first], frames):
                 process.stdin.write(frame.tobytes())
             process.stdin.close()

@@ -43,7 +43,7 @@ class TrainingMovie:
         self.add(state)
 
     def add(self, state: Any) -> None:
-        """Keeps the state between two epochs, or at the start of a path."""
+        """Adds the state after an epoch, or at the start of a path."""
         if not self.is_on:
             return
         p = state.systems.particles

@@ -1,4 +1,4 @@
-"""The picture of how a run was trained."""
+"""The picture of a run's training."""
 
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def _draw_windows(panels: Any, record: Record) -> None:
 def _line(
     axes: Any, x: np.ndarray, y: np.ndarray, colour: str, label: str = "", **style: Any
 ) -> None:
-    """A line, with markers where it has few points."""
+    """Draws a line, with markers if it has few points."""
     marker, width = ("o", 1.5) if len(x) <= FEW_EPOCHS else ("", 1.0)
     style = {
         "marker": marker,
@@ -147,5 +147,5 @@ def _line(
 
 
 def _range(axes: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """The room between the smallest and the largest."""
+    """Shades the range between the smallest and the largest."""
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0)

@@ -115,7 +115,7 @@ def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
         source: where they come from, for messages.
 
     Raises:
-        UserError: they are not, or have another.
+        UserError: a table is invalid, or of another shape.
     """
     config = request.config
     validate_table(

@@ -66,12 +66,12 @@ class Checkpoint:
 
 
 def load(run: Path, name: str | int | None = None) -> Checkpoint:
-    """A checkpoint of a run: the one of this name, or the newest that is intact.
+    """Loads a checkpoint of a run: the one of this name, or the newest intact one.
 
     Warns of newer ones that are damaged.
 
     Raises:
-        UserError: it is damaged, or all are; or it was written by a newer version.
+        UserError: it is damaged, or all are; or another version wrote it.
     """
     paths = paths_of(run) if name is None else [run / str(name)]
     damaged: list[str] = []
@@ -91,11 +91,11 @@ def load(run: Path, name: str | int | None = None) -> Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint, checked.
+    """Reads a checkpoint and checks it.
 
     Raises:
         Damaged: it is not what was written.
-        UserError: it was written by another version.
+        UserError: another version wrote it.
     """
     check_seal(path)
     try:
@@ -118,7 +118,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def metrics_of(path: Path) -> dict[str, Any]:
-    """The metrics of a checkpoint, unchecked.
+    """The metrics of a checkpoint, without a check of its seal.
 
     Raises:
         Damaged: they cannot be read.
@@ -131,7 +131,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
 
 
 def _alone() -> AbstractContextManager[Any]:
-    """Lets each process read for itself; Orbax would have them wait for each other."""
+    """Lets each process read on its own; Orbax would make them wait for each other."""
     if not are_several():
         return nullcontext()
     context, this = ocp.Context(), jax.process_index()
@@ -152,16 +152,16 @@ def _check_format(path: Path, number: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another package says, in a line."""
+    """The message of another package's error, in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text.split("\n")[0].strip()[:120] or type(error).__name__
 
 
 def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
-    """The state of a checkpoint in the structure, shapes, dtypes and on the devices of `template`.
+    """The state of a checkpoint, with structure, shapes, dtypes and devices of `template`.
 
     Args:
-        checkpoint: of any number of devices.
+        checkpoint: written on any number of devices.
         template: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Raises:
@@ -196,7 +196,7 @@ def write(
     All processes of a run must call it; the main process writes.
 
     Returns:
-        Waits until it is written; raises what went wrong.
+        A function that waits until it is written, and raises what went wrong.
     """
     arrays = {"state": to_arrays(state), "initial_conditions": np.array(initial_conditions)}
     words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
@@ -216,7 +216,7 @@ def write(
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Looks before Orbax writes, whose threads fail one by one and at length on a full disk."""
+    """Raises on a full disk, where Orbax's threads would fail one by one and at length."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -228,7 +228,7 @@ def to_arrays(tree: Any) -> dict[str, Any]:
     """A pytree as nested dicts of numpy arrays, by the names of its fields.
 
     They are copies: on a CPU `device_get` may return the buffers themselves, which training
-    overwrites. Empty arrays are left out: Orbax does not store them, and their shape says all.
+    overwrites. Empty arrays are left out: Orbax does not store them, and their shape is enough.
     """
     nested: dict[str, Any] = {}
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)

@@ -1,4 +1,4 @@
-"""Between runs of ours and checkpoints of the torch system."""
+"""Converts checkpoints to and from those of the torch system."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ from jaxstepper.torch_files.state_dict import adam_state_dict
 
 
 def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
-    """A checkpoint of ours to the torch simulator's contract."""
+    """Converts a checkpoint to what the torch simulator reads.
+
+    Raises:
+        UserError: the torch simulator does not have such inputs.
+    """
     config, _ = from_dict(checkpoint.config)
     if config.feature_type not in FEATURE_TYPES:
         raise UserError(
@@ -59,7 +63,7 @@ def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
 
 
 def _adam(checkpoint: checkpoints.Checkpoint) -> optax.ScaleByAdamState | None:
-    """The moments of Adam, wherever they are in the optimiser's state; None for others."""
+    """The moments of Adam, wherever they are in the optimiser's state; None if there are none."""
     found: list[dict[str, Any]] = []
 
     def look(tree: Any) -> None:
@@ -76,13 +80,19 @@ def _adam(checkpoint: checkpoints.Checkpoint) -> optax.ScaleByAdamState | None:
 
 
 def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
-    """Keeps a torch checkpoint as a run: weights, optimiser, config and initial conditions."""
+    """Writes a torch checkpoint as a run: weights, optimiser, config and initial conditions.
+
+    Args:
+        file: the content of the torch checkpoint.
+        run: the folder to write to.
+        name: name of the file, for messages.
+    """
     raw = torch_config(file)
     config, unknown = from_dict(raw)
     config = choose_seed(configure_jax(config))
     tables = file.train_ic
     if tables is None:
-        # The state of a run needs bodies; such a file says nothing about them but their number.
+        # The state of a run needs bodies; such a file only says how many there were.
         tables = random_table(
             config.seed,
             config.num_particles,

@@ -14,17 +14,17 @@ from jaxstepper.settings.config import Config
 
 
 def join(config: Config) -> None:
-    """Joins the processes of the run, if it has several; must come before anything else of JAX.
+    """Joins the processes of the run, if it has several; call it before any other use of JAX.
 
     Raises:
-        UserError: they are not reached.
+        UserError: they cannot be reached.
     """
     if config.distributed or config.coordinator is not None:
         processes.join(config.coordinator, config.num_processes, config.process_id)
 
 
 def configure_jax(config: Config) -> Config:
-    """Chooses device and precision for this process; must run before the first array.
+    """Chooses device and precision for this process; call it before the first array.
 
     Returns:
         The config with the dtype in use: a TPU has no float64.
@@ -38,11 +38,11 @@ def configure_jax(config: Config) -> Config:
     jax.config.update("jax_default_matmul_precision", precision)
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
-        # Small programs too: a run has dozens, and compiling them is most of its start.
+        # Small programs too: a run has dozens, and compiling them takes most of its start.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     kind = {"cuda": "gpu"}.get(config.device, config.device)
     if kind == "cpu":
-        # Other devices are not even initialised then.
+        # Then JAX does not even initialise other devices.
         jax.config.update("jax_platforms", "cpu")
     try:
         device = jax.local_devices(backend=None if kind == "auto" else kind)[0]
@@ -67,7 +67,7 @@ def cache_dir() -> Path:
 
 
 def choose_seed(config: Config) -> Config:
-    """The config with a seed: a run without one draws it, and keeps it."""
+    """The config with a seed, drawn if it has none."""
     if config.seed is not None:
         return config
     return replace(config, seed=processes.from_main(secrets.randbits(32)))

@@ -1,4 +1,4 @@
-"""A trained network from wherever it is kept: a run, one of its epochs, or a `.pt` file."""
+"""Loads trained networks: from a run, one of its epochs, or a `.pt` file."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,10 +45,10 @@ class TrainedModel:
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
-    """The model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+    """Loads the model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is no such model, or it cannot be read.
     """
     if Path(model_path).suffix == ".pt":
         return _from_torch(torch_bridge.read(model_path), model_path)
@@ -63,10 +63,10 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
 
 
 def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) -> Controller:
-    """The step-size rule of a model; `config` says what its network and inputs are.
+    """The step-size rule of a model, whose network and inputs are those of `config`.
 
     Raises:
-        UserError: its network is not the config's.
+        UserError: the model has another network.
     """
     plan = make_plan(config)
     variables = variables_for(plan, model)
@@ -83,10 +83,10 @@ def load_controller(
 
     Args:
         model_path: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
-        gravity: what moves the bodies; its softening must be that of the training, unless the
-            network is free of scale.
-        tolerance: energy error to aim for, which networks with native inputs take; `scaled` makes
-            the steps of others longer or shorter.
+        gravity: the force; its softening must be that of the training, unless the network is free
+            of scale.
+        tolerance: energy error to aim for, if the network has such an input; `scaled` makes the
+            steps of others longer or shorter.
         checkpoint_dir: folder that holds the runs.
 
     Raises:
@@ -107,7 +107,7 @@ def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
 
 
 def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
-    """The config of a `.pt` file; where its weights say otherwise, they are right."""
+    """The config of a `.pt` file, corrected where its weights say otherwise."""
     state_dict = to_state_dict(file.variables, float(file.has_dropout))
     shape = network_shape(state_dict)
     return {
@@ -123,7 +123,7 @@ def variables_for(plan: Plan | WindowPlan, model: TrainedModel) -> Variables:
     """The model's variables in the dtype of the plan.
 
     Raises:
-        UserError: its network is not the plan's.
+        UserError: the model has another network than the plan.
     """
     init = partial(init_variables, plan.network, input_size=plan.features.size)
     like = jax.eval_shape(init, jax.random.PRNGKey(0))

@@ -45,7 +45,7 @@ INPUT_FIELDS = (
 
 
 def make_gravity(config: Config) -> Gravity:
-    """The force of a run."""
+    """The force that moves the bodies of a run."""
     if config.external_field_mass is None or config.external_field_position is None:
         return Gravity(config.softening)
     field = tidal_field(config.external_field_mass, config.external_field_position)
@@ -53,7 +53,7 @@ def make_gravity(config: Config) -> Gravity:
 
 
 def with_scales(config: Config, tables: np.ndarray) -> Config:
-    """The config with the normalisation scales that are used, so that they travel with it."""
+    """The config with the normalisation scales filled in, so that they travel with it."""
     if not config.normalize_inputs:
         return config
     if config.norm_mode == "manual":
@@ -79,7 +79,7 @@ def with_scales(config: Config, tables: np.ndarray) -> Config:
 
 
 def make_features(config: Config) -> FeatureSpec:
-    """The network's inputs; `with_scales` must have filled in the scales."""
+    """The inputs of the network; `with_scales` must have filled in the scales."""
     scales = Scales()
     if config.normalize_inputs:
         values = (config.norm_L0, config.norm_V0, config.norm_A0, config.norm_T0)
@@ -92,7 +92,7 @@ def make_features(config: Config) -> FeatureSpec:
 
 
 def make_network(config: Config) -> StepNetwork:
-    """The network."""
+    """The network that chooses steps."""
     return StepNetwork(
         hidden_dims=config.hidden_dims,
         activation=config.activation,
@@ -108,11 +108,10 @@ def make_network(config: Config) -> StepNetwork:
 def make_optimizer(
     name: str, lr: float, weight_decay: float, momentum: float, decay_steps: int = 0
 ) -> optax.GradientTransformation:
-    """The optimiser, with torch's L2 penalty: weight_decay * w joins the gradient.
+    """The optimiser, with torch's L2 penalty: weight_decay * w is added to the gradient.
 
-    adamw is the one whose decay does not go through the gradient. With `decay_steps` the learning
-    rate falls to 0 in so many steps, along a cosine. Cached, so that equal plans are equal and
-    compile once.
+    The decay of adamw bypasses the gradient. With `decay_steps` the learning rate falls to 0 in
+    that many steps, along a cosine. Cached, so that equal plans are equal and compile once.
     """
     rate = optax.cosine_decay_schedule(lr, decay_steps) if decay_steps else lr
     if name == "adamw":
@@ -122,10 +121,10 @@ def make_optimizer(
 
 
 def require_room(config: Config) -> None:
-    """Refuses a network, or samples of an epoch, that this machine's memory cannot hold.
+    """Refuses a network or an epoch of samples that this machine's memory cannot hold.
 
     Raises:
-        UserError: it cannot.
+        UserError: the memory is too small.
     """
     inputs = FeatureSpec(config.feature_type, config.history_len).size
     has_fourier = config.fourier_scale > 0
@@ -202,15 +201,15 @@ def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request
     Args:
         request: what the command was asked to do.
         checkpoint: the flat config of the checkpoint.
-        name: the checkpoint's, for messages.
+        name: name of the checkpoint, for messages.
 
     Raises:
-        UserError: it is not.
+        UserError: a network or input that was set is not the checkpoint's.
     """
     trained, _ = from_dict(checkpoint)
     for field in (*NETWORK_FIELDS, *INPUT_FIELDS):
         if field == "softening" and trained.feature_type in NATIVE_FEATURES:
-            continue  # such inputs see it beside the distances that it softens, if at all
+            continue  # such inputs see it only through the distances it softens
         mine, theirs = getattr(request.config, field), getattr(trained, field)
         if request.sets(field) and mine != theirs:
             raise UserError(

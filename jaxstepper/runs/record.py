@@ -20,11 +20,11 @@ class Record:
     """The training of a run.
 
     Attributes:
-        metrics: those of every epoch.
+        metrics: the metrics of every epoch.
         band: the energy errors that training aims for, from lower to upper edge.
-        threshold: a relative energy error below is accepted.
-        imitation_epochs: epochs at the start that imitate the free-fall rule.
-        windows: windows in an epoch.
+        threshold: the relative energy error below which a step is accepted.
+        imitation_epochs: the number of epochs at the start that imitate the free-fall rule.
+        windows: the number of windows in an epoch.
     """
 
     metrics: Metrics
@@ -56,10 +56,10 @@ def read_record(run: Path, last_epoch: int | None = None) -> Record:
 
 
 def read_metrics(path: Path, last_epoch: int | None = None) -> Metrics:
-    """The metrics in a file of one JSON object a line; a line that is cut short is left out.
+    """Reads metrics from a file with a JSON object on each line; skips lines that are cut short.
 
     Raises:
-        UserError: there is no such file, or no epoch in it.
+        UserError: there is no such file, or it holds no epoch.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -76,7 +76,7 @@ def read_metrics(path: Path, last_epoch: int | None = None) -> Metrics:
 
 
 def _as_metrics(line: str) -> dict[str, float]:
-    """The numbers of a line; empty if it is none of an epoch."""
+    """The numbers on a line; empty if the line is not one of an epoch."""
     try:
         values = json.loads(line)
         numbers = {n: np.nan if value is None else float(value) for n, value in values.items()}

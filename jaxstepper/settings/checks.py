@@ -31,7 +31,7 @@ def check(command: Command, request: Request) -> Request:
 
 
 def check_together(request: Request) -> Request:
-    """Checks values against each other, whoever set them; cuts the field's position to `dim`.
+    """Checks values against each other, set or not; cuts the field's position to `dim`.
 
     Raises:
         UserError: two values contradict each other.
@@ -72,7 +72,7 @@ def ineffective(request: Request) -> list[str]:
 
 
 def warn_of_ineffective(request: Request) -> None:
-    """Warns of each of them."""
+    """Warns of every option that was set and changes nothing."""
     for name in ineffective(request):
         warnings.warn(f"{request.source(name)} is accepted and changes nothing", stacklevel=3)
 
@@ -142,7 +142,7 @@ def _check_momentum(request: Request) -> None:
 
 
 def _check_controller(request: Request) -> Request:
-    """Sees that the step-size rule is chosen once; a flag wins over a file."""
+    """Refuses two choices of the step-size rule, unless one is a flag and the other in a file."""
     mode = request.sources.get("integrator_mode", "")
     controller = request.sources.get("controller", "")
     if mode and controller and mode.startswith("-") == controller.startswith("-"):

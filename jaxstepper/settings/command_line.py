@@ -76,8 +76,8 @@ def _default_words(default: Any) -> str:
 
 
 def _parser(command: Command, prog: str | None) -> _Parser:
-    # All values stay text here: `read_option` converts and refuses them as it does those of a file.
-    # Defaults are suppressed to learn what was given.
+    # All values stay text here; `read_option` checks them as it checks those of a file.
+    # Suppressed defaults leave only what was given.
     parser = _Parser(
         prog=prog or f"jaxstepper {command}",
         usage="%(prog)s [options]",
@@ -100,7 +100,7 @@ def _parser(command: Command, prog: str | None) -> _Parser:
             "dest": name,
             "help": f"{declared.help} (default: {_default_words(DEFAULTS[name])})",
         }
-        if name == "compile":  # there is nothing that --no-compile would switch off
+        if name == "compile":  # --no-compile would switch nothing off
             settings["action"] = "store_true"
         elif allowed.kind is bool:
             settings["action"] = argparse.BooleanOptionalAction
@@ -147,7 +147,7 @@ def _read_flags(
     tokens = []
     for token in argv:
         if _is_negative_number(token):
-            # argparse takes "-1e-3" for a flag, but nothing that starts with a space.
+            # argparse takes "-1e-3" for a flag, but not if it starts with a space.
             token = " " + token
         elif token.startswith("--"):
             flag, equals, value = token.partition("=")

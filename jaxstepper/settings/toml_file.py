@@ -16,10 +16,10 @@ SWEEP = "sweep"
 
 
 def read_toml(path: str | None) -> dict[Command, Sourced]:
-    """What the file sets for each command; the whole file is checked, whoever asks.
+    """What the file sets for each command; always checks the whole file.
 
     Raises:
-        UserError: the file cannot be read, or a table, a key or a value of it is not allowed.
+        UserError: the file cannot be read, or a table, a key or a value is not allowed.
     """
     found: dict[Command, Sourced] = {"train": {}, "simulate": {}}
     if path is None:
@@ -51,10 +51,10 @@ def read_toml(path: str | None) -> dict[Command, Sourced]:
 
 
 def read_sweep(path: str) -> list[Choice]:
-    """What the table [sweep] of the file leaves open.
+    """The choices in the table [sweep] of the file.
 
     Raises:
-        UserError: the file cannot be read, or has no such table, or something in it is not allowed.
+        UserError: the file cannot be read, or has no such table, or an entry is not allowed.
     """
     content = _load(path)
     if not content.get(SWEEP):
