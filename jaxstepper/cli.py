@@ -87,7 +87,7 @@ def _run(command: str, arguments: list[str]) -> int:
         print(f"jaxstepper {__version__}" if command == "--version" else _usage())
         return 0
     if command not in COMMANDS:
-        raise UserError(f"there is no such command; there are {', '.join(COMMANDS)}")
+        raise UserError(f"there is no such command; choose from {', '.join(COMMANDS)}")
     given: tuple[Any, ...] = (arguments,)
     if command in ("train", "simulate", "both"):
         given = _requests(command, arguments)

@@ -110,8 +110,8 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
         "--num-factors",
         type=value_of(integer(2)),
         metavar="N",
-        help=f"so many from {LONGEST:g} to {SHORTEST:g}; default: {FULL['num_factors']}; with many "
-        "bodies, each rule tries them from the largest until its errors are below all targets",
+        help=f"this many from {LONGEST:g} to {SHORTEST:g}; default: {FULL['num_factors']}; with "
+        "many bodies, each rule tries them from the largest until its errors are below all targets",
     )
     parser.add_argument(
         "--orbits", type=value_of(POSITIVE), metavar="X", help="that pairs run; default: 100"
@@ -163,7 +163,9 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
             powers = (_power(name, power),) if power else POWERS
             found += [Candidate(f"power-law:{each:g}", power=each) for each in powers]
         elif name not in RULES:
-            raise UserError(f"--rules {name}: there is no such rule; there are {', '.join(RULES)}")
+            raise UserError(
+                f"--rules {name}: there is no such rule; choose from {', '.join(RULES)}"
+            )
         elif name == reference.NAME and not reference.is_installed():
             note("ias15 is left out: it needs pip install 'jaxstepper[rebound]'")
         else:
@@ -180,4 +182,4 @@ def _power(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise UserError(f"--rules {name}: {text} is no power; try power-law:1.25") from error
+        raise UserError(f"--rules {name}: {text} is not a power; try power-law:1.25") from error

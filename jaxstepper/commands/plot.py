@@ -108,9 +108,9 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
     except Exception as error:  # a damaged archive can raise anything
-        raise UserError(f"{path}: is no rollout that simulate --output wrote") from error
+        raise UserError(f"{path}: is not a rollout that simulate --output wrote") from error
     if any(array.dtype.kind != "f" for array in rollout.values()):
-        raise UserError(f"{path}: its arrays hold no real numbers")
+        raise UserError(f"{path}: its arrays do not hold real numbers")
     return rollout
 
 

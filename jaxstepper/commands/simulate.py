@@ -22,6 +22,7 @@ from jaxstepper.pictures.film import film_of
 from jaxstepper.pictures.movies import check_movie, make_movie
 from jaxstepper.reporting.bars import open_bars, part_of
 from jaxstepper.reporting.console import note
+from jaxstepper.reporting.wandb_run import WandbRun
 from jaxstepper.runs.bodies import check_tables, initial_tables, warn_of_unused_orbit, with_shape_of
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
@@ -49,18 +50,7 @@ MANY = 30_000  # with so many particles, a step takes seconds
 
 def run_simulate(request: Request) -> int:
     """`simulate`: rolls out and prints JSON; returns the exit code."""
-    config = request.config
-    is_learned = _rule_name(config) == "learned"
-    needs_model = is_learned or config.use_train_ic
-    if needs_model and config.model_path is None:
-        mode = f"--integrator-mode {config.integrator_mode}"
-        rule = mode if config.controller is None else f"--controller {config.controller}"
-        flag = "--use-train-ic" if config.use_train_ic else rule
-        raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
-    model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
-    if model is not None:
-        request = adopt(request, model.config, model.name)
-        check_mode(request.config, model.name)
+    request, model = _with_model(request)
     request = Request(choose_seed(configure_jax(request.config)), request.sources)
     on_main(partial(check_output, request.config))
     tables = _simulated_tables(request, model)
@@ -69,22 +59,10 @@ def run_simulate(request: Request) -> int:
     mesh = choose_mesh(len(tables))
     gravity = make_gravity(config)
     controller = _make_controller(config, gravity, model)
-    warn_of_ineffective(request)
-    if not config.use_train_ic:
-        warn_of_unused_orbit(request, config.multi_orbit_sim)
-    if _is_drawn(request) and not request.sets("seed"):
-        note(f"seed {config.seed}", quiet=config.quiet)
-    if request.sets("tolerance") and not (is_learned and config.feature_type in NATIVE_FEATURES):
-        note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
-    if model is not None and not needs_model:
-        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
-    if config.num_particles >= MANY:
-        pairs = config.num_particles**2
-        note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
+    _announce(request, model)
     dtype = jnp.dtype(config.dtype)
     starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
     limits = [_limits(request, table) for table in tables]
-    code = 0
     with open_wandb(config, "runner_simulate") as wandb_run:
         trajectories: list[Trajectory] = []
         with open_bars(config.quiet) as bars:
@@ -97,24 +75,72 @@ def run_simulate(request: Request) -> int:
                 ends = roll_out(mesh, controller, gravity, starts, limits, tell)
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
-        for first, end in zip(starts, ends, strict=True):
-            last, steps = end.particles, int(end.steps)
-            evaluations = force_evaluations(controller, steps)
-            result = {"force_evaluations": evaluations, **report(gravity, first, last, steps)}
-            if is_main():
-                print(json.dumps(result, allow_nan=False))
-            wandb_run.log(result)
-            if result["energy_final"] is None:
-                step = blown_up_at(controller, gravity, first, steps)
-                note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
-                code = 1
+        fine = [
+            _print_report(controller, gravity, first, end, wandb_run)
+            for first, end in zip(starts, ends, strict=True)
+        ]
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
         film = film_of(trajectories[0], np.asarray(starts[0].mass))
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
-    return code
+    return 0 if all(fine) else 1
+
+
+def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
+    """Loads the model, if there is one; the request takes over its network and inputs."""
+    config = request.config
+    if config.model_path is None:
+        if _needs_model(config):
+            mode = f"--integrator-mode {config.integrator_mode}"
+            rule = mode if config.controller is None else f"--controller {config.controller}"
+            flag = "--use-train-ic" if config.use_train_ic else rule
+            raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
+        return request, None
+    model = load_model(config.model_path, config.checkpoint_dir)
+    request = adopt(request, model.config, model.name)
+    check_mode(request.config, model.name)
+    return request, model
+
+
+def _needs_model(config: Config) -> bool:
+    return _rule_name(config) == "learned" or config.use_train_ic
+
+
+def _announce(request: Request, model: TrainedModel | None) -> None:
+    """Warnings and notes before the rollout: its seed, what has no effect, and what is slow."""
+    config = request.config
+    warn_of_ineffective(request)
+    if not config.use_train_ic:
+        warn_of_unused_orbit(request, config.multi_orbit_sim)
+    if _is_drawn(request) and not request.sets("seed"):
+        note(f"seed {config.seed}", quiet=config.quiet)
+    aims = _rule_name(config) == "learned" and config.feature_type in NATIVE_FEATURES
+    if request.sets("tolerance") and not aims:
+        note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
+    if model is not None and not _needs_model(config):
+        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
+    if config.num_particles >= MANY:
+        pairs = config.num_particles**2
+        note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
+
+
+def _print_report(
+    controller: Controller, gravity: Gravity, first: Particles, end: Rollout, wandb_run: WandbRun
+) -> bool:
+    """Prints the JSON line of a rollout; returns whether its energy is still finite."""
+    steps = int(end.steps)
+    evaluations = force_evaluations(controller, steps)
+    result = {"force_evaluations": evaluations, **report(gravity, first, end.particles, steps)}
+    if is_main():
+        print(json.dumps(result, allow_nan=False))
+    wandb_run.log(result)
+    if result["energy_final"] is not None:
+        return True
+    step = blown_up_at(controller, gravity, first, steps)
+    note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
+    return False
 
 
 def _is_drawn(request: Request) -> bool:

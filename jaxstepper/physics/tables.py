@@ -115,7 +115,7 @@ def _read_npy(path: Path) -> npt.NDArray[np.generic]:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     except (ValueError, EOFError, MemoryError) as error:
         raise UserError(
-            f"{path}: is no plain .npy array (empty, pickled or damaged); "
+            f"{path}: is not a plain .npy array (empty, pickled or damaged); "
             "write it with np.save from an array of floats"
         ) from error
 
@@ -154,7 +154,7 @@ def _number(word: str, where: str) -> float:
     try:
         return float(word.replace("_", "?"))  # float() takes 1_000, np.loadtxt does not
     except ValueError as error:
-        message = f"{word[:40]!r} is no number; write numbers separated by blanks (.csv: commas)"
+        message = f"{word[:40]!r} is not a number; write numbers separated by blanks (.csv: commas)"
         raise UserError(f"{where}: {message}") from error
 
 

@@ -116,7 +116,7 @@ class Config:
     unit_spread: float = _window(
         1.0,
         number(low=1),
-        "each window is in units of mass and length of its own, up to so many times larger or "
+        "each window is in units of mass and length of its own, up to this many times larger or "
         "smaller, for networks that are not free of scale",
     )
     imitation_epochs: int = _window(
@@ -195,7 +195,7 @@ class Config:
     fresh_every: int = _orbits(
         0,
         integer(0),
-        "restart the systems from new draws every so many epochs; 0 for never",
+        "restart the systems from new draws after this many epochs; 0 for never",
         takes="train",
     )
     e_min: float = _orbits(0.6, FRACTION, "smallest eccentricity drawn")
@@ -299,7 +299,7 @@ class Config:
     keep: int | None = _files(
         None,
         COUNT,
-        "keep so many of the newest checkpoints, and the best by pass rate; else all",
+        "keep this many of the newest checkpoints, and the best by pass rate; else all",
         takes="train",
     )
     resume: bool = _files(

@@ -150,7 +150,7 @@ def _read_choice(name: str, raw: Any, source: str) -> Choice:
 def _read_range(name: str, raw: dict[str, Any], source: str) -> Ranged:
     allowed = OPTIONS[name].allowed
     if allowed.kind not in (int, float) or allowed.many:
-        raise refusal(name, source, raw, "is no number, so it needs a list of values")
+        raise refusal(name, source, raw, "is not a number, so it needs a list of values")
     if not {"low", "high"} <= raw.keys() <= {"low", "high", "log", "step"}:
         raise refusal(name, source, raw, f"must be {RANGE}")
     low, high = (read_option(name, raw[end], source) for end in ("low", "high"))

@@ -86,9 +86,9 @@ def from_content(content: Any) -> TorchCheckpoint:
     loss = content.get("loss")
     loss = loss.item() if isinstance(loss, np.ndarray) and loss.ndim == 0 else loss
     if type(loss) not in (float, int, type(None)):
-        raise UserError("'loss' is no number: export the file again")
+        raise UserError("'loss' is not a number: export the file again")
     if not all(type(key) is str for key in config):
-        raise UserError("'config' has a key that is no name: export the file again")
+        raise UserError("'config' has a key that is not a name: export the file again")
     checkpoint = TorchCheckpoint(
         epoch=_field(content, "epoch", int),
         variables=from_state_dict(state_dict),
@@ -144,5 +144,5 @@ def _table(extra: dict | None) -> np.ndarray | None:
     except (TypeError, ValueError, OverflowError):
         table = np.empty(0)
     if table.ndim != 2 or table.shape[1] < 3 or table.shape[1] % 2 == 0:
-        raise UserError("extra.train_ic is no table [N, 1 + 2 D]: export the file again")
+        raise UserError("extra.train_ic is not a table [N, 1 + 2 D]: export the file again")
     return table

@@ -98,13 +98,13 @@ def _load(torch: Any, path: Path) -> Any:
     """The content of a file as plain values and arrays; a foreign object becomes a dict."""
     try:
         if not path.is_file():
-            raise UserError("is no file: give the path of a model_epoch_XXXX.pt")
+            raise UserError("is not a file: give the path of a model_epoch_XXXX.pt")
         # Torch does not compress: more content than file is an attempt to exhaust memory.
         size = path.stat().st_size
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > size:
-                    raise UserError("a compressed archive is no torch checkpoint; not opened")
+                    raise UserError("a compressed archive is not a torch checkpoint; not opened")
         known = torch.serialization.safe_globals([(_Foreign, FOREIGN_CLASS)])
         with path.open("rb") as file, warnings.catch_warnings(), known:
             warnings.simplefilter("ignore")
@@ -155,7 +155,7 @@ def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
             return tensor.numpy(force=True)
     except (TypeError, RuntimeError, NotImplementedError):
         pass  # sparse, quantised, or of a type that numpy lacks
-    raise UserError("holds a tensor that is no ordinary array: export it again")
+    raise UserError("holds a tensor that is not an ordinary array: export it again")
 
 
 def _map_leaves(value: Any, leaf: Callable[[Any], Any], budget: Iterator[int]) -> Any:

@@ -174,7 +174,7 @@ def adam_from_state_dict(
     state: Any = state_dict.get("state")
     one_group = type(groups) is list and len(groups) == 1 and type(groups[0]) is dict
     if not one_group or type(state) is not dict:
-        raise UserError("the optimizer state is no state_dict of torch: export the file again")
+        raise UserError("the optimizer state is not a state_dict of torch: export the file again")
     # Only Adam and AdamW have `amsgrad`; switched on, it needs a third moment.
     if groups[0].get("amsgrad") is not False:
         return None
@@ -202,7 +202,7 @@ def _step_count(value: Any) -> int:
     """The number of steps, which torch keeps as a float."""
     steps = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
     if type(steps) not in (int, float) or not 0 <= steps < 2**31 or steps != int(steps):
-        raise UserError("the optimizer's step is no count: export the file again")
+        raise UserError("the optimizer's step is not a count: export the file again")
     return int(steps)
 
 
