@@ -1,7 +1,7 @@
-"""The command line: `jaxstepper COMMAND ...`; the scripts are its thin faces.
+"""The command line: `jaxstepper COMMAND ...`, also behind the scripts.
 
-Nothing heavy is imported before the arguments are known to be good, so that `--help` and errors
-answer at once.
+Heavy packages are imported only after the arguments have been checked, so that `--help` and errors
+appear at once.
 """
 
 import os
@@ -9,64 +9,72 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any, NoReturn, TextIO
 
 from jaxstepper import __version__
 from jaxstepper.errors import UserError, one_line
 
 COMMANDS = {
-    "train": "train a network to choose time steps",
-    "simulate": "simulate, with a constant or a learned time step",
-    "both": "train, then simulate the result",
-    "export": "write checkpoints as files for the torch simulator",
-    "import": "make a run of a torch checkpoint file",
-    "plot": "draw the training of a run, or a recorded rollout",
-    "make-ics": "write initial conditions: Kepler pairs, Plummer spheres, three-body classics",
-    "sweep": "train with choices of a TOML file, and keep the best",
-    "evaluate": "compare step-size rules: force evaluations against energy error",
+    "train": ("train:run_train", "train a network to choose time steps"),
+    "simulate": ("simulate:run_simulate", "simulate, with a constant or a learned time step"),
+    "both": ("both:run_both", "train, then simulate the result"),
+    "export": ("convert:run_export", "write checkpoints as files for the torch simulator"),
+    "import": ("convert:run_import", "make a run of a torch checkpoint file"),
+    "plot": ("plot:run_plot", "draw the training of a run, or a recorded rollout"),
+    "make-ics": (
+        "make_ics:run_make_ics",
+        "write initial conditions: Kepler pairs, Plummer spheres, three-body classics",
+    ),
+    "sweep": ("sweep:run_sweep", "train with choices of a TOML file, and keep the best"),
+    "evaluate": (
+        "evaluate:run_evaluate",
+        "compare step-size rules: force evaluations against energy error",
+    ),
 }
+"""Each command: the module in `commands` and the function that run it, and what it does."""
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and leaves the process.
 
     Exit codes: 0 for success, 1 when training or a simulation ends badly, 2 for what the user can
-    mend (one line on standard error).
+    fix (one line on standard error).
 
     Args:
-        command: the command; the first argument otherwise.
-        argv: its arguments; those of the process otherwise.
+        command: the command; the first argument if None.
+        argv: its arguments; those of the process if None.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if command is None:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_usage())
-            sys.exit(0)
-        if arguments[0] == "--version":
-            print(f"jaxstepper {__version__}")
-            sys.exit(0)
-        command = arguments.pop(0)
+        command = arguments.pop(0) if arguments else "--help"
     _show_warnings_as_lines()
     try:
-        sys.exit(_run(command, arguments))
+        try:
+            code = _run(command, arguments)
+        except SystemExit as left:  # the parser has printed its help
+            code = int(left.code or 0)
+        sys.stdout.flush()
     except UserError as error:
         print(one_line(f"jaxstepper {command}: error: {error}"), file=sys.stderr)
-        _leave_the_others(2)
-        sys.exit(2)
+        code = 2
+        _leave_the_others(code)
     except KeyboardInterrupt:
         print(f"jaxstepper {command}: interrupted", file=sys.stderr)
-        _leave_the_others(130)
-        sys.exit(130)
+        code = 130
+        _leave_the_others(code)
     except BrokenPipeError:
         # The reader of standard output has left; nothing is wrong.
-        sys.stderr.close()
-        _leave_the_others(0)
-        sys.exit(0)
+        code = 0
+        _silence(sys.stderr)
+        _leave_the_others(code)
     except Exception:
         if _is_one_of_several():
             traceback.print_exc()
             _leave_the_others(1)
         raise
+    _flush_output()
+    sys.exit(code)
 
 
 def console() -> NoReturn:
@@ -75,64 +83,50 @@ def console() -> NoReturn:
 
 
 def _run(command: str, arguments: list[str]) -> int:
+    if command in ("-h", "--help", "--version"):
+        print(f"jaxstepper {__version__}" if command == "--version" else _usage())
+        return 0
     if command not in COMMANDS:
-        raise UserError(f"there is no such command; there are {', '.join(COMMANDS)}")
-    if command in ("export", "import"):
-        from jaxstepper.commands.convert import run_export, run_import
+        raise UserError(f"there is no such command; choose from {', '.join(COMMANDS)}")
+    given: tuple[Any, ...] = (arguments,)
+    if command in ("train", "simulate", "both"):
+        given = _requests(command, arguments)
+    module, name = COMMANDS[command][0].split(":")
+    return getattr(import_module(f"jaxstepper.commands.{module}"), name)(*given)
 
-        return (run_export if command == "export" else run_import)(arguments)
 
-    if command == "plot":
-        from jaxstepper.commands.plot import run_plot
-
-        return run_plot(arguments)
-
-    if command == "make-ics":
-        from jaxstepper.commands.make_ics import run_make_ics
-
-        return run_make_ics(arguments)
-
-    if command == "evaluate":
-        from jaxstepper.commands.evaluate import run_evaluate
-
-        return run_evaluate(arguments)
-
-    if command == "sweep":
-        from jaxstepper.commands.sweep import run_sweep
-
-        return run_sweep(arguments)
-
+def _requests(command: str, arguments: list[str]) -> tuple[Any, ...]:
+    """What the command line asks for; joins the processes of the run before JAX is used."""
     from jaxstepper.settings.command_line import parse, parse_both
 
+    requests: tuple[Any, ...]
     if command == "both":
-        train, simulate = parse_both(arguments)
-        _join(train[0])
-        from jaxstepper.commands.both import run_both
+        requests = parse_both(arguments)
+    else:
+        requests = (parse("train" if command == "train" else "simulate", arguments),)
+    from jaxstepper.runs.jax_setup import join
 
-        return run_both(train, simulate)
-    if command == "train":
-        parsed = parse("train", arguments)
-        _join(parsed[0])
-        from jaxstepper.commands.train import run_train
-
-        return run_train(*parsed)
-    parsed = parse("simulate", arguments)
-    _join(parsed[0])
-    from jaxstepper.commands.simulate import run_simulate
-
-    return run_simulate(*parsed)
+    join(requests[0].config)
+    return requests
 
 
-def _join(config: Any) -> None:
-    from jaxstepper.runs.setup import join
+def _flush_output() -> None:
+    """Flushes standard output, as Python does at exit, but ignores a closed pipe."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
 
-    join(config)
+
+def _silence(stream: TextIO) -> None:
+    """Discards whatever is still to be written to a stream."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _leave_the_others(code: int) -> None:
-    """Leaves at once if this is one of several processes; at a normal exit, it would wait for them.
+    """Exits at once if this is one of several processes; a normal exit would wait for the others.
 
-    They wait for this one somewhere else, and end when it is gone.
+    They wait for this one elsewhere, and end when it is gone.
     """
     if _is_one_of_several():
         sys.stdout.flush()
@@ -149,7 +143,7 @@ def _is_one_of_several() -> bool:
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxstepper COMMAND [FLAGS]",
@@ -162,9 +156,13 @@ def _usage() -> str:
 
 
 def _show_warnings_as_lines() -> None:
-    """Warnings for users are one line, without the place in the code."""
+    """Formats warnings as one line, without the place in the code."""
 
     def line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
         return f"{category.__name__}: {message}\n"
 
     warnings.formatwarning = line
+
+
+if __name__ == "__main__":
+    console()

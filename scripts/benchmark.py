@@ -54,7 +54,7 @@ import jax
 from benchmark_plot import plot_growth
 from benchmark_rows import Row
 
-from jaxstepper.runs import setup
+from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.settings.config import Config
 
 FIELDS = ("name", "value", "unit", "reference", "reference_value", "ratio", "goal")
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--plot", metavar="FILE", help="draw the rows of growth there")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller sizes")
     options = parser.parse_args()
-    setup.configure_jax(Config(compilation_cache=False))
+    configure_jax(Config(compilation_cache=False))
     rows = []
     print(HEADER)
     measurements = groups(options.quick)

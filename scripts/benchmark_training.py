@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from benchmark_rows import NO_NUMBER, Row, best_times, copy_work, faster, matmul_work, within
 
-from jaxstepper.runs import setup
+from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
 from jaxstepper.training.run import train_chunk
 from jaxstepper.training.two_phase.collect import collect
 from jaxstepper.training.two_phase.gate import Gate
@@ -32,8 +33,8 @@ run_phase_2 = jax.jit(generalize, static_argnums=0, donate_argnums=1)
 def prepared(**settings: Any) -> tuple[Plan, TrainState]:
     """A run of the default network."""
     config = Config(seed=0, **settings)
-    tables = setup.initial_tables(config, {}, many=config.multi_orbit)
-    return prepare(setup.with_shape_of(config, tables), tables)
+    tables = initial_tables(Request(config), many=config.multi_orbit)
+    return prepare(with_shape_of(config, tables), tables)
 
 
 def hopeless(plan: Plan, **changes: Any) -> Plan:

@@ -12,7 +12,7 @@ import pytest
 import sandbox
 from commandline import assert_refused, call
 
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import seal
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "train --epochs 1 --hidden-dims 4 --save-name new --no-compilation-cache"
@@ -73,7 +73,7 @@ def archive(path):
 TEXTS = [
     ("1 0 0 0\n1 1 0 0\n", "has 4 columns"),
     ("1 0 0 0 0\n1 1 0 0\n", "line 2 has 4 columns, those above 5"),
-    ("1 0 0 zero 0\n1 1 0 0 0\n", "line 1, column 4: 'zero' is no number"),
+    ("1 0 0 zero 0\n1 1 0 0 0\n", "line 1, column 4: 'zero' is not a number"),
     ("1 nan 0 0 0\n1 1 0 0 0\n", "body 0 (counted from 0) has x0 = nan"),
     ("1 0 0 0 0\n1 1 0 0 -inf\n", "body 1 (counted from 0) has v1 = -inf"),
     ("1 1e400 0 0 0\n1 1 0 0 0\n", "body 0 (counted from 0) has x0 = inf"),
@@ -82,7 +82,7 @@ TEXTS = [
     ("1 0 0 0 0\n", "has only one body"),
     ("1 0 0 0 0\n1 0 0 1 0\n", "are in the same place"),
     ("", "is empty"),
-    ("\0" * 50, "is no number"),
+    ("\0" * 50, "is not a number"),
     ("1 1e300 0 0 0\n1 -1e300 1 0 1\n", "are too far apart in float64"),
     ("1 1e-200 0 0 0\n1 0 0 0 1\n", "are in the same place in float64"),
     ("1 1e-110 0 0 0\n1 0 0 0 1\n", "their force overflows in float64"),
@@ -100,14 +100,18 @@ ARRAYS = [
     (np.array([[[1.0, 0, 0], [1, 1, 0]]] * 2), "holds 2 systems"),
 ]
 FILES = [
-    ("t.npy", lambda path: path.write_bytes(pickle.dumps(Trap())), "is no plain .npy array"),
-    ("t.npy", lambda path: np.save(path, np.array([[Trap()] * 5] * 2)), "is no plain .npy array"),
-    ("t.npy", archive, "is no plain .npy array"),
-    ("t.npy", Path.touch, "is no plain .npy array"),
-    ("t.npy", header((10**12, 5)), "is no plain .npy array"),
-    ("t.npy", header((-2, 5)), "is no plain .npy array"),
+    ("t.npy", lambda path: path.write_bytes(pickle.dumps(Trap())), "is not a plain .npy array"),
+    (
+        "t.npy",
+        lambda path: np.save(path, np.array([[Trap()] * 5] * 2)),
+        "is not a plain .npy array",
+    ),
+    ("t.npy", archive, "is not a plain .npy array"),
+    ("t.npy", Path.touch, "is not a plain .npy array"),
+    ("t.npy", header((10**12, 5)), "is not a plain .npy array"),
+    ("t.npy", header((-2, 5)), "is not a plain .npy array"),
     ("t.npy", header((2, 5), "|V8"), "give real numbers"),
-    ("t.npy", header((2, 5), "hello"), "is no plain .npy array"),
+    ("t.npy", header((2, 5), "hello"), "is not a plain .npy array"),
     ("t.npy", zeros(2**42), "to read it: needs more than 4,398 GB of memory"),
     ("t.txt", zeros(2**42), "to read it: needs more than 43,980 GB of memory"),
     ("t.npz", archive, "is not text; a binary table must end in .npy"),
@@ -288,7 +292,7 @@ def change_metadata(box, change):
         about = json.loads(path.read_text())
         change(about["custom_metadata"])
         path.write_text(json.dumps(about))
-        checkpoints._seal(path.parent)  # as a newer version would have
+        seal.seal(path.parent)  # as a newer version would have
 
 
 @pytest.mark.parametrize(
@@ -338,9 +342,9 @@ def test_a_checkpoint_file_that_is_cut_or_would_run_code(box):
         ("import kept.pt --out checkpoints/kept/0", "lies in checkpoints/kept, which is a run"),
         ("import kept.pt --out good.txt", "cannot be written (Not a directory)"),
         ("import rollout.npz --out new", "damaged, or no torch checkpoint"),
-        ("import checkpoints --out new", "is no file"),
+        ("import checkpoints --out new", "is not a file"),
         ("plot none.npz", "cannot be read (No such file or directory)"),
-        ("plot good.txt", "is no rollout"),
+        ("plot good.txt", "is not a rollout"),
         ("plot checkpoints", "no checkpoint there"),
         ("plot none", "none: no checkpoint there"),
         ("plot folder.npz", "cannot be read (Is a directory)"),
@@ -386,7 +390,7 @@ def test_archives_that_are_no_rollouts(box, changes):
     [
         ("train.py", "--ic-path bad.txt --save-name new --wandb", "bad.txt: has 4 columns"),
         ("train.py", "--epochs -3", "--epochs -3: must be an integer >= 1"),
-        ("simulate.py", "--ic-path trap.npy", "trap.npy: is no plain .npy array"),
+        ("simulate.py", "--ic-path trap.npy", "trap.npy: is not a plain .npy array"),
         ("export_torch.py", "none", "none: no checkpoint there"),
         ("import_torch.py", "text.pt", "text.pt: damaged"),
         ("plot.py", "none.npz", "none.npz: cannot be read"),

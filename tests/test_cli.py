@@ -18,11 +18,11 @@ from jaxstepper import cli
 from jaxstepper.commands import train as train_command
 from jaxstepper.errors import UserError
 from jaxstepper.physics.initial_conditions import random_table
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs import start as prepare
 from jaxstepper.runs.writer import RunWriter
 from jaxstepper.settings.command_line import parse
-from jaxstepper.settings.config import from_dict
+from jaxstepper.settings.stored import from_dict
 
 ROOT = Path(__file__).parents[1]
 # Steps that are often refused once before they are accepted, and a phase 2 that trains.
@@ -123,6 +123,17 @@ def test_usage_and_unknown_commands():
     assert call("--version").out == f"jaxstepper {jaxstepper.__version__}\n"
 
 
+@pytest.mark.parametrize("module", ["jaxstepper", "jaxstepper.cli"])
+@pytest.mark.parametrize("words", ["--help", "--version", "train --help", "sweep --help"])
+def test_a_reader_that_has_left_is_no_error(module, words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", module, *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_console_lines_come_every_tenth_epoch_and_at_the_end(plain):
     assert plain.outcome.code == 0
     assert re.findall(r"^Epoch (\d+): traj_len=2, part2=", plain.outcome.out, re.MULTILINE) == [
@@ -148,7 +159,7 @@ def test_warnings_of_a_plain_run_do_not_stop_it():
     ):
         assert words in outcome.warned
     assert len(outcome.warned.splitlines()) == 3
-    assert checkpoints.epochs_of(Path("checkpoints/s")) == [0]
+    assert folders.epochs_of(Path("checkpoints/s")) == [0]
 
 
 def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
@@ -156,26 +167,26 @@ def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(train_command, "open_wandb", stop)
-    config, given = parse("train", f"{TINY} --device cpu --num-orbits 4".split()[1:])
+    request = parse("train", f"{TINY} --device cpu --num-orbits 4".split()[1:])
     with (
         pytest.warns(UserWarning, match=r"\(num_orbits=4\).*Using single orbit"),
         pytest.raises(UserError, match="enough"),
         unchanged_jax(),
     ):
-        train_command.run_train(config, given)
+        train_command.run_train(request)
 
 
 # --- checkpoints -----------------------------------------------------------------------------
 
 
 def test_checkpoints_are_kept_at_the_first_each_tenth_and_the_last_epoch(plain):
-    assert checkpoints.epochs_of(plain.folder) == [0, 10, 11]
+    assert folders.epochs_of(plain.folder) == [0, 10, 11]
 
 
 @pytest.mark.parametrize("kind", ["plain", "history"])
 def test_a_restored_state_is_the_saved_one_bit_for_bit(kind, request):
     run = request.getfixturevalue(kind)
-    for epoch in checkpoints.epochs_of(run.folder):
+    for epoch in folders.epochs_of(run.folder):
         checkpoint = checkpoints.load(run.folder, epoch)
         config, _ = from_dict(checkpoint.config)
         _, like = prepare.prepare(config, checkpoint.initial_conditions)
@@ -214,7 +225,7 @@ def test_an_earlier_run_is_refused_or_overwritten(tmp_path):
     assert contents(run) == before
     (run / "notes.txt").write_text("mine")
     assert call(again, "1 --overwrite").code == 0
-    assert checkpoints.epochs_of(run) == [0]
+    assert folders.epochs_of(run) == [0]
     assert (run / "notes.txt").read_text() == "mine"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
 
@@ -247,7 +258,7 @@ def test_training_goes_on_from_the_weights_of_a_model(plain, monkeypatch):
         started.append(leaves(state.variables["params"]))
         raise UserError("enough")
 
-    monkeypatch.setattr(train_command, "run_two_phase_training", stop)
+    monkeypatch.setattr(train_command, "run", stop)
     for epoch in (0, 11):
         call(f"train {BODIES} --no-compilation-cache --model-path", plain.folder / str(epoch))
     for weights, epoch in zip(started, (0, 11), strict=True):
@@ -303,7 +314,7 @@ def test_a_stuck_sgd_run_ends_with_code_1_and_exports_no_optimizer(tmp_path):
     assert run.outcome.code == 1
     assert run.outcome.err.startswith("stuck at epoch 0, step 0, system 0")
     assert run.outcome.err.count("\n") == 1
-    assert [path.name for path in checkpoints.paths_of(run.folder)] == ["0.1"]
+    assert [path.name for path in folders.paths_of(run.folder)] == ["0.1"]
     torch = pytest.importorskip("torch")
     assert call("export run --out run.pt --checkpoint-dir .").code == 0
     file = torch.load("run.pt", weights_only=True)

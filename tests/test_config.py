@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import typing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -11,19 +11,12 @@ from typing import Any
 import pytest
 
 from jaxstepper.errors import UserError
+from jaxstepper.settings.checks import check_history, check_together, ineffective
 from jaxstepper.settings.command_line import parse, parse_both
-from jaxstepper.settings.config import (
-    DEFAULTS,
-    OPTIONS,
-    Command,
-    Config,
-    check_history,
-    check_together,
-    from_dict,
-    ineffective,
-    summary,
-    to_dict,
-)
+from jaxstepper.settings.config import DEFAULTS, OPTIONS, Config
+from jaxstepper.settings.option import Command
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import from_dict, summary, to_dict
 
 # Name, flag as typed, another value, how it is read, default: the torch system's command line.
 TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
@@ -190,13 +183,14 @@ def toml(folder: Path, content: str) -> list[str]:
 )
 def test_flag_is_accepted(command: Command, row: tuple[str, str, Any, Any]) -> None:
     name, typed, value, default = row
-    config, given = parse(command, typed.split())
+    request = parse(command, typed.split())
+    config, given = request.config, request.sources
     assert getattr(config, name) == value
     assert type(getattr(config, name)) is type(value)
     assert given[name].startswith("--")
-    plain, given_plain = parse(command, [])
-    assert getattr(plain, name) == default
-    assert given_plain == {}
+    plain = parse(command, [])
+    assert getattr(plain.config, name) == default
+    assert plain.sources == {}
 
 
 def test_the_list_above_is_complete() -> None:
@@ -234,7 +228,8 @@ def test_precedence(tmp_path: Path) -> None:
         "[simulate]\nseed = 3\n",
     )
     path = file[1]
-    config, given = parse("train", [*file, "--lr", "0.25"])
+    request = parse("train", [*file, "--lr", "0.25"])
+    config, given = request.config, request.sources
     assert (config.seed, config.dtype, config.lr, config.epochs) == (2, "float32", 0.25, 5)
     assert config.hidden_dims == (8, 4)
     assert config.external_field_position == (1.0, -2.0)
@@ -243,7 +238,8 @@ def test_precedence(tmp_path: Path) -> None:
     assert given["epochs"] == path
     assert given["lr"] == "--lr"
 
-    config, given = parse("simulate", [*file, "--dtype", "float64"])
+    request = parse("simulate", [*file, "--dtype", "float64"])
+    config, given = request.config, request.sources
     assert (config.seed, config.dtype, config.output) == (3, "float64", "a.npz")
     assert "lr" not in given
 
@@ -251,12 +247,14 @@ def test_precedence(tmp_path: Path) -> None:
 def test_parse_both_gives_each_command_its_own(tmp_path: Path) -> None:
     file = toml(tmp_path, "[train]\nseed = 2\noptimizer = 'sgd'\n[simulate]\nseed = 3\n")
     argv = [*file, "--momentum", "0.5", "--output", "a.npz", "--dim", "3"]
-    (train, train_given), (simulate, simulate_given) = parse_both(argv)
-    assert (train.seed, train.momentum, train.dim, train.output) == (2, 0.5, 3, None)
-    assert (simulate.seed, simulate.dim, simulate.output) == (3, 3, "a.npz")
-    assert train_given.keys() == {"seed", "optimizer", "momentum", "dim"}
-    assert simulate_given.keys() == {"seed", "output", "dim"}
-    assert parse("both", argv)[0].output == "a.npz"
+    train, simulate = parse_both(argv)
+    config = train.config
+    assert (config.seed, config.momentum, config.dim, config.output) == (2, 0.5, 3, None)
+    config = simulate.config
+    assert (config.seed, config.dim, config.output) == (3, 3, "a.npz")
+    assert train.sources.keys() == {"seed", "optimizer", "momentum", "dim"}
+    assert simulate.sources.keys() == {"seed", "output", "dim"}
+    assert parse("both", argv).config.output == "a.npz"
 
 
 NUMBER = "must be a number"
@@ -425,35 +423,34 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 
 def test_history_of_simulate_may_come_from_the_checkpoint() -> None:
-    config, given = parse("simulate", ["--integrator-mode", "history"])
+    request = parse("simulate", ["--integrator-mode", "history"])
     with pytest.raises(UserError, match="^--integrator-mode history: needs history_len"):
-        check_history(config, given)
-    check_history(Config(integrator_mode="history", history_len=2), given)
+        check_history(request)
+    check_history(request.replace(history_len=2))
 
 
 def test_position_of_the_field_may_have_a_zero_z() -> None:
     argv = ["--external-field-position", "-10", "0", "0", "--external-field-mass", "5"]
-    config, given = parse("train", argv)
-    assert config.external_field_position == (-10.0, 0.0)
-    assert check_together(config, given) == config
+    request = parse("train", argv)
+    assert request.config.external_field_position == (-10.0, 0.0)
+    assert check_together(request) == request
 
 
 def test_ineffective_names() -> None:
-    _, given = parse("train", ["--dt-bound", "1", "--lr", "1", "--L_lower", "1", "--eps", "1"])
-    assert ineffective(given) == ["dt_bound", "L_lower", "eps"]
-    assert CONFIG_ONLY.keys() < set(ineffective(OPTIONS))
+    request = parse("train", ["--dt-bound", "1", "--lr", "1", "--L_lower", "1", "--eps", "1"])
+    assert ineffective(request) == ["dt_bound", "L_lower", "eps"]
+    assert CONFIG_ONLY.keys() < set(ineffective(Request(Config(), dict.fromkeys(OPTIONS, ""))))
 
 
 def test_config_only_keys_in_toml(tmp_path: Path) -> None:
     file = toml(tmp_path, "[train]\nadam_epochs = 3\nadam_lr = 1\n")
-    assert parse("train", file)[0].adam_lr == 1.0
+    assert parse("train", file).config.adam_lr == 1.0
 
 
 def test_round_trip() -> None:
     config = Config(hidden_dims=(8,), dim=3, seed=3, external_field_mass=1.0)
-    config = check_together(
-        Config(**{**to_dict(config), "hidden_dims": (8,), "external_field_position": (1, 2, 3)}), {}
-    )
+    request = check_together(Request(replace(config, external_field_position=(1, 2, 3))))
+    config = request.config
     plain = to_dict(config)
     assert plain["hidden_dims"] == [8]
     assert plain["external_field_position"] == [1, 2, 3]
@@ -478,7 +475,7 @@ def test_refused_checkpoint_config(values: dict[str, Any], message: str) -> None
 
 
 def test_summary() -> None:
-    config, _ = parse("train", ["--n-steps", "2", "--lr", "0.01", "--device", "cpu"])
+    config = parse("train", ["--n-steps", "2", "--lr", "0.01", "--device", "cpu"]).config
     assert summary(config) == (
         "epochs=1000 n_steps=2 lr=0.01 wd=0.01 E_bounds=(1e-06,0.0001) L_bounds=(0.0001,0.01) "
         "history_len=0 feature_type=delta_mag device=cpu dtype=float64"
@@ -527,5 +524,5 @@ def test_what_the_objective_cannot_train_is_refused(typed: str, message: str) ->
 
 
 def test_the_window_objective_has_no_dropout() -> None:
-    config, _ = parse("train", ["--objective", "window"])
+    config = parse("train", ["--objective", "window"]).config
     assert config.dropout == 0.0

@@ -8,8 +8,8 @@ import pytest
 from commandline import call
 
 from jaxstepper.commands.simulate import check_mode
-from jaxstepper.runs import setup
 from jaxstepper.runs.models import load_model
+from jaxstepper.runs.plans import adopt
 from jaxstepper.settings.command_line import parse
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def test_a_configuration_trains_what_it_simulates(
     trained = call("train --config", path, SMALL, fewer)
     assert (trained.code, trained.warned) == (0, ""), trained.err
     if "simulate" in file:
-        config, given = parse("simulate", ["--config", str(path)])
-        assert config.model_path == path.stem
+        request = parse("simulate", ["--config", str(path)])
+        assert request.config.model_path == path.stem
         model = load_model("run", "checkpoints")
-        check_mode(setup.adopt(config, given, model.config, model.name), model.name)
+        check_mode(adopt(request, model.config, model.name).config, model.name)

@@ -16,11 +16,13 @@ from jaxstepper.network.learned import LearnedRule
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.initial_conditions import kepler_table, orbital_period
 from jaxstepper.physics.particles import Particles, from_table
-from jaxstepper.runs import setup
+from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.models import load_model
 from jaxstepper.runs.objectives import make_objective
 from jaxstepper.runs.start import prepare
-from jaxstepper.settings.config import Config, from_dict
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.recording import Trajectory, record
 from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.rule import Controller
@@ -45,8 +47,8 @@ def retrain_counts(config: Config, given: dict[str, str], seed: int) -> list[int
     if given:
         eccentricity = np.random.default_rng(seed).uniform(config.e_min, config.e_max)
         config = replace(config, eccentricity=eccentricity)
-    tables = setup.initial_tables(config, given, many=False)
-    config = setup.with_shape_of(config, tables)
+    tables = initial_tables(Request(config, given), many=False)
+    config = with_shape_of(config, tables)
     counts: list[int] = []
     result = run_two_phase_training(
         *prepare(config, tables),

@@ -20,7 +20,7 @@ from commandline import call
 from jaxstepper.machine import devices, processes
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.start import prepare
-from jaxstepper.settings.config import from_dict
+from jaxstepper.settings.stored import from_dict
 from jaxstepper.training.two_phase.run import run_two_phase_training
 
 # Epochs of two phases each, in which some steps fail and train; a batch of phase 1 takes 2 of the

@@ -320,7 +320,7 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
     ("flags", "words"),
     [
         ("--rules frog", ("--rules frog", "free-fall")),
-        ("--rules power-law:x", ("power-law:x", "x is no power")),
+        ("--rules power-law:x", ("power-law:x", "x is not a power")),
         ("--problems frog", ("there is no problem frog", "plummer-N")),
         ("--factors 1 0", ("--factors", "must be a number > 0")),
         ("--num-factors 1", ("--num-factors", ">= 2")),

@@ -136,6 +136,12 @@ def test_the_settings_rest_on_the_standard_library():
             assert packages(tree) <= {"jaxstepper"} | sys.stdlib_module_names, name
 
 
+def test_the_configuration_ends_in_runs():
+    for name, tree in TREES.items():
+        if "settings" in {wing_of(each) for each in ours(tree)}:
+            assert wing_of(name) in {"settings", "runs", "sweep", "commands", "cli"}, name
+
+
 @pytest.mark.parametrize(
     ("package", "home"),
     [

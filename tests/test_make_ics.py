@@ -78,7 +78,7 @@ def test_simulate_starts_from_what_was_written(suffix):
         ("kepler", ("--out",)),
         ("kepler --out a.xyz", ("a.xyz", "unknown suffix")),
         ("kepler --count 3 --out a.txt", ("a.txt", "--count", ".npy")),
-        ("kepler --count 0 --out a.npy", ("--count", "'0'", ">= 1")),
+        ("kepler --count 0 --out a.npy", ("--count 0", ">= 1")),
         ("kepler -e 1.2 --out a.txt", ("eccentricity must be in [0, 1)", "1.2")),
         ("kepler -e 0.9 0.1 --out a.txt", ("--eccentricity", "begins above its end")),
         ("kepler -e 0.1 0.2 0.3 --out a.txt", ("--eccentricity", "two ends")),

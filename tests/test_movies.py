@@ -13,16 +13,17 @@ from commandline import TINY, assert_refused, call
 from PIL import Image
 
 from jaxstepper.commands import train_job
+from jaxstepper.commands.movies import open_training_movie
 from jaxstepper.pictures import training_movie
 from jaxstepper.pictures.figures import COLOURS, FEW_BODIES
 from jaxstepper.pictures.film import Film, film_of
-from jaxstepper.pictures.movies import check_movie
+from jaxstepper.pictures.movies import MovieOptions, check_movie
 from jaxstepper.pictures.scene import Scene
-from jaxstepper.pictures.training_movie import TrainingMovie
 from jaxstepper.runs import checkpoints
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.config import Config
 from jaxstepper.stepping.recording import Trajectory
+from jaxstepper.training.objective import Objective
 
 SMALL = "--movie --movie-dpi 20"
 SIMULATE = "simulate --no-compilation-cache --num-particles 3 --seed 5 --steps 30 --dt 1e-3"
@@ -190,7 +191,7 @@ def films_of(monkeypatch, *argv):
     """The outcome of a command, and the films it would make movies of."""
     films = []
 
-    def keep(config, film, path):
+    def keep(film, path, options, quiet):
         films.append((film, path))
 
     monkeypatch.setattr(training_movie, "make_movie", keep)
@@ -220,27 +221,34 @@ def test_training_is_the_same_with_a_movie_whose_states_are_those_it_accepted(mo
         assert shown.energy[index] == one.arrays["state"]["systems"]["energy"][0]
 
 
+class Following(Objective):
+    follows_paths = True
+
+    def path(self, state):
+        return state.now
+
+
 def test_a_resumed_run_has_the_movie_of_its_part(monkeypatch):
     films = []
-    monkeypatch.setattr(training_movie, "TrainState", SimpleNamespace)
     monkeypatch.setattr(training_movie, "make_movie", lambda *film: films.append(film))
     bodies = film(states=1)
     fields = {name: getattr(bodies, name)[:1] for name in ("time", "dt", "position", "velocity")}
-    particles = SimpleNamespace(mass=bodies.mass[None], **fields)
-    systems = SimpleNamespace(particles=particles, energy=bodies.energy)
-    state = SimpleNamespace(systems=systems, epoch=7)
+    now = (bodies.mass[None], *(fields[name] for name in fields), bodies.energy)
+    state = SimpleNamespace(now=now, epoch=7)
     config = Config(movie=True, save_name="run", movie_dir="films")
-    TrainingMovie(config, Path("run"), state, is_resumed=True).make()
-    ((_, shown, path),) = films
-    assert path == Path("films/run-training-from-7.mp4")
+    open_training_movie(config, Path("run"), Following(), state, is_resumed=True).make()
+    ((shown, where, *_),) = films
+    assert where == Path("films/run-training-from-7.mp4")
     np.testing.assert_array_equal(shown.position, bodies.position)
 
 
 def test_window_training_says_that_it_has_no_movie():
-    config, given = parse("train", ["--objective", "window", "--movie", "--num-orbits", "1"])
+    request = parse("train", ["--objective", "window", "--movie", "--num-orbits", "1"])
     with pytest.warns(UserWarning, match="window training follows no path"):
-        train_job._warn_of_training(config, given)
-    movie = TrainingMovie(config, Path("run"), object(), is_resumed=False)
+        train_job._warn_of_training(request)
+    movie = open_training_movie(
+        request.config, Path("run"), Objective(), object(), is_resumed=False
+    )
     movie.add(object())
     movie.make()
     assert not Path("run").exists()
@@ -270,7 +278,7 @@ def test_missing_packages_are_told_of_before_the_work(monkeypatch):
     for command in (SIMULATE, TRAIN):
         outcome = call(command, "--movie --movie-dir films")
         assert_refused(outcome, "pip install 'jaxstepper[plot]'", "--movie-format gif")
-    check_movie(Config(), Path("path.gif"))
+    check_movie(Path("path.gif"), MovieOptions())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert_refused(call(SIMULATE, "--movie --movie-format gif"), "pictures need matplotlib")
     assert not list(Path().iterdir())

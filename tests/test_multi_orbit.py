@@ -25,9 +25,11 @@ from jaxstepper.physics.initial_conditions import (
 )
 from jaxstepper.physics.particles import from_table
 from jaxstepper.physics.tables import save_table
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.start import prepare
 from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
 from jaxstepper.training.two_phase.gate import Gate, try_step
 from jaxstepper.training.two_phase.run import run_two_phase_training
 
@@ -148,8 +150,8 @@ def test_both_sides_bring_dt_into_the_band_where_one_side_leaves_it_low() -> Non
             phase1="robust",
             steps_per_epoch=2,
         )
-        tables = setup.initial_tables(config, {}, many=True)
-        plan, state = prepare(setup.with_shape_of(config, tables), tables)
+        tables = initial_tables(Request(config), many=True)
+        plan, state = prepare(with_shape_of(config, tables), tables)
         low = dict(state.variables["params"])
         last = f"Dense_{len(low) - 1}"
         low[last] = {**low[last], "bias": low[last]["bias"] - 3.0}

@@ -35,7 +35,8 @@ def adam_step(w, gradients, decay):
 def test_optimizers_step_by_their_formulas(flags, step):
     """The second step at unmoved weights, after gradients g and h."""
     argv = [*flags.split(), "--lr", str(LR), "--weight-decay", str(DECAY)]
-    optimizer = make_objective(parse("train", argv)[0], kepler_table(0.5, 1.0)[None]).optimizer
+    tables = kepler_table(0.5, 1.0)[None]
+    optimizer = make_objective(parse("train", argv).config, tables).optimizer
     w, g, h = 2.0, 0.5, -3.0
     state = optimizer.init(jnp.asarray(w))
     _, state = optimizer.update(jnp.asarray(g), state, jnp.asarray(w))

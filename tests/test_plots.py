@@ -9,11 +9,13 @@ import pytest
 from commandline import assert_refused, call
 
 from jaxstepper.commands.plot import read_rollout
+from jaxstepper.errors import UserError
 from jaxstepper.pictures import training_picture as plots
 from jaxstepper.pictures.figures import FEW_BODIES, evenly
 from jaxstepper.pictures.rollout_picture import closest_separation, rollout_figure
-from jaxstepper.runs import checkpoints
-from jaxstepper.settings.config import Config, to_dict
+from jaxstepper.runs import checkpoints, folders
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.stored import to_dict
 
 PNG = b"\x89PNG"
 BAND = {"E_lower": 1e-7, "E_upper": 3e-5, "energy_threshold": 4e-4}
@@ -58,7 +60,7 @@ def run_of(monkeypatch, metrics, **config):
     run = Path("run")
     run.mkdir()
     lines = [json.dumps(metrics(epoch)) for epoch in range(EPOCHS)]
-    (run / checkpoints.METRICS_FILE).write_text("\n".join([*lines, '{"epoch": 99, "mean']))
+    (run / folders.METRICS_FILE).write_text("\n".join([*lines, '{"epoch": 99, "mean']))
     found = checkpoints.Checkpoint(run / "5", 5, to_dict(Config(**config)), {}, {}, {})
     monkeypatch.setattr(checkpoints, "load", lambda path: found)
     return run
@@ -132,7 +134,7 @@ def test_a_run_is_drawn_up_to_an_epoch(monkeypatch):
     run = run_of(monkeypatch, two_phase_metrics)
     figure = plots.training_figure(run, last_epoch=2)
     assert lines_of(figure.axes[2])["smallest"][-1, 0] == 2
-    with pytest.raises(plots.UserError, match="holds no metrics"):
+    with pytest.raises(UserError, match="holds no metrics"):
         plots.training_figure(run, last_epoch=-1)
 
 

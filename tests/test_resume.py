@@ -21,7 +21,7 @@ from commandline import TINY, assert_refused, call
 from jaxstepper.commands import train as train_command
 from jaxstepper.commands import train_job
 from jaxstepper.reporting import console
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import checkpoints, folders, seal
 from jaxstepper.runs.writer import superseded, unwanted
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def metrics_lines(run):
 
 
 def names(run):
-    return [path.name for path in checkpoints.paths_of(run)]
+    return [path.name for path in folders.paths_of(run)]
 
 
 def assert_same_end(mine, theirs):
@@ -97,7 +97,7 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(whole, calls, monkeypatch
     newest = names(run)[-1]
     assert f"saved in {run / newest}" in cut.err
     epoch = checkpoints.load(run).arrays["state"]["epoch"]
-    assert 6 not in checkpoints.epochs_of(run)
+    assert 6 not in folders.epochs_of(run)
     resumed = call(flags, EPOCHS, "run --resume")
     assert (resumed.code, resumed.err) == (0, "")
     assert_same_end(run, uncut)
@@ -185,7 +185,7 @@ def test_a_signal_saves_says_where_and_leaves(name, times, monkeypatch):
     outcome = call(ONE, "--epochs 1000 --quiet --save-name run")
     assert outcome.code == 0
     assert f"{name}: stops and saves" in outcome.err
-    newest = checkpoints.paths_of(Path("checkpoints/run"))[-1]
+    newest = folders.paths_of(Path("checkpoints/run"))[-1]
     assert f"saved in {newest}; --resume goes on" in outcome.err
     assert signal.getsignal(getattr(signal, name)) == before
 
@@ -231,7 +231,7 @@ def kept(tmp_path_factory):
 
 def copy_of(run, to):
     to.mkdir(parents=True)
-    for path in checkpoints.paths_of(run):
+    for path in folders.paths_of(run):
         subprocess.run(["cp", "-r", path, to / path.name], check=True)
     return to
 
@@ -294,7 +294,7 @@ def assert_same_end_of_arrays(mine, theirs):
 
 def test_without_an_intact_checkpoint_a_line_says_so(kept, tmp_path):
     run = copy_of(kept, tmp_path / "checkpoints" / "run")
-    for path in checkpoints.paths_of(run):
+    for path in folders.paths_of(run):
         flip_a_bit(path)
     ml = "simulate --integrator-mode ml --model-path run"
     assert_refused(call(ml), "checkpoints/run/6: damaged", "the 2 older ones")
@@ -310,7 +310,7 @@ def test_a_checkpoint_of_a_newer_version_is_not_skipped(kept, tmp_path):
     old = f'"format": {checkpoints.FORMAT}'
     assert old in about.read_text()
     about.write_text(about.read_text().replace(old, f'"format": {checkpoints.FORMAT + 1}'))
-    checkpoints._seal(run / "6")
+    seal.seal(run / "6")
     outcome = call("simulate --integrator-mode ml --model-path", run)
     assert_refused(outcome, "written by a newer jaxstepper")
 
@@ -326,7 +326,7 @@ def test_any_flipped_bit_is_noticed(kept, tmp_path):
         data = bytearray(before)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(data)
-        with pytest.raises(checkpoints.Damaged):
+        with pytest.raises(seal.Damaged):
             checkpoints.read(folder)
         path.write_bytes(before)
     checkpoints.read(folder)
@@ -410,7 +410,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     for name, rate in rates.items():
         metrics = {"final_pass_rate": rate}
         checkpoints.write(run / name, {"x": np.ones(3)}, np.ones(2), metrics=metrics, **about)()
-    paths = checkpoints.paths_of(run)
+    paths = folders.paths_of(run)
     assert [path.name for path in paths] == ["0", "1", "2", "3.1", "3", "4.1", "4"]
     assert [path.name for path in superseded(paths)] == ["3.1", "4.1"]
     assert [path.name for path in unwanted(paths, 1)] == ["0", "1", "3.1", "3", "4.1"]

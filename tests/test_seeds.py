@@ -19,8 +19,8 @@ WINDOW = "--objective window --feature-type orbital --tolerance-max 0.1 --window
 
 
 def starts(flags, seeds):
-    config, given = parse("train", f"{TINY} {flags}".split())
-    return [start_run(replace(config, seed=seed), given, share=False) for seed in seeds], given
+    request = parse("train", f"{TINY} {flags}".split())
+    return [start_run(request.replace(seed=seed), share=False) for seed in seeds], request.sources
 
 
 def alone(start, given):

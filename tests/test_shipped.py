@@ -9,10 +9,11 @@ from commandline import assert_refused, call
 from jaxstepper.evaluation.measure import evaluate
 from jaxstepper.evaluation.problems import problem
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.runs.checkpoints import load, locate
+from jaxstepper.runs.checkpoints import load
+from jaxstepper.runs.folders import locate
 from jaxstepper.runs.models import learned_controller, load_model
 from jaxstepper.settings.command_line import parse
-from jaxstepper.settings.config import from_dict
+from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.literature import free_fall, huayno
 from jaxstepper.stepping.rule import symmetrized
 
@@ -61,11 +62,11 @@ def test_its_name_is_enough_in_any_folder(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_was_trained_by_its_file(name):
-    config, given = parse("train", ["--config", str(ROOT / f"scripts/configs/{name}.toml")])
+    request = parse("train", ["--config", str(ROOT / f"scripts/configs/{name}.toml")])
     trained, _ = from_dict(load(STEPPERS / name).config)
-    for field in given:
-        assert getattr(trained, field) == getattr(config, field), field
-    assert load(STEPPERS / name).epoch == config.epochs - 1
+    for field in request.sources:
+        assert getattr(trained, field) == getattr(request.config, field), field
+    assert load(STEPPERS / name).epoch == request.config.epochs - 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,7 +16,7 @@ from jaxstepper.commands import sweep as sweep_command
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.models import load_model
 from jaxstepper.settings.command_line import parse
-from jaxstepper.settings.config import to_dict
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.settings.toml_file import read_sweep
 from jaxstepper.sweep.seeds import SeedsResult, SeedStates
 from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _Watch
@@ -116,7 +116,7 @@ def test_a_sweep_goes_on_and_keeps_its_best_run(tmp_path):
 
     words = shlex.split(report["command"])
     assert words[:2] == ["jaxstepper", "train"]
-    again = to_dict(parse("train", words[2:])[0])
+    again = to_dict(parse("train", words[2:]).config)
     named = {"save_name", "checkpoint_dir"}
     assert {n: v for n, v in again.items() if n not in named} == {
         n: v for n, v in checkpoint.config.items() if n not in named
@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_swept_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--trials 0", "'0': must be an integer >= 1"),
+        ("--trials 0", "--trials 0: must be an integer >= 1"),
         ("--seeds none", "must be an integer >= 1"),
         ("--minimise mean_energy_eror", "did you mean mean_energy_error?"),
         ("--minimise mean_dt --maximise mean_dt", "not allowed with argument"),
@@ -230,7 +230,7 @@ def test_flags_are_refused_before_anything_is_written(flags, words, tmp_path):
 def test_one_choice_may_need_another(tmp_path):
     band = "E_lower = {low = 1e-6, high = 1e-3}\nE_upper = {low = 1e-5, high = 1e-2}\n#"
     (tmp_path / "my.toml").write_text(FILE.replace("hidden_dims =", band))
-    asked, _, _ = sweep_command._read(sweep_command._parser().parse_args(["--config", "my.toml"]))
+    asked, _ = sweep_command._read(sweep_command._parser().parse_args(["--config", "my.toml"]))
     sweep_command.check(asked)
     # Where a momentum is always chosen, adam never can be.
     never = 'momentum = [0.5]\noptimizer = ["sgd", "adam"]\n#'
@@ -239,9 +239,9 @@ def test_one_choice_may_need_another(tmp_path):
 
 
 def test_train_takes_the_file_and_leaves_the_table(tmp_path):
-    config, given = parse("train", ["--config", "my.toml"])
-    assert config.lr == 0.5
-    assert "hidden_dims" not in given
+    request = parse("train", ["--config", "my.toml"])
+    assert request.config.lr == 0.5
+    assert not request.sets("hidden_dims")
 
 
 # --- the number of a trial -------------------------------------------------------------------
@@ -291,7 +291,7 @@ class Strict:
 
 
 def watch(limit, *flags):
-    config, _ = parse("train", ["--epochs", "6", *flags])
+    config = parse("train", ["--epochs", "6", *flags]).config
     return _Watch(Measure(Windows, "loss", last=2), Strict(limit), config)
 
 

@@ -32,8 +32,8 @@ REFUSED = [
     ("dropout = {low = 0.0, high = 1.0}", "must be a number in [0, 1)"),
     ("history_len = {low = 0.5, high = 4}", "history_len = 0.5: must be an integer >= 0"),
     ("fourier_dim = {low = 2, high = 64}", "fourier_dim = 3: must be an even integer"),
-    ("activation = {low = 1, high = 2}", "is no number, so it needs a list"),
-    ("hidden_dims = {low = 8, high = 16}", "is no number, so it needs a list"),
+    ("activation = {low = 1, high = 2}", "is not a number, so it needs a list"),
+    ("hidden_dims = {low = 8, high = 16}", "is not a number, so it needs a list"),
     ("hidden_dims = [8, 16]", "must be one or more integers >= 1"),
     ("optimizer = ['adam', 'lbfgs']", "the line search and curvature pairs of lbfgs"),
 ]

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.exchange import save_as_run, to_torch
 from jaxstepper.runs.places import check_file_place, check_folder_place, check_run_place
-from jaxstepper.settings.command_parser import CommandParser, place
+from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
+from jaxstepper.settings.values import PATH
 from jaxstepper.torch_files import file as torch_bridge
 
 
@@ -18,20 +19,21 @@ def run_export(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "run", type=place, metavar="RUN", help="a run's name or folder, or RUN/EPOCH"
+        "run", type=value_of(PATH), metavar="RUN", help="a run's name or folder, or RUN/EPOCH"
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--epoch", type=int, metavar="E", help="this epoch; else the newest")
     which.add_argument("--all", action="store_true", help="every epoch that was kept")
     parser.add_argument(
-        "--out", type=place, metavar="PATH", help="a folder, or a .pt file; else the run's own"
+        "--out",
+        type=value_of(PATH),
+        metavar="PATH",
+        help="a folder, or a .pt file; else the run's own",
     )
-    parser.add_argument(
-        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
-    )
+    add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
-    run, name = checkpoints.locate(options.run, options.checkpoint_dir)
-    saved = checkpoints.epochs_of(run)
+    run, name = folders.locate(options.run, options.checkpoint_dir)
+    saved = folders.epochs_of(run)
     if options.epoch is not None and options.epoch not in saved:
         raise UserError(f"--epoch {options.epoch}: {run} holds {', '.join(map(str, saved))}")
     chosen = name if options.epoch is None else options.epoch
@@ -60,18 +62,19 @@ def run_import(arguments: list[str]) -> int:
         description="Makes a run of a checkpoint file of the torch system. No code in it is run.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=place, metavar="FILE.pt")
+    parser.add_argument("file", type=value_of(PATH), metavar="FILE.pt")
     parser.add_argument(
-        "--out", type=place, metavar="RUN", help="the run's folder; else named like the file"
+        "--out",
+        type=value_of(PATH),
+        metavar="RUN",
+        help="the run's folder; else named like the file",
     )
-    parser.add_argument(
-        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
-    )
+    add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = torch_bridge.read(options.file)
     run = Path(options.out or Path(options.checkpoint_dir) / Path(options.file).stem)
     check_run_place(run)
-    if file.epoch in checkpoints.epochs_of(run):
+    if file.epoch in folders.epochs_of(run):
         raise UserError(f"{run}: holds epoch {file.epoch} already; name another with --out")
     save_as_run(file, run, options.file)
     print(run / str(file.epoch))

@@ -1,4 +1,4 @@
-"""What `evaluate` does: runs step-size rules on problems, and writes what came of it."""
+"""What `evaluate` does: runs step-size rules on problems, and writes the results."""
 
 import argparse
 import csv
@@ -26,13 +26,13 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
 from jaxstepper.reporting.note import note
-from jaxstepper.runs import setup
+from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config
 from jaxstepper.stepping.rule import symmetrized
 
 SECONDS_BETWEEN_LINES = 10.0
-# Errors below this share of the smallest target say nothing new.
+# Errors below this fraction of the smallest target tell nothing new.
 ENOUGH = 0.5
 
 
@@ -40,7 +40,7 @@ def run_evaluate(arguments: list[str]) -> int:
     """`evaluate [flags]`; returns the exit code."""
     options = parse_evaluate(arguments)
     out = _folder(options.out)
-    setup.configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
+    configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
     to_judge = candidates(options)
     problems = [
         problem(name, options.orbits, options.seed, options.end_time) for name in options.problems
@@ -54,7 +54,7 @@ def run_evaluate(arguments: list[str]) -> int:
             report = part_of(partial(_report, bars, sweep.label), i, len(sweeps))
             runs += _runs(options, sweep, report if bars.are_shown else _Lines(sweep.label))
             out.mkdir(parents=True, exist_ok=True)
-            # Written anew after each rule, so that what is done is kept whatever comes.
+            # Rewritten after each rule, so that finished work is never lost.
             _write_csv(out / "runs.csv", runs)
     found = curves(runs)
     _write_json(out / "summary.json", found, options)
@@ -93,7 +93,7 @@ class _Sweep:
 def _sweeps(
     options: argparse.Namespace, to_judge: Sequence[Candidate], problems: Sequence[Problem]
 ) -> Iterator[_Sweep]:
-    """What is to be run, the problems of one kind after those of another."""
+    """The sweeps to run, grouped by the kind of their problems."""
 
     def kind(each: Problem) -> tuple:
         return (*each.tables.shape[1:], each.softening)
@@ -108,7 +108,7 @@ def _sweeps(
 def _forms(
     options: argparse.Namespace, candidate: Candidate, problems: Sequence[Problem]
 ) -> Iterator[bool]:
-    """Whether to run it plain, symmetrised, or both; neither where it cannot run."""
+    """The forms to run a rule in: False for plain, True for symmetrised; none if it cannot run."""
     if candidate.name == reference.NAME:
         yield False
         return
@@ -173,7 +173,7 @@ def _report(bars: Bars, label: str, share: float) -> None:
 
 
 class _Lines:
-    """A line on standard error every few seconds."""
+    """Writes a line to standard error every few seconds."""
 
     def __init__(self, label: str) -> None:
         self.label, self.last = label, time.monotonic()
@@ -211,7 +211,7 @@ def _write_json(path: Path, found: Sequence[Curve], options: argparse.Namespace)
 
 
 def _print_table(found: Sequence[Curve]) -> None:
-    """Evaluations per unit at each target; < where fewer may do, - where it is not reached."""
+    """Prints evaluations per unit at each target: < if fewer may do, - if it is not reached."""
     problems = summary(found)["problems"]
     width = max(len(curve.label) for curve in found)
     keys = [f"{target:g}" for target in TARGETS]

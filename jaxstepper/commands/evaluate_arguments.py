@@ -13,14 +13,15 @@ from jaxstepper.evaluation.problems import KEPLER, NAMES, THREE_BODIES
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
-from jaxstepper.settings.command_parser import CommandParser, count, place, positive
-from jaxstepper.settings.config import from_dict
+from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
+from jaxstepper.settings.stored import from_dict
+from jaxstepper.settings.values import COUNT, PATH, POSITIVE, integer
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.rule import Rule
 
 POWERS = (1.0, 1.25)
 RULES = (*rules.BY_NAME, "power-law", reference.NAME)
-# These are judged in both forms unless --symmetrize-all asks for all.
+# These are judged in both forms; --symmetrize-all asks that of all.
 SYMMETRIZED = ("free-fall", "power-law", "learned")
 LONGEST, SHORTEST = 32.0, 0.0625
 FULL: dict[str, Any] = {
@@ -42,9 +43,9 @@ class Candidate:
     """A rule to judge.
 
     Attributes:
-        name: of the rule.
-        model: of a learned one.
-        power: of a power law.
+        name: the name of the rule.
+        model: the network of a learned rule.
+        power: the exponent of a power law.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Candidate:
 
 
 def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
-    """The options of `evaluate`, those that were not given filled in."""
+    """The options of `evaluate`, with defaults for those that were not given."""
     parser = CommandParser(
         prog="jaxstepper evaluate",
         description="Runs step-size rules, each with a sweep of factors on its steps, and writes "
@@ -84,15 +85,13 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--model",
-        type=place,
+        type=value_of(PATH),
         action="append",
         default=[],
         metavar="PATH",
         help="a trained network as one more rule: a run, RUN/EPOCH or FILE.pt; may be repeated",
     )
-    parser.add_argument(
-        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
-    )
+    add_checkpoint_dir(parser)
     parser.add_argument(
         "--symmetrize-all",
         action="store_true",
@@ -101,21 +100,34 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
     )
     sweep = parser.add_mutually_exclusive_group()
     sweep.add_argument(
-        "--factors", nargs="+", type=positive, metavar="X", help="on the steps of every rule"
+        "--factors",
+        nargs="+",
+        type=value_of(POSITIVE),
+        metavar="X",
+        help="on the steps of every rule",
     )
     sweep.add_argument(
         "--num-factors",
-        type=count(2),
+        type=value_of(integer(2)),
         metavar="N",
-        help=f"so many from {LONGEST:g} to {SHORTEST:g}; default: {FULL['num_factors']}; with many "
-        "bodies, each rule tries them from the largest until its errors are below all targets",
+        help=f"this many from {LONGEST:g} to {SHORTEST:g}; default: {FULL['num_factors']}; with "
+        "many bodies, each rule tries them from the largest until its errors are below all targets",
     )
-    parser.add_argument("--orbits", type=positive, metavar="X", help="that pairs run; default: 100")
-    parser.add_argument("--end-time", type=positive, metavar="T", help="of every problem instead")
     parser.add_argument(
-        "--max-steps", type=count(), metavar="N", help="a run that needs more fails; default: 2e6"
+        "--orbits", type=value_of(POSITIVE), metavar="X", help="that pairs run; default: 100"
     )
-    parser.add_argument("--seed", type=count(0), default=0, metavar="N", help="of Plummer spheres")
+    parser.add_argument(
+        "--end-time", type=value_of(POSITIVE), metavar="T", help="of every problem instead"
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=value_of(COUNT),
+        metavar="N",
+        help="a run that needs more fails; default: 2e6",
+    )
+    parser.add_argument(
+        "--seed", type=value_of(integer(0)), default=0, metavar="N", help="of Plummer spheres"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "gpu", "tpu"))
     parser.add_argument(
         "--compilation-cache",
@@ -128,7 +140,7 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
-        type=place,
+        type=value_of(PATH),
         default="evaluation",
         metavar="DIR",
         help="folder to write to (default: evaluation)",
@@ -151,7 +163,9 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
             powers = (_power(name, power),) if power else POWERS
             found += [Candidate(f"power-law:{each:g}", power=each) for each in powers]
         elif name not in RULES:
-            raise UserError(f"--rules {name}: there is no such rule; there are {', '.join(RULES)}")
+            raise UserError(
+                f"--rules {name}: there is no such rule; choose from {', '.join(RULES)}"
+            )
         elif name == reference.NAME and not reference.is_installed():
             note("ias15 is left out: it needs pip install 'jaxstepper[rebound]'")
         else:
@@ -168,4 +182,4 @@ def _power(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise UserError(f"--rules {name}: {text} is no power; try power-law:1.25") from error
+        raise UserError(f"--rules {name}: {text} is not a power; try power-law:1.25") from error

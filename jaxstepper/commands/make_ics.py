@@ -12,7 +12,8 @@ from jaxstepper.machine.memory import require_memory
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.tables import TEXT_SUFFIXES, Table, save_table, validate_table
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.settings.command_parser import CommandParser, count, number, place, positive
+from jaxstepper.settings.command_parser import CommandParser, value_of
+from jaxstepper.settings.values import COUNT, FINITE, PATH, POSITIVE, Allowed, integer
 
 Options = argparse.Namespace
 Draw = Callable[[Options, np.random.Generator], Table]
@@ -56,83 +57,101 @@ def _parser() -> CommandParser:
         each.set_defaults(draw=draw)
         each.add_argument(
             "--out",
-            type=place,
+            type=value_of(PATH),
             metavar="FILE",
             required=True,
             help="a .txt, .dat, .csv or .npy file",
         )
-        each.add_argument("--count", type=count(), metavar="B", help="a batch of B systems (.npy)")
         each.add_argument(
-            "--seed", type=count(0), metavar="N", help="of what is drawn; else a fresh one"
+            "--count", type=value_of(COUNT), metavar="B", help="a batch of B systems (.npy)"
+        )
+        each.add_argument(
+            "--seed",
+            type=value_of(integer(0)),
+            metavar="N",
+            help="of what is drawn; else a fresh one",
         )
         if planar:
             each.add_argument(
-                "--dim", type=count(2), default=2, metavar="D", help="dimensions (default: 2)"
+                "--dim",
+                type=value_of(integer(2)),
+                default=2,
+                metavar="D",
+                help="dimensions (default: 2)",
             )
         return each
 
     kepler = kind("kepler", "a Kepler pair in its centre of mass; two numbers are a range", _kepler)
-    _range(kepler, "-e", "--eccentricity", number, 0.9, "eccentricity in [0, 1)")
-    _range(kepler, "-a", "--semi-major", positive, 1.0, "semi-major axis")
-    _range(kepler, "-q", "--mass-ratio", positive, 1.0, "mass ratio m2 / m1")
-    _range(kepler, "-p", "--phase", number, 0.0, "true anomaly in degrees; 180 is apocentre")
+    _range(kepler, "-e", "--eccentricity", FINITE, 0.9, "eccentricity in [0, 1)")
+    _range(kepler, "-a", "--semi-major", POSITIVE, 1.0, "semi-major axis")
+    _range(kepler, "-q", "--mass-ratio", POSITIVE, 1.0, "mass ratio m2 / m1")
+    _range(kepler, "-p", "--phase", FINITE, 0.0, "true anomaly in degrees; 180 is apocentre")
     kepler.add_argument(
-        "--total-mass", type=positive, default=2.0, metavar="M", help="m1 + m2 (default: 2)"
+        "--total-mass",
+        type=value_of(POSITIVE),
+        default=2.0,
+        metavar="M",
+        help="m1 + m2 (default: 2)",
     )
     kind("pythagorean", "masses 3, 4, 5 at rest on a 3-4-5 triangle", _pythagorean)
     kind("figure-eight", "three unit masses on a figure eight", _figure_eight)
     plummer = kind("plummer", "a Plummer sphere in Henon units", _plummer, planar=False)
     _bodies(plummer, 64)
     triple = kind("triple", "a close pair and a far third body", _triple)
-    _one(triple, "--inner-semi-major", positive, 1.0, "of the pair")
-    _one(triple, "--inner-eccentricity", number, 0.1, "of the pair, which starts at pericentre")
-    _one(triple, "--outer-semi-major", positive, 10.0, "of the third body's orbit around the pair")
-    _one(triple, "--outer-eccentricity", number, 0.3, "of the same, which starts at apocentre")
+    _one(triple, "--inner-semi-major", POSITIVE, 1.0, "of the pair")
+    _one(triple, "--inner-eccentricity", FINITE, 0.1, "of the pair, which starts at pericentre")
+    _one(triple, "--outer-semi-major", POSITIVE, 10.0, "of the third body's orbit around the pair")
+    _one(triple, "--outer-eccentricity", FINITE, 0.3, "of the same, which starts at apocentre")
     masses = [1.0, 1.0, 1.0]
     triple.add_argument(
-        "--masses", type=positive, nargs=3, default=masses, metavar="M", help="(default: 1 1 1)"
+        "--masses",
+        type=value_of(POSITIVE),
+        nargs=3,
+        default=masses,
+        metavar="M",
+        help="(default: 1 1 1)",
     )
     random = kind("random", "equal masses, normal positions and velocities", _random, planar=False)
     _bodies(random, 3)
-    random.add_argument("--dim", type=count(), default=2, metavar="D", help="(default: 2)")
-    _one(random, "--mass", positive, 1.0, "of each body")
-    _one(random, "--pos-scale", positive, 0.1, "standard deviation of positions")
-    _one(random, "--vel-scale", positive, 1.0, "standard deviation of velocities")
+    random.add_argument("--dim", type=value_of(COUNT), default=2, metavar="D", help="(default: 2)")
+    _one(random, "--mass", POSITIVE, 1.0, "of each body")
+    _one(random, "--pos-scale", POSITIVE, 0.1, "standard deviation of positions")
+    _one(random, "--vel-scale", POSITIVE, 1.0, "standard deviation of velocities")
     return parser
 
 
 def _bodies(parser: argparse.ArgumentParser, default: int) -> None:
     words = f"number of bodies (default: {default})"
     parser.add_argument(
-        "-n", "--num-particles", type=count(2), default=default, metavar="N", help=words
+        "-n", "--num-particles", type=value_of(integer(2)), default=default, metavar="N", help=words
     )
 
 
 def _one(
     parser: argparse.ArgumentParser,
     name: str,
-    kind: Callable[[str], float],
+    allowed: Allowed,
     default: float,
     words: str,
 ) -> None:
-    """A flag of one number."""
+    """Adds a flag that takes one number."""
     words = f"{words} (default: {default:g})"
-    parser.add_argument(name, type=kind, default=default, metavar="X", help=words)
+    parser.add_argument(name, type=value_of(allowed), default=default, metavar="X", help=words)
 
 
 def _range(
     parser: argparse.ArgumentParser,
     short: str,
     name: str,
-    kind: Callable[[str], float],
+    allowed: Allowed,
     default: float,
     words: str,
 ) -> None:
-    """A flag of one number, or of the two ends between which it is drawn uniformly."""
+    """Adds a flag that takes one number, or the two ends of a uniform range."""
     parser.add_argument(
         short,
         name,
-        type=kind,
+        type=value_of(allowed),
         nargs="+",
         default=[default],
         metavar="X",

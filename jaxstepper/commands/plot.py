@@ -8,15 +8,16 @@ from jaxstepper.errors import UserError
 from jaxstepper.pictures.rollout_picture import plot_rollout
 from jaxstepper.pictures.training_picture import plot_training
 from jaxstepper.reporting.note import note
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.settings.command_parser import CommandParser, count, place
+from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
+from jaxstepper.settings.values import PATH, integer
 
 PICTURE = "training.png"
-"""In the folder of a run: the picture of its training."""
+"""The name of the picture of a training, in the folder of its run."""
 
 DIMENSIONS = {"time": 1, "dt": 1, "position": 3, "energy": 1}
-"""Of the arrays of a rollout."""
+"""The dimensions of a rollout's arrays."""
 
 
 def run_plot(arguments: list[str]) -> int:
@@ -29,26 +30,24 @@ def run_plot(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "what",
-        type=place,
+        type=value_of(PATH),
         metavar="RUN_OR_NPZ",
         help="a run's name or folder; RUN/EPOCH, for its epochs up to that one; or a rollout, "
         "FILE.npz",
     )
     parser.add_argument(
         "--out",
-        type=place,
+        type=value_of(PATH),
         metavar="PICTURE",
         help=f"a .png, .pdf or .svg; else RUN/{PICTURE} or FILE.png",
     )
     parser.add_argument(
         "--system",
-        type=count(0),
+        type=value_of(integer(0)),
         metavar="K",
         help="of a file of several rollouts, which to draw, counted from 0 (default: 0)",
     )
-    parser.add_argument(
-        "--checkpoint-dir", type=place, default="checkpoints", help="folder that holds the runs"
-    )
+    add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = Path(options.what)
     if file.is_file() or file.suffix == ".npz":
@@ -58,7 +57,7 @@ def run_plot(arguments: list[str]) -> int:
     else:
         if options.system is not None:
             raise UserError(f"--system {options.system}: is for a rollout, FILE.npz")
-        run, name = checkpoints.locate(options.what, options.checkpoint_dir)
+        run, name = folders.locate(options.what, options.checkpoint_dir)
         last = None if name is None else int(float(name))
         path = _place(options.out, run / PICTURE)
         plot_training(run, path, last)
@@ -77,8 +76,8 @@ def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
     """The arrays of one recorded rollout, as `simulate --output` writes it.
 
     Args:
-        path: of the file.
-        system: of several rollouts, which; the first if None, and a line says so.
+        path: the path of the file.
+        system: which rollout, if there are several; if None the first, and a note says so.
 
     Raises:
         UserError: the file cannot be read, or holds no such rollout.
@@ -96,7 +95,7 @@ def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
     fits = all(rollout[name].ndim == ndim for name, ndim in DIMENSIONS.items())
     fits = fits and rollout["position"].shape[:1] == rollout["energy"].shape == states
     fits = fits and rollout["dt"].size + 1 == rollout["time"].size >= 2
-    # A rollout may blow up, but starts from numbers.
+    # A rollout may blow up, but its first state is finite.
     if not fits or not all(np.size(a) and np.all(np.isfinite(a[0])) for a in rollout.values()):
         raise UserError(f"{path}: its arrays are not those of a rollout")
     return rollout
@@ -108,15 +107,15 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
             rollout = {name: file[name] for name in DIMENSIONS}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
-    except Exception as error:  # a damaged archive fails in any way it likes
-        raise UserError(f"{path}: is no rollout that simulate --output wrote") from error
+    except Exception as error:  # a damaged archive can raise anything
+        raise UserError(f"{path}: is not a rollout that simulate --output wrote") from error
     if any(array.dtype.kind != "f" for array in rollout.values()):
-        raise UserError(f"{path}: its arrays hold no real numbers")
+        raise UserError(f"{path}: its arrays do not hold real numbers")
     return rollout
 
 
 def _without_padding(rollout: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rollout up to its last state; in a file, all are as long as the longest."""
+    """The rollout up to its last state; a file pads all to the longest."""
     states = max(int(np.sum(np.isfinite(rollout["time"]))), 1)
     ends = {"dt": states - 1}
     return {name: array[: ends.get(name, states)] for name, array in rollout.items()}

@@ -1,14 +1,43 @@
-"""What a run leaves in Weights & Biases at its end: figures, its checkpoint and its export."""
+"""A run in Weights & Biases, and what it leaves there: figures, its checkpoint, its export."""
 
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from jaxstepper.errors import UserError
+from jaxstepper.machine.processes import is_main
 from jaxstepper.reporting.note import note
-from jaxstepper.reporting.wandb_run import WandbRun
+from jaxstepper.reporting.wandb_run import WandbRun, start_wandb
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.exchange import to_torch
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.torch_files import file as torch_bridge
+
+
+def open_wandb(
+    config: Config,
+    default_name: str = "runner_train",
+    run_id: str | None = None,
+    step: str | None = None,
+) -> AbstractContextManager[WandbRun]:
+    """The W&B run that a config asks for, or one that does nothing.
+
+    Args:
+        config: the run's.
+        default_name: its name where neither --wandb-name nor --save-name is set.
+        run_id: as in `start_wandb`.
+        step: as in `start_wandb`.
+
+    Raises:
+        UserError: on entering, as `start_wandb`.
+    """
+    if config.wandb_artifacts and not (config.wandb and is_main()):
+        note("--wandb-artifacts: nothing is kept without --wandb")
+    if not (config.wandb and is_main()):
+        return nullcontext(WandbRun())
+    name = config.wandb_name or config.save_name or default_name
+    return start_wandb(config.wandb_project, name, to_dict(config), run_id, step)
 
 
 def log_figures(wandb_run: WandbRun, run: Path) -> None:
@@ -37,7 +66,7 @@ def keep_model(wandb_run: WandbRun, checkpoint: Path | None) -> None:
 
 
 def _export(checkpoint: Path, folder: Path) -> list[Path]:
-    """The .pt file of a checkpoint, in a list; an empty one, and a line why, if there is none."""
+    """Exports a checkpoint; returns a list of the .pt file, empty if a note had to say why not."""
     try:
         saved = checkpoints.load(checkpoint.parent, checkpoint.name)
         path = folder / torch_bridge.file_name(saved.epoch)

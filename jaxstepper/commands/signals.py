@@ -1,4 +1,4 @@
-"""A stop that clusters and users ask for by a signal."""
+"""Stops at a signal from a user or a cluster."""
 
 import os
 import signal
@@ -9,22 +9,23 @@ from contextlib import contextmanager
 
 from jaxstepper.reporting.note import note
 
-# A signal that comes so soon after the first is the same one: `timeout` and some schedulers send
-# theirs both to a process and to its group.
+# A second signal so soon is the same one again: `timeout` and some schedulers signal both a process
+# and its group.
 SECONDS_TO_ANOTHER = 0.5
-# Ctrl-C; what a scheduler sends before it kills; what one can have it send some time before that.
+# Ctrl-C; what schedulers send before they kill; what they send earlier if asked to.
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 @contextmanager
 def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Whether a signal has asked for a stop. A second one, not too soon, ends the process at once.
+    """Yields a function that says whether a signal has asked for a stop.
 
-    Python runs signal handlers between its own instructions only, which a device call of minutes
-    would put off; so a thread watches, which hears of signals in any case.
+    A second signal, if not too soon, ends the process at once. Python runs signal handlers only
+    between its own instructions, and a device call may take minutes; so a thread watches, which
+    learns of signals in any case.
 
     Args:
-        at_once: what that thread does before it ends the process.
+        at_once: what the thread calls before it ends the process.
     """
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     received: list[int] = []

@@ -9,6 +9,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from jaxstepper.commands.movies import movie_options, movie_path
+from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import is_main, on_main
@@ -17,17 +19,19 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.physics.precision import check_precision
-from jaxstepper.physics.tables import validate_table
 from jaxstepper.pictures.film import film_of
 from jaxstepper.pictures.movies import check_movie, make_movie
 from jaxstepper.reporting.bars import open_bars, part_of
 from jaxstepper.reporting.note import note
-from jaxstepper.reporting.wandb_run import open_wandb
-from jaxstepper.runs import setup
+from jaxstepper.reporting.wandb_run import WandbRun
+from jaxstepper.runs.bodies import check_tables, initial_tables, warn_of_unused_orbit, with_shape_of
+from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.runs.setup import Given
+from jaxstepper.runs.plans import adopt, make_gravity
+from jaxstepper.settings.checks import warn_of_ineffective
 from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.recording import Trajectory, record
@@ -35,45 +39,24 @@ from jaxstepper.stepping.rollout import Limits, Rollout, blown_up_at, force_eval
 from jaxstepper.stepping.rule import Rule, scaled, symmetrized
 
 DEFAULT_STEPS = 1000
-MANY = 30_000  # particles, with which a step takes seconds
+MANY = 30_000  # with so many particles, a step takes seconds
 
 
-def run_simulate(config: Config, given: Given) -> int:
+def run_simulate(request: Request) -> int:
     """`simulate`: rolls out and prints JSON; returns the exit code."""
-    is_learned = _rule_name(config) == "learned"
-    needs_model = is_learned or config.use_train_ic
-    if needs_model and config.model_path is None:
-        mode = f"--integrator-mode {config.integrator_mode}"
-        rule = mode if config.controller is None else f"--controller {config.controller}"
-        flag = "--use-train-ic" if config.use_train_ic else rule
-        raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
-    model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
-    if model is not None:
-        config = setup.adopt(config, given, model.config, model.name)
-        check_mode(config, model.name)
-    config = setup.choose_seed(setup.configure_jax(config))
-    on_main(partial(check_output, config))
-    tables = _simulated_tables(config, given, model)
-    config = setup.with_shape_of(config, tables)
+    request, model = _with_model(request)
+    request = Request(choose_seed(configure_jax(request.config)), request.sources)
+    on_main(partial(check_output, request.config))
+    tables = _simulated_tables(request, model)
+    request = Request(with_shape_of(request.config, tables), request.sources)
+    config = request.config
     mesh = choose_mesh(len(tables))
-    gravity = setup.make_gravity(config)
+    gravity = make_gravity(config)
     controller = _make_controller(config, gravity, model)
-    setup.warn_of_ineffective(config, given)
-    if not config.use_train_ic:
-        setup.warn_of_unused_orbit(config, given, config.multi_orbit_sim)
-    if _is_drawn(config, given) and "seed" not in given:
-        note(f"seed {config.seed}", quiet=config.quiet)
-    if "tolerance" in given and not (is_learned and config.feature_type in NATIVE_FEATURES):
-        note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
-    if model is not None and not needs_model:
-        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
-    if config.num_particles >= MANY:
-        pairs = config.num_particles**2
-        note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
+    _announce(request, model)
     dtype = jnp.dtype(config.dtype)
     starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
-    limits = [_limits(config, given, table) for table in tables]
-    code = 0
+    limits = [_limits(request, table) for table in tables]
     with open_wandb(config, "runner_simulate") as wandb_run:
         trajectories: list[Trajectory] = []
         with open_bars(config.quiet) as bars:
@@ -86,56 +69,99 @@ def run_simulate(config: Config, given: Given) -> int:
                 ends = roll_out(mesh, controller, gravity, starts, limits, tell)
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
-        for first, end in zip(starts, ends, strict=True):
-            last, steps = end.particles, int(end.steps)
-            evaluations = force_evaluations(controller, steps)
-            result = {"force_evaluations": evaluations, **report(gravity, first, last, steps)}
-            if is_main():
-                print(json.dumps(result, allow_nan=False))
-            wandb_run.log(result)
-            if result["energy_final"] is None:
-                step = blown_up_at(controller, gravity, first, steps)
-                note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
-                code = 1
+        fine = [
+            _print_report(controller, gravity, first, end, wandb_run)
+            for first, end in zip(starts, ends, strict=True)
+        ]
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
         film = film_of(trajectories[0], np.asarray(starts[0].mass))
-        on_main(partial(make_movie, config, film, movie_path(config)))
-    return code
+        where, how = movie_path(config), movie_options(config)
+        on_main(partial(make_movie, film, where, how, config.quiet))
+    return 0 if all(fine) else 1
 
 
-def _is_drawn(config: Config, given: Given) -> bool:
+def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
+    """Loads the model, if there is one; the request takes over its network and inputs."""
+    config = request.config
+    if config.model_path is None:
+        if _needs_model(config):
+            mode = f"--integrator-mode {config.integrator_mode}"
+            rule = mode if config.controller is None else f"--controller {config.controller}"
+            flag = "--use-train-ic" if config.use_train_ic else rule
+            raise UserError(f"{flag} needs --model-path: a run, RUN/EPOCH, or a .pt file")
+        return request, None
+    model = load_model(config.model_path, config.checkpoint_dir)
+    request = adopt(request, model.config, model.name)
+    check_mode(request.config, model.name)
+    return request, model
+
+
+def _needs_model(config: Config) -> bool:
+    return _rule_name(config) == "learned" or config.use_train_ic
+
+
+def _announce(request: Request, model: TrainedModel | None) -> None:
+    """Warnings and notes before the rollout: its seed, what has no effect, and what is slow."""
+    config = request.config
+    warn_of_ineffective(request)
+    if not config.use_train_ic:
+        warn_of_unused_orbit(request, config.multi_orbit_sim)
+    if _is_drawn(request) and not request.sets("seed"):
+        note(f"seed {config.seed}", quiet=config.quiet)
+    aims = _rule_name(config) == "learned" and config.feature_type in NATIVE_FEATURES
+    if request.sets("tolerance") and not aims:
+        note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
+    if model is not None and not _needs_model(config):
+        note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
+    if config.num_particles >= MANY:
+        pairs = config.num_particles**2
+        note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
+
+
+def _print_report(
+    controller: Rule, gravity: Gravity, first: Particles, end: Rollout, wandb_run: WandbRun
+) -> bool:
+    """Prints the JSON line of a rollout; returns whether its energy is still finite."""
+    steps = int(end.steps)
+    evaluations = force_evaluations(controller, steps)
+    result = {"force_evaluations": evaluations, **report(gravity, first, end.particles, steps)}
+    if is_main():
+        print(json.dumps(result, allow_nan=False))
+    wandb_run.log(result)
+    if result["energy_final"] is not None:
+        return True
+    step = blown_up_at(controller, gravity, first, steps)
+    note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
+    return False
+
+
+def _is_drawn(request: Request) -> bool:
     """Whether the bodies are random."""
+    config = request.config
     is_file = config.ic_path is not None or config.use_train_ic
-    is_pair = not config.multi_orbit_sim and ("eccentricity" in given or "semi_major" in given)
-    return not is_file and not is_pair
+    is_orbit = request.sets("eccentricity") or request.sets("semi_major")
+    return not is_file and (config.multi_orbit_sim or not is_orbit)
 
 
 def check_output(config: Config) -> None:
-    """Checks that a trajectory or a movie that is asked for can be written.
+    """Checks that the trajectory and the movie that are asked for can be written.
 
     Raises:
-        UserError: it cannot.
+        UserError: one of them cannot.
     """
     if config.output is not None:
         check_file_place(Path(config.output), f"--output {config.output}")
     if config.movie:
-        check_movie(config, movie_path(config))
-
-
-def movie_path(config: Config) -> Path:
-    """Where the movie of a rollout goes: named like --output, and beside it unless --movie-dir."""
-    output = Path(config.output or "simulation.npz")
-    folder = Path(config.movie_dir) if config.movie_dir else output.parent
-    return folder / f"{output.stem}.{config.movie_format}"
+        check_movie(movie_path(config), movie_options(config))
 
 
 def check_mode(config: Config, model: str) -> None:
-    """Checks that the integrator mode is that of the model, which is called so.
+    """Checks that the integrator mode is that of the model; `model` is its name.
 
     Raises:
-        UserError: it is not.
+        UserError: the modes differ.
     """
     if config.controller is not None:
         return
@@ -151,27 +177,22 @@ def check_mode(config: Config, model: str) -> None:
         )
 
 
-def _simulated_tables(config: Config, given: Given, model: TrainedModel | None) -> np.ndarray:
+def _simulated_tables(request: Request, model: TrainedModel | None) -> np.ndarray:
+    config = request.config
     if not config.use_train_ic:
-        return setup.initial_tables(config, given, config.multi_orbit_sim)
+        return initial_tables(request, config.multi_orbit_sim)
     assert model is not None
     tables = model.initial_conditions
     if tables is None:
         raise UserError(f"--use-train-ic: {model.name} does not keep its initial conditions")
-    validate_table(
-        tables,
-        f"{model.name} (--use-train-ic)",
-        softening=config.softening,
-        dim=config.dim if "dim" in given else None,
-        num_particles=config.num_particles if "num_particles" in given else None,
-    )
+    check_tables(request, tables, f"{model.name} (--use-train-ic)")
     tables = tables if config.multi_orbit_sim else tables[:1]
     check_precision(tables, model.name, config.dtype, config.softening)
     return tables
 
 
 def _rule_name(config: Config) -> str:
-    """The step-size rule: --controller, or what --integrator-mode stands for."""
+    """The step-size rule: --controller, or the one that --integrator-mode means."""
     mode = "fixed" if config.integrator_mode == "analytic" else "learned"
     return config.controller or mode
 
@@ -191,17 +212,18 @@ def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | No
     return rules.by_name(name, gravity, config.eta or eta, config.power)
 
 
-def _limits(config: Config, given: Given, table: np.ndarray) -> Limits:
-    """--duration, else periods of a bound pair, else steps."""
+def _limits(request: Request, table: np.ndarray) -> Limits:
+    """Where a rollout ends: after --duration, else periods of a bound pair, else steps."""
+    config = request.config
     if config.duration is not None:
-        if "steps" in given:
+        if request.sets("steps"):
             note("--duration decides; --steps is not used")
         return Limits(time=config.duration)
     period = orbital_period(table) if config.softening == 0 else None
     if period is not None and config.stop_at_period:
         return Limits(time=period)
     if period is not None and config.Nperiod > 0:
-        if "steps" in given:
+        if request.sets("steps"):
             note(
                 f"a bound pair runs {config.Nperiod} periods (--Nperiod); "
                 "--steps counts with --Nperiod 0"
@@ -217,7 +239,7 @@ def _record(
     limits: list[Limits],
     tell: Callable[[float], None],
 ) -> tuple[list[Rollout], list[Trajectory]]:
-    """As `roll_out`, and every state on the way."""
+    """As `roll_out`, but also records every state on the way."""
     recorded = [
         record(controller, gravity, start, limit, part_of(tell, i, len(starts)))
         for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
@@ -226,7 +248,7 @@ def _record(
 
 
 def _write(path: Path, trajectories: list[Trajectory]) -> None:
-    """Writes rollouts; several have a leading axis, and the shorter ones are padded with NaN."""
+    """Writes rollouts; several get a leading axis, with NaN after the end of the shorter ones."""
     arrays = {
         name: _stack_padded([getattr(trajectory, name) for trajectory in trajectories])
         for name in Trajectory._fields

@@ -11,13 +11,14 @@ from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.errors import UserError
 from jaxstepper.physics.conservation import finite_or_none
 from jaxstepper.reporting.note import note
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.runs.resume import HARMLESS
-from jaxstepper.runs.setup import Given
-from jaxstepper.settings.command_parser import CommandParser, count, place
+from jaxstepper.settings.command_parser import CommandParser, value_of
 from jaxstepper.settings.config import Config, flag_of, read_option
-from jaxstepper.settings.toml_file import Settings, read_sweep, read_toml
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.toml_file import Sourced, read_sweep, read_toml
+from jaxstepper.settings.values import COUNT, PATH
 from jaxstepper.sweep.kept_runs import export_run, keep_run, remove_others
 from jaxstepper.sweep.study import Row, Study, import_optuna, open_study
 from jaxstepper.sweep.trial import Interrupted, Sweep, check, make_measure, run_trial
@@ -54,12 +55,13 @@ SHOWN = 5
 def run_sweep(arguments: list[str]) -> int:
     """`sweep --config FILE [flags]`; returns the exit code."""
     options = _parser().parse_args(arguments)
-    sweep, config, given = _read(options)
+    sweep, request = _read(options)
+    config = request.config
     name = options.save_name or config.save_name
     if name is None:
         raise UserError("--save-name: a sweep needs a name, here or in the file")
     folder = Path(options.checkpoint_dir or config.checkpoint_dir) / name
-    if checkpoints.paths_of(folder):
+    if folders.paths_of(folder):
         raise UserError(f"{folder}: is a run; --save-name names the sweep otherwise")
     check(sweep)
     import_optuna()
@@ -84,7 +86,7 @@ def run_sweep(arguments: list[str]) -> int:
             trial.set_user_attr("seed", trained.starts[trained.middle].config.seed)
             value, best = trained.values[trained.middle], study.best()
             if not best or (value > best[0].value if measure.maximise else value < best[0].value):
-                trial.set_user_attr("run", keep_run(folder, trial.number, trained, given))
+                trial.set_user_attr("run", keep_run(folder, trial.number, trained, request.sources))
             return value
 
         def on_end(number: int, how: str, why: str) -> None:
@@ -116,14 +118,18 @@ def _parser() -> CommandParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", required=True, type=place, metavar="FILE", help="TOML file with a table [sweep]"
+        "--config",
+        required=True,
+        type=value_of(PATH),
+        metavar="FILE",
+        help="TOML file with a table [sweep]",
     )
     parser.add_argument(
-        "--trials", type=count(), default=20, metavar="N", help="in all (default: 20)"
+        "--trials", type=value_of(COUNT), default=20, metavar="N", help="in all (default: 20)"
     )
     parser.add_argument(
         "--seeds",
-        type=count(),
+        type=value_of(COUNT),
         default=1,
         metavar="K",
         help="that each trial trains at once, from the file's seed (else 0) on; on a CPU those of "
@@ -138,7 +144,11 @@ def _parser() -> CommandParser:
     )
     goal.add_argument("--maximise", metavar="METRIC", help="likewise")
     parser.add_argument(
-        "--last", type=count(), default=10, metavar="E", help="epochs that count (default: 10)"
+        "--last",
+        type=value_of(COUNT),
+        default=10,
+        metavar="E",
+        help="epochs that count (default: 10)",
     )
     parser.add_argument(
         "-s", "--save-name", metavar="NAME", help="of the sweep; else the file's save_name"
@@ -149,24 +159,24 @@ def _parser() -> CommandParser:
         help="database of the trials (default: sqlite:///CHECKPOINT_DIR/NAME/study.db)",
     )
     parser.add_argument(
-        "--checkpoint-dir", type=place, metavar="DIR", help="folder that holds the runs"
+        "--checkpoint-dir", type=value_of(PATH), metavar="DIR", help="folder that holds the runs"
     )
     parser.add_argument("--quiet", action="store_true", help="print the JSON and errors only")
     return parser
 
 
-def _read(options: Any) -> tuple[Sweep, Config, Given]:
+def _read(options: Any) -> tuple[Sweep, Request]:
     """What is asked for, and the config of what all trials share."""
     if options.save_name is not None:
         read_option("save_name", options.save_name, "--save-name")
     choices = read_sweep(options.config)
     swept = {choice.name for choice in choices}
-    file: Settings = read_toml(options.config)["train"]
+    file: Sourced = read_toml(options.config)["train"]
     fixed = {name: setting for name, setting in file.items() if name not in swept}
     config = Config(**{name: value for name, (value, _) in fixed.items()})
     measure = make_measure(config.objective, options.minimise, options.maximise, options.last)
-    given = {**{name: source for name, (_, source) in file.items()}, **dict.fromkeys(swept, "")}
-    return Sweep(fixed, choices, options.seeds, measure), config, given
+    sources = {name: source for name, (_, source) in file.items()} | dict.fromkeys(swept, "")
+    return Sweep(fixed, choices, options.seeds, measure), Request(config, sources)
 
 
 def _about(sweep: Sweep) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jaxstepper.commands.run_artifacts import keep_model, log_figures
+from jaxstepper.commands.movies import open_training_movie
+from jaxstepper.commands.run_artifacts import keep_model, log_figures, open_wandb
 from jaxstepper.commands.signals import stop_on_signal
-from jaxstepper.commands.train_job import Job, set_up
+from jaxstepper.commands.train_job import Job, open_job
 from jaxstepper.commands.train_report import announce, verdict
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import meet, on_main
@@ -18,13 +19,14 @@ from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.console import Console
 from jaxstepper.reporting.note import note
 from jaxstepper.reporting.training_bars import TrainingBars
-from jaxstepper.reporting.wandb_run import WandbRun, open_wandb, summary_values
-from jaxstepper.runs import checkpoints
+from jaxstepper.reporting.wandb_run import WandbRun, summary_values
+from jaxstepper.runs import folders
 from jaxstepper.runs.metrics_file import MetricsFile
-from jaxstepper.runs.setup import Given
 from jaxstepper.runs.start import fresh_tables, is_fresh
 from jaxstepper.runs.writer import RunWriter
-from jaxstepper.settings.config import Config, to_dict
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result, run
 
@@ -39,20 +41,23 @@ NOT_KEPT: dict[str, Any] = {
 }
 
 
-def run_train(config: Config, given: Given, lines_on_stderr: bool = False) -> int:
+def run_train(request: Request, lines_on_stderr: bool = False) -> int:
     """`train`: sets up, trains, keeps checkpoints; returns the exit code.
 
     Args:
-        config: of the run.
-        given: what was given explicitly.
+        request: what the run was asked to do.
         lines_on_stderr: where the epoch lines and the summary go; else to standard output.
     """
     began = time.perf_counter()
-    with open_bars(config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
-        job = set_up(config, given)
+    with open_bars(request.config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
+        job = open_job(request)
         config = job.config
-        movie = TrainingMovie(
-            config, job.folder, job.objective, job.state, is_resumed=job.checkpoint is not None
+        movie = open_training_movie(
+            config,
+            job.folder,
+            job.objective,
+            job.state,
+            is_resumed=job.checkpoint is not None,
         )
         console = Console(
             job.objective,
@@ -170,9 +175,9 @@ def _open_folder(job: Job) -> MetricsFile:
     try:
         run.mkdir(parents=True, exist_ok=True)
         if job.config.overwrite:
-            checkpoints.remove_run(run)
-        checkpoints.remove_unfinished(run)
-        return MetricsFile(run / checkpoints.METRICS_FILE, int(job.state.epoch))
+            folders.remove_run(run)
+        folders.remove_unfinished(run)
+        return MetricsFile(run / folders.METRICS_FILE, int(job.state.epoch))
     except OSError as error:
         raise UserError(f"{run}: cannot hold a run ({error.strerror})") from error
 

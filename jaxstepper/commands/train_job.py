@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import from_main
 from jaxstepper.reporting.note import note
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints, folders
+from jaxstepper.runs.bodies import warn_of_unused_orbit
 from jaxstepper.runs.checkpoints import Checkpoint
+from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_run_place
-from jaxstepper.runs.resume import resumed_config, what_was_given
-from jaxstepper.runs.setup import Given
+from jaxstepper.runs.resume import resumed_config, what_was_set
 from jaxstepper.runs.start import resume_training, start_run
+from jaxstepper.settings.checks import warn_of_ineffective
 from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
 from jaxstepper.training.objective import Objective
 
 
@@ -44,7 +47,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """The folder of the run."""
         return folder_of(self.config)
 
     @property
@@ -54,54 +57,54 @@ class Job:
 
 
 def folder_of(config: Config) -> Path:
-    """Of the run."""
+    """The folder of the run that a config names."""
     return Path(config.checkpoint_dir) / str(config.save_name)
 
 
-def set_up(config: Config, given: Given) -> Job:
+def open_job(request: Request) -> Job:
     """A new run, or one that is resumed.
 
     Raises:
-        UserError: something given cannot be used, or the run is there already.
+        UserError: an option cannot be used, or a run of this name exists.
     """
+    config = request.config
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one of them")
     if config.resume and config.save_name is None:
         raise UserError("--resume needs --save-name, the name of the run to go on with")
     if config.save_name is None:
-        config = replace(config, save_name=fresh_name())
-    run = folder_of(config)
+        request = request.replace(save_name=fresh_name())
+    run = folder_of(request.config)
     check_run_place(run)
-    if checkpoints.paths_of(run):
+    if folders.paths_of(run):
         if config.resume:
-            return _resumed_job(config, given, checkpoints.load(run))
+            return _resumed_job(request, checkpoints.load(run))
         if not config.overwrite:
             raise UserError(
                 f"{run}: there is a run of this name; --resume goes on with it, --overwrite "
                 "deletes it, --save-name names another"
             )
-    job = _new_job(config, given)
+    job = _new_job(request)
     if config.resume:
         note(f"{run}: no checkpoint to resume from; the run starts at epoch 0")
     return job
 
 
-def _new_job(asked_for: Config, given: Given) -> Job:
-    start = start_run(asked_for, given)
-    asked = what_was_given(asked_for, given)
-    _warn_of_training(start.config, given)
+def _new_job(request: Request) -> Job:
+    start, asked = start_run(request), what_was_set(request)
+    _warn_of_training(Request(start.config, request.sources))
     return Job(start.config, asked, start.tables, start.objective, start.state)
 
 
-def _resumed_job(config: Config, given: Given, checkpoint: Checkpoint) -> Job:
-    config = resumed_config(config, given, checkpoint)
-    config = setup.configure_jax(config)
+def _resumed_job(request: Request, checkpoint: Checkpoint) -> Job:
+    config = configure_jax(resumed_config(request, checkpoint))
     given = checkpoint.about.get("given", {})
     tables = checkpoint.initial_conditions
     return Job(config, given, tables, *resume_training(config, checkpoint), checkpoint)
 
 
-def _warn_of_training(config: Config, given: Given) -> None:
+def _warn_of_training(request: Request) -> None:
+    config = request.config
     if config.num_orbits > 1 and not config.multi_orbit:
         warnings.warn(
             f"Multi-orbit training (num_orbits={config.num_orbits}) is off. Using single orbit; "
@@ -116,8 +119,8 @@ def _warn_of_training(config: Config, given: Given) -> None:
         )
     if config.movie and config.objective == "window":
         warnings.warn("--movie: window training follows no path, so no movie is made", stacklevel=2)
-    setup.warn_of_ineffective(config, given)
-    setup.warn_of_unused_orbit(config, given, config.multi_orbit)
+    warn_of_ineffective(request)
+    warn_of_unused_orbit(request, config.multi_orbit)
 
 
 def fresh_name() -> str:

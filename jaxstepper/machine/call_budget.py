@@ -1,6 +1,6 @@
-"""How much a device call is given to do.
+"""How much work a device call gets.
 
-A call aims to last some seconds, so that what it is part of can be interrupted, watched and saved.
+A call should last a few seconds, so that the work can be interrupted, watched and saved in between.
 """
 
 import time
@@ -15,10 +15,11 @@ def next_budget(budget: int, used: int, seconds: float, least: int, most: int) -
     """Units of work for the next call, which will take about `SECONDS_PER_CALL`.
 
     Args:
-        budget: of the last call.
-        used: of it.
-        seconds: that the last call took; those of compiling count too.
-        least: and `most`, bounds of the result.
+        budget: units that the last call was allowed.
+        used: units that it used.
+        seconds: how long it took, compilation included.
+        least: lower bound of the result.
+        most: upper bound of the result.
     """
     if used < budget:
         return budget
@@ -27,12 +28,12 @@ def next_budget(budget: int, used: int, seconds: float, least: int, most: int) -
 
 
 def in_bounded_calls(call: Callable[[int], tuple[int, bool]], first: int, most: int) -> None:
-    """The host loop of everything that takes many device calls.
+    """The host loop of everything that takes more than one device call.
 
     Args:
         call: makes a device call that does up to so many units of work; returns the units it used,
             and whether there is more to do. All processes of a run must make the same calls.
-        first: units of the first call, which no later one goes below.
+        first: units of the first call; later calls get no fewer.
         most: units that no call exceeds.
     """
     budget, goes_on = first, True

@@ -1,10 +1,10 @@
 """The devices that share the systems of a run.
 
-A mesh has one axis, along which the systems of a batch are split evenly. All else (network,
-optimiser, random key, totals) is held whole by every device. XLA makes one program of that for all
-devices of all processes, with the exchange between them that it needs.
+A mesh has one axis, along which the systems of a batch are split evenly. Every device holds all
+the rest (network, optimiser, random key, totals). XLA compiles one program for all devices of all
+processes, and adds the communication that it needs.
 
-`None` stands for the mesh of a run on one device, for which nothing changes.
+`None` stands for the mesh of a run on one device.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,9 @@ Tree = TypeVar("Tree")
 
 
 def choose_mesh(systems: int) -> Mesh | None:
-    """The devices for so many systems, of the kind of the default device.
+    """Chooses devices of the default device's kind to share this many systems.
 
-    All of them are taken if the systems divide evenly among them, and else as many as do; the same
-    number in every process.
+    It takes as many devices as divide the systems evenly, the same number in every process.
 
     Raises:
         UserError: the systems do not divide among the processes.
@@ -56,7 +55,7 @@ def make_mesh(devices: list[jax.Device]) -> Mesh:
 
 
 def describe(mesh: Mesh | None) -> str:
-    """The devices in words, as "2 x NVIDIA H200 (gpu)", and of how many, if some are idle."""
+    """The devices in words, such as "2 x NVIDIA H200 (gpu)"; also says if some are idle."""
     devices = local_devices()[:1] if mesh is None else list(mesh.devices.flat)
     words = f"{devices[0].device_kind} ({devices[0].platform})"
     words = f"{len(devices)} x {words}" if mesh is not None else words
@@ -83,10 +82,10 @@ def _constrain(mesh: Mesh | None, tree: Tree, spec: PartitionSpec) -> Tree:
 
 
 def each_its_share(mesh: Mesh | None, function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """`function(shared, batch)`, compiled; each device runs it for its share of the batch alone.
+    """Compiles `function(shared, batch)` so that each device runs it on its share of the batch.
 
-    No device waits for another, as it would at every turn of a loop over split arrays. Leaves of
-    `batch` and of the result are `[B, ...]`.
+    No device waits for another, as it would in every iteration of a loop over split arrays. Leaves
+    of `batch` and of the result are `[B, ...]`.
     """
     if mesh is None:
         return jax.jit(function)
@@ -94,7 +93,7 @@ def each_its_share(mesh: Mesh | None, function: Callable[..., Tree]) -> Callable
     local = jax.jit(
         jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)
     )
-    # An array on one device would not do for a program of several processes.
+    # A program of several processes does not take an array that lives on one device.
     return lambda *arguments: local(*jax.tree.map(_off_a_single_device, arguments))
 
 

@@ -1,4 +1,4 @@
-"""The memory of this machine, so that what cannot fit is refused before it is tried."""
+"""The memory of this machine: what cannot fit is refused before it is tried."""
 
 import os
 
@@ -8,7 +8,7 @@ GIGABYTE = 1e9
 
 
 def physical_memory() -> float:
-    """Bytes of memory that this machine has; infinite where it does not say."""
+    """Bytes of memory in this machine; infinite if the system does not say."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
@@ -16,7 +16,7 @@ def physical_memory() -> float:
 
 
 def require_memory(num_bytes: float, what: str) -> None:
-    """Refuses what takes more bytes than there are; `what` begins the message.
+    """Refuses work that needs more memory than the machine has; `what` begins the message.
 
     Raises:
         UserError: it cannot fit.

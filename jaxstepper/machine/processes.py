@@ -1,8 +1,8 @@
 """Several processes as one run.
 
-Every process runs the same program, and makes the same device calls in the same order: whatever
-depends on a clock, a signal, a random draw or a file is agreed on first. The main process alone
-speaks and writes. In a run of one process, nothing here does anything.
+Every process runs the same program and makes the same device calls in the same order. So the
+processes first agree on whatever depends on a clock, a signal, a random draw or a file. Only the
+main process prints and writes. In a run of one process, nothing here does anything.
 """
 
 import os
@@ -23,20 +23,20 @@ Tree = TypeVar("Tree")
 
 
 def join(address: str | None, count: int | None, index: int | None) -> None:
-    """Joins the other processes of the run; must come before anything else of JAX.
+    """Joins the other processes of the run; call it before any other use of JAX.
 
     Args:
-        address: HOST:PORT where process 0 is reached; None asks the cluster (SLURM, Open MPI, a TPU
-            pod, ...), for the other two as well.
+        address: HOST:PORT of process 0; if None, the cluster (SLURM, Open MPI, a TPU pod, ...)
+            is asked for all three.
         count: how many processes there are.
         index: which of them this is.
 
     Raises:
-        UserError: the cluster is not known, or the others are not reached.
+        UserError: the cluster is unknown, or the other processes cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
-    # It would take SIGTERM for itself.
+    # The service would keep SIGTERM for itself.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, count, index)
@@ -53,7 +53,7 @@ def join(address: str | None, count: int | None, index: int | None) -> None:
 
 
 def _keep_stdout_clean() -> None:
-    """Leaves standard output to Python: Gloo, which connects CPUs, prints there."""
+    """Keeps Gloo, which connects CPUs and prints, away from standard output."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
     os.dup2(2, 1)
@@ -65,19 +65,19 @@ def are_several() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this is the process that speaks and writes."""
+    """Whether this is the process that prints and writes."""
     return not are_several() or jax.process_index() == 0
 
 
 def from_main(value: int) -> int:
-    """The main process's value, in 0 ... 2^32 - 1; returns when all processes have asked."""
+    """The main process's value, in 0 ... 2^32 - 1; returns once all processes have asked."""
     if not are_several():
         return value
     return int(multihost_utils.broadcast_one_to_all(np.uint32(value)))
 
 
 def meet() -> None:
-    """Returns when all processes have called it."""
+    """Returns once all processes have called it."""
     from_main(0)
 
 
@@ -89,15 +89,15 @@ def any_of(flag: bool) -> bool:
 
 
 class Elsewhere(Exception):
-    """What was to be done failed in the main process, which knows why."""
+    """An action failed in the main process, which knows why."""
 
 
 def try_on_main(action: Callable[[], Result]) -> Result | None:
-    """Runs `action` in the main process, whose result it is; the others wait, and have None.
+    """Runs `action` in the main process and returns its result; the others wait and get None.
 
     Raises:
-        Exception: what `action` raised, in the main process.
-        Elsewhere: in the others then.
+        Exception: whatever `action` raised, in the main process.
+        Elsewhere: `action` failed, in the others.
     """
     error: Exception | None = None
     result: Result | None = None
@@ -112,12 +112,12 @@ def try_on_main(action: Callable[[], Result]) -> Result | None:
 
 
 def on_main(action: Callable[[], Result]) -> Result | None:
-    """As `try_on_main`; but if `action` fails the run is over, and the others leave in silence."""
+    """As `try_on_main`, but a failure ends the run: the other processes exit silently."""
     try:
         return try_on_main(action)
     except Exception as error:
         if are_several():
-            # Together, so that no process ends the others as it leaves.
+            # All at once, so that no process kills the others as it exits.
             jax.distributed.shutdown()
         if isinstance(error, Elsewhere):
             raise SystemExit(2) from None
@@ -125,9 +125,9 @@ def on_main(action: Callable[[], Result]) -> Result | None:
 
 
 def to_host(tree: Tree) -> Tree:
-    """The same tree with arrays that every process can read; all processes must call it.
+    """The same tree, with arrays that every process can read; all processes must call it.
 
-    Arrays that live in one process are left as they are.
+    Arrays that live in one process stay as they are.
     """
     leaves, structure = jax.tree.flatten(tree)
     far = {

@@ -1,11 +1,11 @@
 """Accelerations and potential energies: softened gravity and external fields. Units: G = 1.
 
-Pairs are treated in one of three ways. A handful of bodies is unrolled into scalar arithmetic,
-which XLA fuses into one loop-free kernel. Larger systems go through the pair matrix in blocks, so
-that memory grows as N, not N^2: on a CPU in small ones, a few columns at a time; on an accelerator
-in large ones of whole rows, each of which XLA sums up without storing it. All take differences of
-positions first and square them afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs to
-cancellation.
+There are three ways to sum over pairs. A handful of bodies is unrolled into scalar arithmetic,
+which XLA fuses into one kernel without loops. Larger systems go through the pair matrix in blocks,
+so that memory grows as N, not N^2: a CPU takes small blocks, a few columns at a time; an
+accelerator takes large blocks of whole rows, and XLA sums each row without storing it. All three
+subtract positions first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs
+to cancellation.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ UNROLLED_UP_TO = 6
 SOURCES_AT_ONCE = 16
 # Entries of the pair matrix at once, in whole rows. On a CPU, they stay in cache.
 PAIRS_AT_ONCE = 4096
-# An accelerator wants work for all its threads, and pays for each block that it starts.
+# An accelerator needs work for all its threads, and every block costs a launch.
 PAIRS_AT_ONCE_ON_ACCELERATOR = 2**26
 
 
 @dataclass(frozen=True)
 class ExternalField:
-    """A field that acts on every body besides the bodies' own gravity.
+    """A field that acts on every body, in addition to the bodies' own gravity.
 
     Attributes:
         acceleration: (position `[N, D]`, time `[]`) -> acceleration `[N, D]`.
@@ -58,8 +58,8 @@ class Gravity:
     Attributes:
         softening: Plummer softening length of the mutual gravity, >= 0.
         external: the external field, or None.
-        by_component: adds up the pulls of a few bodies component by component, which is fast where
-            many systems share one operation, on the last axis, and slow for a single one.
+        by_component: whether to sum the pulls of a few bodies component by component. That is fast
+            where many systems are batched on the last axis, and slow for a single one.
     """
 
     softening: float = 0.0
@@ -127,7 +127,7 @@ def self_potential_energy(
 
 
 def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
-    """`row(i)` for every body i of `count`, a block of them at a time; memory grows as N."""
+    """`row(i)` for each of `count` bodies, a block at a time, so that memory grows as N."""
 
     def in_blocks(pairs: int) -> Any:
         return lax.map(row, jnp.arange(count), batch_size=min(count, max(1, pairs // count)))
@@ -141,7 +141,7 @@ def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
 
 
 def by_platform(cpu: Callable[[], Any], accelerator: Callable[[], Any]) -> Any:
-    """The same numbers, in the way that suits the platform for which a program is compiled."""
+    """Two ways to the same numbers; takes the one that suits the platform compiled for."""
     return lax.platform_dependent(cpu=cpu, default=accelerator)
 
 
@@ -206,15 +206,15 @@ def _acceleration_unrolled(
 def _acceleration_by_sources(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
 ) -> Float[Array, "N D"]:
-    """Adds up the pull of a few sources at a time on all bodies.
+    """Sums the pull of a few sources at a time on all bodies.
 
-    Every operation is on vectors over the bodies `[N]`, whose sums need no reduction: twice as fast
-    on a CPU as rows of the pair matrix times the masses.
+    Every operation is on vectors over the bodies `[N]`, so the sums need no reduction. On a CPU
+    that is twice as fast as multiplying rows of the pair matrix by the masses.
     """
     count, dim = position.shape
     size = min(count, SOURCES_AT_ONCE)
     missing = -count % size
-    # Copies of the last body without mass fill the last block.
+    # Massless copies of the last body fill up the last block.
     sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
     masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
     x = [position[:, k] for k in range(dim)]
@@ -235,10 +235,7 @@ def _acceleration_by_sources(
 def _acceleration_by_rows(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
 ) -> Float[Array, "N D"]:
-    """Sums up the pulls on each body.
-
-    Component by component, so that the sums are siblings, which share a weight.
-    """
+    """Sums the pulls on each body, component by component, so that the sums share the weights."""
     x = position.T
 
     def row(i: Array) -> Float[Array, " D"]:

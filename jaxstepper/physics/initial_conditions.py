@@ -1,7 +1,7 @@
 """Tables of bodies to start from, drawn or classic (numpy, on the host); files are in `tables`.
 
 A table is float64 `[N, 1 + 2 D]`, columns mass, x..., v...; a batch is `[B, N, 1 + 2 D]`. G = 1.
-What makes no valid table or bound orbit raises `UserError`.
+Arguments that make no valid table or bound orbit raise `UserError`.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from jaxstepper.errors import require
 from jaxstepper.physics.tables import Table
 
-Seed = int | np.random.Generator | None  # None draws from entropy, a generator goes on
+Seed = int | np.random.Generator | None  # None: from entropy; a generator continues
 
 FIGURE_EIGHT_PERIOD = 6.32591398
 
@@ -19,7 +19,7 @@ FIGURE_EIGHT_PERIOD = 6.32591398
 def random_table(
     seed: Seed, num_particles: int, dim: int, mass: float, pos_scale: float, vel_scale: float
 ) -> Table:
-    """Equal masses, normal positions and velocities, both about their mean: `[N, 1 + 2 D]`.
+    """Equal masses with normal positions and velocities, both centred: `[N, 1 + 2 D]`.
 
     A seed fixes every bit: positions are drawn first, and the mean is subtracted last.
     """
@@ -51,9 +51,9 @@ def kepler_table(
 ) -> Table:
     """A Kepler pair at pericentre, split in halves: `[2, 1 + 2 D]`. It turns clockwise.
 
-    Separation and relative velocity are halved between the bodies whatever their masses, as the
-    checkpoints we exchange were trained; the relative orbit is exact, but for unequal masses the
-    barycentre is off the origin and drifts. `kepler_pair` is the barycentric one.
+    Each body gets half the separation and half the relative velocity, whatever its mass: the
+    checkpoints we exchange were trained on such pairs. The relative orbit is exact, but for unequal
+    masses the barycentre is off the origin and drifts. `kepler_pair` is barycentric.
     """
     total = sum(masses)
     _check_orbit(eccentricity, semi_major, total)
@@ -72,13 +72,13 @@ def kepler_pair(
 ) -> Table:
     """A Kepler pair at any phase, its barycentre at rest at 0: `[2, 1 + 2 D]`.
 
-    The second body goes counter-clockwise around the first, pericentre on +x, and each is weighted
-    by the other's mass (`kepler_table` halves, and turns clockwise).
+    The second body moves counter-clockwise around the first, with pericentre on +x. Distances are
+    in proportion to the other body's mass (`kepler_table` halves them, and turns clockwise).
     Source: Murray & Dermott 1999, chapter 2.
 
     Args:
         eccentricity: in [0, 1).
-        semi_major: of the relative orbit.
+        semi_major: semi-major axis of the relative orbit.
         mass_ratio: m2 / m1.
         total_mass: m1 + m2; the default makes two unit masses.
         phase: true anomaly in radians; pi is apocentre.
@@ -109,9 +109,9 @@ def kepler_batch(
     dim: int,
     at_apocentre: bool = False,
 ) -> Table:
-    """Kepler pairs of equal masses, uniform e, then uniform a, per orbit: `[B, 2, 1 + 2 D]`.
+    """Kepler pairs of equal masses with uniform e and a, drawn in that order: `[B, 2, 1 + 2 D]`.
 
-    They are `kepler_table`s, which start at pericentre, or else a `kepler_pair` at apocentre.
+    Each is a `kepler_table`, at pericentre, or a `kepler_pair` at apocentre.
     """
     require(num_orbits >= 1, f"num_orbits must be >= 1, got {num_orbits}")
     require(0 <= e_min <= e_max < 1, f"need 0 <= e_min <= e_max < 1, got {e_min} and {e_max}")
@@ -131,7 +131,7 @@ def pythagorean(dim: int = 2) -> Table:
 def figure_eight(dim: int = 2) -> Table:
     """Three unit masses on a figure eight of period `FIGURE_EIGHT_PERIOD`, `[3, 1 + 2 D]`.
 
-    Source: Chenciner & Montgomery 2000, with the numbers of C. Simo.
+    Source: Chenciner & Montgomery 2000, with C. Simo's numbers.
     """
     x, y, vx, vy = 0.97000436, -0.24308753, -0.93240737, -0.86473146
     pair = [[1, x, y, -vx / 2, -vy / 2], [1, -x, -y, -vx / 2, -vy / 2]]
@@ -141,8 +141,8 @@ def figure_eight(dim: int = 2) -> Table:
 def plummer(seed: Seed, num_particles: int) -> Table:
     """A Plummer sphere of equal masses in Henon units (total mass 1, E = -1/4): `[N, 7]`.
 
-    Honest samples without a cut in radius, put into the centre-of-mass frame. The energy is *not*
-    rescaled: -1/4 is its expectation, up to sampling noise of order 1 / sqrt(N).
+    The samples have no cut in radius and are moved to the centre-of-mass frame. The energy is *not*
+    rescaled: -1/4 is its expectation, with sampling noise of order 1 / sqrt(N).
     Source: Aarseth, Henon & Wielen 1974, appendix; virial scale 3 pi / 16.
     """
     require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
@@ -187,7 +187,7 @@ def hierarchical_triple(
 
 
 def orbital_period(table: Table) -> float | None:
-    """2 pi sqrt(a^3 / M) of a bound pair `[2, 1 + 2 D]`, softening ignored; else None."""
+    """2 pi sqrt(a^3 / M) of a bound pair `[2, 1 + 2 D]`, without softening; None for others."""
     if table.ndim != 2 or table.shape[0] != 2:
         return None
     relative, total = table[1, 1:] - table[0, 1:], float(table[:, 0].sum())

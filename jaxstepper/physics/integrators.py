@@ -13,7 +13,7 @@ def leapfrog(
 ) -> Particles:
     """One step of size dt: second order, symplectic and reversible at constant dt.
 
-    Costs one evaluation of `acceleration`, since the state carries the one at its own position.
+    It evaluates `acceleration` once, since the state carries the value at its own position.
     """
     dt = jnp.asarray(dt, particles.time.dtype)
     time = particles.time + dt
@@ -34,15 +34,15 @@ def logarithmic_leapfrog(
 
     With h the step of the transformed time, drifts last h / (T + B) and the kick h / U, where T is
     the kinetic energy, -U the potential energy and B = -(T - U) at the start. Two bodies stay on
-    their exact orbit, with an error in phase only. One evaluation of accelerations, in the middle
-    of the step; the state that is returned carries that one, not the one at its own position.
+    their exact orbit, with an error in phase only. Accelerations are evaluated once, in the middle
+    of the step; the state that is returned carries those, not the ones at its own position.
     Source: Mikkola & Tanikawa 1999; Preto & Tremaine 1999.
 
     Args:
         particles: the state.
         dt: h / (T + B) at that state: the length of the step if the speeds did not change.
         binding: B.
-        gravity: what moves the bodies.
+        gravity: the force.
     """
     p = particles
     drift = 0.5 * jnp.asarray(dt, p.time.dtype)

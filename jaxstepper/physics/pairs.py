@@ -1,7 +1,7 @@
 """Minima and sums over pairs of bodies, for step-size rules.
 
-Few bodies have all their pairs at once; more go row by row in small blocks, so that memory grows as
-N, not N^2.
+For a few bodies all pairs are formed at once. Larger systems go row by row in small blocks, so that
+memory grows as N, not N^2.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from jaxstepper.physics.gravity import for_each_body, safe_sqrt
 from jaxstepper.physics.particles import Particles
 
-# Up to this many bodies, each pair is looked at once; beyond, from both of its ends.
+# Up to this many bodies each pair is formed once; beyond, once from either end.
 ALL_PAIRS_UP_TO = 16
 
 Vectors = list[Float[Array, "*P"]]
@@ -63,11 +63,11 @@ def sum_over_pairs(
 def encounters(
     rate: Quantity, particles: Particles, softening: Array | float
 ) -> tuple[Pairs, Float[Array, " P"]]:
-    """The one pair `[1]` of two bodies; of more, the pair that each body is in `[N]`, smoothly.
+    """The pair `[1]` of two bodies; for more bodies, the fastest pair of each, smoothed, `[N]`.
 
-    For a body, that is the mean of all its pairs, of the squares of their quantities, with weights
-    that go as the fourth power of their `rate`: that of the fastest, but as another takes its
-    place, nothing jumps, which a symmetrised rule would answer with a swing of its steps.
+    The quantities of a body's pair are root mean squares over all its pairs, weighted by the fourth
+    power of their `rate`. The fastest pair dominates, but nothing jumps when another takes its
+    place; a symmetrised rule would answer a jump with oscillating steps.
 
     Returns:
         The pairs, and the fourth root of the sum of the fourth powers of their rates.
@@ -103,7 +103,7 @@ def encounters(
 def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
     """The largest rate of `encounters`, smoothly: the fourth root of the sum over pairs of r^4.
 
-    Half of the sum over bodies, which has each pair twice; the rate itself of a single pair.
+    The sum over bodies counts each pair twice and is halved; a single pair has its own rate.
     """
     if rates.size == 1:
         return rates[0]
@@ -112,7 +112,7 @@ def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
 
 
 def _fourth_powers(rates: Float[Array, " P"]) -> tuple[Float[Array, ""], Float[Array, " P"]]:
-    """The largest rate, and the fourth powers over its: so none is too large for the dtype."""
+    """The largest rate, and fourth powers of all relative to it, which cannot overflow."""
     largest = lax.stop_gradient(jnp.max(rates))
     squares = (rates / largest) ** 2
     return largest, squares * squares
@@ -127,7 +127,7 @@ def _all_pairs(particles: Particles, softening: Array | float) -> Pairs:
     count = mass.shape[0]
 
     def differences(z: Float[Array, "N D"]) -> Vectors:
-        # Slices, since XLA fuses them into what follows; a gather it would not.
+        # Slices, which XLA fuses into what follows, unlike a gather.
         return [
             jnp.concatenate([x[i + 1 :] - x[i] for i in range(count - 1)]) for x in _components(z)
         ]
@@ -143,7 +143,7 @@ def _by_rows(
     particles: Particles,
     softening: Array | float,
 ) -> Float[Array, " N"]:
-    """`reduce` of each body's pairs with all the others."""
+    """`reduce` applied to each body's pairs with all the others."""
 
     def row(i: Array) -> Float[Array, ""]:
         others = jnp.arange(particles.mass.shape[0]) != i
@@ -156,9 +156,9 @@ def _by_rows(
 def _pairs_of(
     i: Array, others: Bool[Array, " N"], particles: Particles, softening: Array | float
 ) -> Pairs:
-    """Pairs `[N]` of body i with all bodies; with itself, at a distance of 1.
+    """Pairs `[N]` of body i with all bodies, itself included at a distance of 1.
 
-    That keeps NaN out of the gradient; what comes of it is for the caller to leave out.
+    The distance keeps NaN out of the gradient; the caller leaves that pair out.
     """
     mass = particles.mass
 

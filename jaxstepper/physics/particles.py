@@ -50,8 +50,8 @@ def from_table(
 
     Args:
         table: `[N, 1 + 2 D]`, columns mass, position, velocity.
-        acceleration: what moves them, such as `Gravity().acceleration`.
-        dtype: of the state; by default float64 if `jax_enable_x64` is on, and else float32.
+        acceleration: the force law, such as `Gravity().acceleration`.
+        dtype: dtype of the state; by default float64 if `jax_enable_x64` is on, else float32.
 
     Raises:
         UserError: the table has another shape.

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from jaxstepper.errors import UserError
 from jaxstepper.physics.tables import Table
 
-# Up to this many bodies all pairs are looked at; of more, neighbours along x and the outermost.
+# Up to this many bodies all pairs are checked; beyond, neighbours along x and the outermost.
 ALL_PAIRS_UP_TO = 300
-# Pairs of bodies that are looked at together, which bounds the memory this takes.
+# Pairs that are checked together, which bounds the memory.
 PAIRS_AT_ONCE = 2**18
 
 Values = npt.NDArray[np.floating]
@@ -18,13 +18,13 @@ Indices = npt.NDArray[np.intp]
 
 
 def check_precision(tables: Table, where: str, dtype: str, softening: float) -> None:
-    """Checks a batch `[B, N, 1 + 2 D]` of valid tables: their energies and forces must be numbers.
+    """Checks that energies and forces of valid tables `[B, N, 1 + 2 D]` are finite.
 
     Args:
-        tables: of bodies.
-        where: what the message begins with, such as the file name.
+        tables: the bodies of B systems.
+        where: the beginning of the message, such as the file name.
         dtype: "float64" or "float32".
-        softening: of the force.
+        softening: softening length of the force.
 
     Raises:
         UserError: a mass, distance, force or energy is too large or too small for `dtype`.
@@ -46,9 +46,9 @@ def check_precision(tables: Table, where: str, dtype: str, softening: float) -> 
 def _fault(
     tables: Values, softening: np.floating, one: Indices, other: Indices
 ) -> tuple[int, str] | None:
-    """The first system with a fault and what it is, of tables `[B, N, 1 + 2 D]`.
+    """The first faulty system of tables `[B, N, 1 + 2 D]`, and its fault.
 
-    Looks at the pairs of bodies one[i] and other[i], `[P]` each.
+    Checks the pairs of bodies one[i] and other[i], `[P]` each.
     """
     dim = (tables.shape[2] - 1) // 2
     mass, position, velocity = np.split(tables, [1, 1 + dim], axis=2)
@@ -83,7 +83,7 @@ def _fault(
 
 
 def _pairs(tables: Table) -> Iterator[tuple[int, Table, Indices, Indices]]:
-    """Systems that are looked at together, the first one's number, and the pairs of bodies."""
+    """Systems to check together, after the number of the first, and their pairs of bodies."""
     count = tables.shape[1]
     if count <= ALL_PAIRS_UP_TO:
         one, other = np.triu_indices(count, k=1)

@@ -1,7 +1,7 @@
-"""Tables of bodies in files, and what makes a table one (numpy, on the host).
+"""Tables of bodies: reads, writes and checks them (numpy, on the host).
 
 A table is float64 `[N, 1 + 2 D]`, columns mass, x..., v...; a batch is `[B, N, 1 + 2 D]`. G = 1.
-What makes no valid table raises `UserError`.
+Invalid tables raise `UserError`.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from jaxstepper.machine.memory import require_memory
 
 Table = npt.NDArray[np.float64]
 TEXT_SUFFIXES = (".txt", ".dat", ".csv")
-# A text of short numbers takes so many times its size while it is read.
+# Reading a text of short numbers takes this many times its size.
 GROWTH_OF_TEXT = 10
 
 
 def load_table(path: str | Path) -> Table:
-    """Read a table from text (# comments), or a table or batch from `.npy`.
+    """Reads a table from text (# comments), or a table or batch from `.npy`.
 
-    Columns of text are separated by blanks; those of `.csv` by commas, with or without their names.
+    Columns are separated by blanks; in `.csv` by commas, with or without a line of names.
     Coincident bodies pass, since a file does not know the softening: see `validate_table`.
 
     Raises:
@@ -31,7 +31,7 @@ def load_table(path: str | Path) -> Table:
     """
     path = Path(path)
     try:
-        # Not /dev/zero, which never ends; a pipe may be what a shell puts in the place of <(...).
+        # Not /dev/zero, which never ends; pipes are fine, as in <(...) of a shell.
         require(not path.is_char_device(), f"{path}: is a device, not a file; check the path")
         is_npy = path.suffix == ".npy"
         growth = 1 if is_npy else GROWTH_OF_TEXT
@@ -43,10 +43,11 @@ def load_table(path: str | Path) -> Table:
 
 
 def save_table(path: str | Path, table: Table) -> None:
-    """Write a table as text that gives every float64 back exactly, or it or a batch as `.npy`.
+    """Writes a table as text that keeps every float64 exactly, or a table or batch as `.npy`.
 
     Raises:
-        UserError: unknown suffix, a batch as text, no valid table, or a place not writable.
+        UserError: the suffix is unknown, a batch would be text, the table is invalid, or the file
+            cannot be written.
     """
     path = Path(path)
     table = _checked_values(table, str(path))
@@ -74,14 +75,14 @@ def validate_table(
     dim: int | None = None,
     num_particles: int | None = None,
 ) -> Table:
-    """Check a table or batch and give it back as float64.
+    """Checks a table or batch, and returns it as float64.
 
     Args:
         table: `[N, 1 + 2 D]` or `[B, N, 1 + 2 D]`.
-        where: what the message begins with, such as the file name.
-        softening: at 0, two bodies in one place are refused.
-        dim: the number of dimensions wanted, if any.
-        num_particles: the number of bodies wanted, if any.
+        where: the beginning of the message, such as the file name.
+        softening: if 0, two bodies in the same place are refused.
+        dim: the number of dimensions asked for, if any.
+        num_particles: the number of bodies asked for, if any.
 
     Raises:
         UserError: the first fault found.
@@ -114,7 +115,7 @@ def _read_npy(path: Path) -> npt.NDArray[np.generic]:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     except (ValueError, EOFError, MemoryError) as error:
         raise UserError(
-            f"{path}: is no plain .npy array (empty, pickled or damaged); "
+            f"{path}: is not a plain .npy array (empty, pickled or damaged); "
             "write it with np.save from an array of floats"
         ) from error
 
@@ -153,12 +154,12 @@ def _number(word: str, where: str) -> float:
     try:
         return float(word.replace("_", "?"))  # float() takes 1_000, np.loadtxt does not
     except ValueError as error:
-        message = f"{word[:40]!r} is no number; write numbers separated by blanks (.csv: commas)"
+        message = f"{word[:40]!r} is not a number; write numbers separated by blanks (.csv: commas)"
         raise UserError(f"{where}: {message}") from error
 
 
 def _checked_values(table: npt.ArrayLike, where: str) -> Table:
-    """The table as float64, once its type, shape and values are those of bodies."""
+    """The table as float64, after checks of its type, shape and values."""
     array = np.asarray(table)
     shapes = "[N, 1 + 2 D] or a batch [B, N, 1 + 2 D]"
     # Kinds of numpy types: float, signed and unsigned integer.

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, the figure, axes along a logarithm, and how it is written."""
+"""What all pictures share: colours, figures, logarithmic axes, and saving."""
 
 from pathlib import Path
 from typing import Any
@@ -7,24 +7,24 @@ import numpy as np
 
 from jaxstepper.errors import UserError
 
-# Okabe and Ito's colours: told apart by the colour-blind. Where grey must do, lines differ in their
-# dashes, widths or markers too.
+# Okabe and Ito's colours, which the colour-blind can tell apart. For print in grey, lines also
+# differ in dashes, widths or markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# For pictures of many curves; Tol's wine, grey and black besides.
+# For pictures of many curves: also Tol's wine, grey and black.
 MORE_COLOURS = (*COLOURS, "#882255", "#7F7F7F", "#000000")
-# Even in lightness, so that it is the same in grey; blue to yellow, whatever the eye.
+# Its lightness rises evenly, so that it works in grey; all eyes see it go from blue to yellow.
 COLOUR_MAP = "cividis"
-# Its end is too light for white paper.
+# Beyond, it is too light for white paper.
 DARK_ENOUGH = 0.88
 BLUE, ORANGE = COLOURS[:2]
 GREY, PALE = "0.4", "0.88"
 TIME, STEP = "time (G = 1)", "dt (G = 1)"
-# So many bodies have a colour each, and orbits that can be followed.
+# Up to this many bodies each have a colour, and orbits that can be followed.
 FEW_BODIES = 12
 
 
 def new_figure(width: float, height: float, **settings: Any) -> Any:
-    """A matplotlib figure of so many inches.
+    """A matplotlib figure, its size in inches.
 
     Raises:
         UserError: matplotlib is missing.
@@ -37,7 +37,7 @@ def new_figure(width: float, height: float, **settings: Any) -> Any:
 
 
 def legend_above(axes: Any, columns: int = 2) -> None:
-    """A legend above the axes, where it hides no curve."""
+    """Puts a legend above the axes, where it hides no curve."""
     handles, _ = axes.get_legend_handles_labels()
     columns = min(columns, len(handles))
     where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
@@ -45,7 +45,7 @@ def legend_above(axes: Any, columns: int = 2) -> None:
 
 
 def label_powers(axis: Any) -> None:
-    """Labels of an axis, if it is logarithmic and has its limits, that are neither few nor many."""
+    """Gives a logarithmic axis, whose limits are set, neither too few nor too many labels."""
     from matplotlib.ticker import (
         LogLocator,
         MaxNLocator,
@@ -67,10 +67,10 @@ def label_powers(axis: Any) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a picture; the suffix of its path chooses the format.
+    """Saves a picture; the suffix of the path chooses the format.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the picture cannot be written.
     """
     try:
         figure.savefig(path, dpi=150)
@@ -81,14 +81,14 @@ def save(figure: Any, path: Path) -> None:
 def spatial(time: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Where bodies are drawn, and the names of the axes.
 
-    In one dimension that is against time; of more than three, the first two are drawn.
+    One dimension is drawn against time; of more than three, the first two are drawn.
 
     Args:
         time: `[S]`.
         position: `[S, N, D]`.
 
     Returns:
-        `[S, N, 2]`, or `[S, N, 3]` if D = 3; and as many names.
+        Points `[S, N, 2]`, or `[S, N, 3]` if D = 3; and a name for each axis.
     """
     if position.shape[2] == 1:
         times = np.broadcast_to(time[:, None, None], position.shape)
@@ -99,9 +99,9 @@ def spatial(time: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, tuple[s
 
 
 def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
-    """Names and limits of axes that show `points` `[S, N, 2 or 3]`; lengths are equal on all.
+    """Sets names and limits of axes that show `points` `[S, N, 2 or 3]`, with equal scales.
 
-    Of many bodies, those that fly off are out of sight.
+    Among many bodies, those that fly off are left out of sight.
     """
     outside = 0.0 if points.shape[1] <= FEW_BODIES else 0.01
     low, high = np.nanquantile(points, [outside, 1 - outside], axis=(0, 1))
@@ -120,7 +120,7 @@ def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
 
 
 def relative_error(energy: np.ndarray, initial: np.ndarray) -> tuple[np.ndarray, str]:
-    """How far energies `[S]` are from initial ones, relative to those unless one is 0; a name."""
+    """Relative change of energies `[S]`, or the change if an initial one is 0; and its name."""
     change = np.abs(energy - initial)
     if np.any(initial == 0):
         return change, "|E - E0|"
@@ -128,15 +128,15 @@ def relative_error(energy: np.ndarray, initial: np.ndarray) -> tuple[np.ndarray,
 
 
 def uncut(dt: np.ndarray) -> np.ndarray:
-    """Steps `[S]` without the last, NaN now: it may be cut so that a rollout ends at a time."""
+    """Steps `[S]` with NaN for the last, which may be cut short to end a rollout on time."""
     return np.where(np.arange(len(dt)) == max(len(dt) - 1, 1), np.nan, dt)
 
 
 def positive(values: np.ndarray) -> np.ndarray:
-    """The values, those that have no logarithm left out."""
+    """The values, with NaN for those that have no logarithm."""
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of `count` items, evenly; the first and the last are among them."""
+    """Indices of at most `most` of `count` items, evenly spaced from the first to the last."""
     return np.unique(np.linspace(0, count - 1, max(min(count, most), 1)).round().astype(int))

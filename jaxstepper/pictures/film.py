@@ -1,4 +1,4 @@
-"""What a movie shows: the states of a rollout, or those that training has accepted (numpy)."""
+"""The states that a movie shows: those of a rollout, or those that training accepted (numpy)."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from jaxstepper.stepping.recording import Trajectory
 
 @dataclass(frozen=True)
 class Film:
-    """F states, one after the other.
+    """A sequence of F states.
 
     Attributes:
         mass: `[N]`.
         time: `[F]`.
-        dt: `[F]`, the step that led to a state; NaN where a path begins.
+        dt: `[F]`, the step that led to each state; NaN where a path begins.
         position: `[F, N, D]`.
         velocity: `[F, N, D]`.
         energy: `[F]`.
-        epochs: `[F]`, epochs of training before a state; None for a rollout.
+        epochs: `[F]`, epochs of training before each state; None for a rollout.
     """
 
     mass: np.ndarray
@@ -35,12 +35,12 @@ class Film:
 
     @property
     def origin(self) -> np.ndarray:
-        """`[F]`, the state that began the path of each: training may start anew."""
+        """`[F]`, the index of the state where each state's path begins; training may restart."""
         begins = np.diff(self.time, prepend=np.inf) < 0
         return np.maximum.accumulate(np.where(begins, np.arange(len(self.time)), 0))
 
     def conserved(self) -> tuple[np.ndarray, np.ndarray]:
-        """Momenta `[F, D]`, and angular momenta `[F, ...]`, a number each for D = 2."""
+        """Momenta `[F, D]` and angular momenta `[F, ...]`, which are numbers for D = 2."""
 
         mass = jnp.asarray(self.mass)
 
@@ -54,7 +54,7 @@ class Film:
 
 
 def film_of(trajectory: Trajectory, mass: np.ndarray) -> Film:
-    """The film of a rollout of bodies of these masses `[N]`, up to where it blows up."""
+    """The film of a rollout, up to where it blows up; `mass` is `[N]`."""
     parts = (trajectory.time, trajectory.position, trajectory.velocity, trajectory.energy)
     fine = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts]
     shown = np.logical_and.accumulate(np.all(fine, axis=0))

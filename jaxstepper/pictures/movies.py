@@ -1,9 +1,10 @@
-"""Movies as files: whether one can be made, and its frames through ffmpeg or into a gif."""
+"""Writes movies: an mp4 through ffmpeg, or a gif."""
 
 import contextlib
 import itertools
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,28 @@ from jaxstepper.pictures.film import Film
 from jaxstepper.pictures.scene import WIDTH, Scene
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.settings.config import Config
 
-# Of a frame's width, and frames per second, that players take.
+# Players take frames no wider, and no more of them per second.
 MOST_DOTS, MOST_FPS = 16384, 1000
 
 
-def check_movie(config: Config, path: Path) -> None:
-    """Checks, before the work that it is to show, that a movie can be made.
+@dataclass(frozen=True)
+class MovieOptions:
+    """How a movie is made.
+
+    Attributes:
+        max_frames: the most frames; of a longer film, states are taken evenly.
+        fps: frames per second.
+        dpi: dots per inch.
+    """
+
+    max_frames: int = 1000
+    fps: int = 30
+    dpi: int = 120
+
+
+def check_movie(path: Path, options: MovieOptions) -> None:
+    """Checks that a movie can be made, before the work that it will show.
 
     Raises:
         UserError: a package is missing, frames are too large or fast, or the file cannot be
@@ -32,44 +47,43 @@ def check_movie(config: Config, path: Path) -> None:
     if path.suffix == ".mp4":
         _ffmpeg()
     for name, value, most in (
-        ("--movie-dpi", config.movie_dpi, int(MOST_DOTS / WIDTH)),
-        ("--movie-fps", config.movie_fps, MOST_FPS),
+        ("--movie-dpi", options.dpi, int(MOST_DOTS / WIDTH)),
+        ("--movie-fps", options.fps, MOST_FPS),
     ):
         if value > most:
             raise UserError(f"{name} {value}: must be <= {most}, for players to take it")
     check_file_place(path, f"--movie: {path}")
 
 
-def make_movie(config: Config, film: Film, path: Path) -> None:
-    """Writes a movie as the config asks for it, and says where.
-
-    Of longer films, states are taken evenly. The file appears when it is whole.
+def make_movie(film: Film, path: Path, options: MovieOptions, quiet: bool = False) -> None:
+    """Writes a movie, and says where. The file appears when it is whole.
 
     Args:
-        config: how many frames at most, how many a second, and how fine.
-        film: what is shown.
-        path: of the movie; its suffix, .mp4 or .gif, chooses the format.
+        film: what the movie shows.
+        path: where it goes; the suffix, .mp4 or .gif, chooses the format.
+        options: how it is made.
+        quiet: whether to say nothing.
 
     Raises:
         UserError: a package is missing, or the movie cannot be written.
     """
-    shown = evenly(len(film.time), config.movie_max_frames)
-    frames = Scene(film, len(shown)).draw(shown, config.movie_dpi)
+    shown = evenly(len(film.time), options.max_frames)
+    frames = Scene(film, len(shown)).draw(shown, options.dpi)
     beside = path.with_name(f".{path.name}")
     write = _write_gif if path.suffix == ".gif" else _write_mp4
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(frames, beside, config.movie_fps)
+        write(frames, beside, options.fps)
         beside.replace(path)
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: the movie cannot be written ({problem})") from problem
     finally:
         beside.unlink(missing_ok=True)
-    note(f"movie of {len(shown)} frames in {path}", quiet=config.quiet)
+    note(f"movie of {len(shown)} frames in {path}", quiet=quiet)
 
 
 def _ffmpeg() -> str:
-    """The path of the program."""
+    """The path of the ffmpeg program."""
     try:
         import imageio_ffmpeg
 
@@ -91,7 +105,7 @@ def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: int) -> None:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdin and process.stderr
-        with contextlib.suppress(BrokenPipeError):  # it says why below
+        with contextlib.suppress(BrokenPipeError):  # ffmpeg says why below
             for frame in itertools.chain([first], frames):
                 process.stdin.write(frame.tobytes())
             process.stdin.close()

@@ -29,12 +29,12 @@ from jaxstepper.pictures.figures import (
     uncut,
 )
 
-# States and, among them, distances that are drawn; of longer rollouts, some evenly.
+# The most states that are drawn and, for those, distances; longer rollouts are thinned evenly.
 MOST_STATES = 10_000
 MOST_DISTANCES = 100_000_000
 FEW_PANELS = [["orbit"] * 3 + ["steps"] * 3, ["dt"] * 2 + ["error"] * 2 + ["separation"] * 2]
 MANY_PANELS = [["orbit", "separation"], ["dt", "error"]]
-# Where the energy error is below, it is rounding.
+# A smaller energy error is rounding.
 SMALLEST_ERROR = 1e-17
 
 
@@ -43,8 +43,8 @@ def plot_rollout(trajectory: Mapping[str, np.ndarray], path: Path, title: str = 
 
     Args:
         trajectory: time `[S + 1]`, dt `[S]`, position `[S + 1, N, D]`, energy `[S + 1]`.
-        path: of the picture; its suffix chooses the format.
-        title: of the picture.
+        path: where the picture goes; the suffix chooses the format.
+        title: its title.
 
     Raises:
         UserError: matplotlib is missing, or the picture cannot be written.
@@ -84,7 +84,7 @@ def rollout_figure(trajectory: Mapping[str, np.ndarray], title: str = "") -> Any
 
 
 def _draw_orbits(axes: Any, time: np.ndarray, position: np.ndarray) -> None:
-    """A line for each body, and a dot where it ends."""
+    """Draws a line for each body, and a dot at its end."""
     kept = evenly(len(time), MOST_STATES)
     points, names = spatial(time[kept], position[kept])
     has_few = points.shape[1] <= FEW_BODIES
@@ -99,7 +99,7 @@ def _draw_orbits(axes: Any, time: np.ndarray, position: np.ndarray) -> None:
 
 
 def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarray) -> None:
-    """The states in the colour of the step that was taken from them."""
+    """Draws each state in the colour of the step taken from it."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, LogNorm
 
@@ -109,9 +109,9 @@ def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarra
     axes.set_title("dt over the orbit")
     if not np.any(np.isfinite(dt)):
         return
-    # A few steps through the closest encounters would take most of the colours.
+    # A few steps through the closest encounters would take up most of the colours.
     low, high = np.nanquantile(dt, [0.01, 0.99])
-    room = 1.0 if high > 1.5 * low else 1.5  # a constant dt has a scale too
+    room = 1.0 if high > 1.5 * low else 1.5  # a constant dt needs a scale too
     norm = LogNorm(low / room, high * room)
     colour_map = ListedColormap(colormaps[COLOUR_MAP](np.linspace(0, DARK_ENOUGH, 256)))
     colours = np.repeat(dt[kept], points.shape[1])
@@ -125,7 +125,7 @@ def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarra
 
 
 def _draw_separation(axes: Any, position: np.ndarray, dt: np.ndarray) -> None:
-    """dt against the closest separation; beside it the power that free fall has."""
+    """Draws dt against the closest separation, and the power law of free fall beside it."""
     bodies = position.shape[1]
     kept = evenly(len(dt), min(MOST_STATES, MOST_DISTANCES // bodies**2))
     r, dt = closest_separation(position[kept]), dt[kept]
@@ -145,7 +145,7 @@ def _draw_separation(axes: Any, position: np.ndarray, dt: np.ndarray) -> None:
 
 
 def closest_separation(position: np.ndarray) -> np.ndarray:
-    """The smallest distance between two bodies, `[S]`, of positions `[S, N, D]`."""
+    """The smallest distance between two bodies, `[S]`, for positions `[S, N, D]`."""
     closest = np.full(len(position), np.inf)
     for body in range(1, position.shape[1]):
         apart = position[:, :body] - position[:, body : body + 1]

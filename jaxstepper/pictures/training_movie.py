@@ -8,8 +8,7 @@ import numpy as np
 
 from jaxstepper.machine.processes import on_main, to_host
 from jaxstepper.pictures.film import Film
-from jaxstepper.pictures.movies import check_movie, make_movie
-from jaxstepper.settings.config import Config
+from jaxstepper.pictures.movies import MovieOptions, check_movie, make_movie
 from jaxstepper.training.objective import Objective
 
 
@@ -19,37 +18,40 @@ class TrainingMovie:
     Each process of a run has one and calls it alike; the main process writes.
 
     Attributes:
-        is_on: whether there will be one: an objective may follow no path.
+        is_on: whether there will be a movie.
     """
 
     def __init__(
-        self, config: Config, folder: Path, objective: Objective, state: Any, is_resumed: bool
+        self,
+        path: Path | None,
+        objective: Objective,
+        state: Any,
+        options: MovieOptions,
+        quiet: bool = False,
     ) -> None:
         """Finds, before the training, what would stop the movie.
 
         Args:
-            config: of the run.
-            folder: of the run, which has the movie unless the config names another.
-            objective: what is trained.
-            state: that training starts from.
-            is_resumed: whether the run goes on; the movie of that part is another file.
+            path: where the movie goes; None for no movie.
+            objective: what is trained; its systems follow paths.
+            state: the state that training starts from.
+            options: how the movie is made.
+            quiet: whether to say nothing about it.
 
         Raises:
             UserError: a movie cannot be made.
         """
-        self.is_on = config.movie and objective.follows_paths
-        if not self.is_on:
+        self.is_on = path is not None
+        if path is None:
             return
-        part = f"-from-{int(state.epoch)}" if is_resumed else ""
-        name = f"{config.save_name}-training{part}.{config.movie_format}"
-        self._config, self._objective = config, objective
-        self._path = Path(config.movie_dir or folder) / name
+        self._path, self._options, self._quiet = path, options, quiet
+        self._objective = objective
         self._states: list[tuple] = []
-        on_main(partial(check_movie, config, self._path))
+        on_main(partial(check_movie, path, options))
         self.add(state)
 
     def add(self, state: Any) -> None:
-        """Keeps the state between two epochs, or at the start of a path."""
+        """Adds the state after an epoch, or at the start of a path."""
         if not self.is_on:
             return
         shown = to_host(self._objective.path(state))
@@ -60,4 +62,4 @@ class TrainingMovie:
         """Writes the movie."""
         if self.is_on:
             film = Film(self._mass, *map(np.array, zip(*self._states, strict=True)))
-            on_main(partial(make_movie, self._config, film, self._path))
+            on_main(partial(make_movie, film, self._path, self._options, self._quiet))

@@ -1,13 +1,10 @@
-"""The picture of how a run was trained."""
+"""The picture of a run's training."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxstepper.errors import UserError
 from jaxstepper.pictures.figures import (
     BLUE,
     GREY,
@@ -19,25 +16,21 @@ from jaxstepper.pictures.figures import (
     positive,
     save,
 )
-from jaxstepper.runs import checkpoints
-from jaxstepper.settings.config import Config, from_dict
+from jaxstepper.runs.record import Record, read_record
 
 FEW_EPOCHS = 40
 
-Metrics = Mapping[str, np.ndarray]
-"""Each metric of a run, `[E]` for E epochs; NaN where an epoch has none."""
-
 
 def plot_training(run: Path, path: Path, last_epoch: int | None = None) -> None:
-    """Draws the metrics of every epoch of a run, which its folder keeps.
+    """Draws the metrics of every epoch of a run.
 
-    Of two-phase training: energy errors against the band, iterations, dt, and pass rates. Of window
-    training: the loss, the work and the error it came to, and how many windows were worth it.
+    For two-phase training: energy errors against the band, iterations, dt, and pass rates. For
+    window training: the loss, the work, the energy error, and the share of windows that counted.
 
     Args:
         run: its folder.
-        path: of the picture; its suffix chooses the format.
-        last_epoch: to draw, from 0; else all.
+        path: where the picture goes; the suffix chooses the format.
+        last_epoch: the last epoch to draw, from 0; all if None.
 
     Raises:
         UserError: the run keeps no metrics or no checkpoint; matplotlib is missing, or the picture
@@ -48,13 +41,12 @@ def plot_training(run: Path, path: Path, last_epoch: int | None = None) -> None:
 
 def training_figure(run: Path, last_epoch: int | None = None) -> Any:
     """The figure of `plot_training`."""
-    metrics = read_metrics(run / checkpoints.METRICS_FILE, last_epoch)
-    config, _ = from_dict(checkpoints.load(run).config)
+    record = read_record(run, last_epoch)
+    metrics = record.metrics
     figure = new_figure(10, 6.5, layout="constrained")
     figure.suptitle(f"training of {run.name}, {len(metrics['epoch'])} epochs")
     panels = figure.subplots(2, 2, sharex=True)
-    draw = _draw_windows if "relative_work" in metrics else _draw_two_phases
-    draw(panels.flat, metrics, config)
+    DRAWN_BY.get(record.objective, _draw_first_metrics)(panels.flat, record)
     for axes in panels.flat:
         axes.grid(color=PALE, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -67,38 +59,9 @@ def training_figure(run: Path, last_epoch: int | None = None) -> Any:
     return figure
 
 
-def read_metrics(path: Path, last_epoch: int | None = None) -> Metrics:
-    """The metrics in a file of one JSON object a line; a line that is cut short is left out.
-
-    Raises:
-        UserError: there is no such file, or no epoch in it.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); train writes it, import does not"
-        ) from error
-    epochs = [each for each in map(_as_metrics, lines) if each]
-    if last_epoch is not None:
-        epochs = [each for each in epochs if each["epoch"] <= last_epoch]
-    if not epochs:
-        raise UserError(f"{path}: holds no metrics of an epoch")
-    return {name: np.array([each.get(name, np.nan) for each in epochs]) for name in epochs[-1]}
-
-
-def _as_metrics(line: str) -> dict[str, float]:
-    """The numbers of a line; empty if it is none of an epoch."""
-    try:
-        values = json.loads(line)
-        numbers = {n: np.nan if value is None else float(value) for n, value in values.items()}
-    except (ValueError, TypeError, AttributeError):
-        return {}
-    return numbers if "epoch" in numbers else {}
-
-
-def _draw_two_phases(panels: Any, metrics: Metrics, config: Config) -> None:
+def _draw_two_phases(panels: Any, record: Record) -> None:
     errors, iterations, steps, rates = panels
+    metrics = record.metrics
     epoch = metrics["epoch"]
 
     def values(name: str) -> np.ndarray:
@@ -106,9 +69,9 @@ def _draw_two_phases(panels: Any, metrics: Metrics, config: Config) -> None:
 
     retrained = values("mean_retrain_iterations") > 0
     replayed = values("skipped") == 0
-    errors.axhspan(config.E_lower, config.E_upper, color=PALE, label="band")
+    errors.axhspan(*record.band, color=PALE, label="band")
     threshold = {"color": GREY, "linestyle": ":"}
-    errors.axhline(config.energy_threshold, **threshold, label="accepted below")
+    errors.axhline(record.threshold, **threshold, label="accepted below")
     _range(errors, epoch, values("min_energy_error"), values("max_energy_error"))
     _line(errors, epoch, values("mean_energy_error"), BLUE, "accepted steps")
     failed = np.where(retrained, values("max_retrain_rel_dE"), np.nan)
@@ -136,11 +99,12 @@ def _draw_two_phases(panels: Any, metrics: Metrics, config: Config) -> None:
     rates.set(ylabel="rate (%)", ylim=(-4, 104))
 
 
-def _draw_windows(panels: Any, metrics: Metrics, config: Config) -> None:
+def _draw_windows(panels: Any, record: Record) -> None:
     losses, work, errors, windows = panels
+    metrics = record.metrics
     epoch = metrics["epoch"]
-    # The numbers of an epoch of imitation are of no window.
-    imitated = epoch < config.imitation_epochs
+    # An epoch of imitation has no windows.
+    imitated = epoch < record.imitation_epochs
     if np.any(imitated):
         _line(losses, epoch, np.where(imitated, metrics["loss"], np.nan), ORANGE, "of imitation")
         _line(losses, epoch, np.where(imitated, np.nan, metrics["loss"]), BLUE, "of windows")
@@ -158,18 +122,30 @@ def _draw_windows(panels: Any, metrics: Metrics, config: Config) -> None:
     _line(errors, epoch, ratio, BLUE, "this rule")
     errors.set(ylabel="largest |E / E0 - 1| of a window,\nrelative to the tolerance")
 
-    count = config.window_batch * config.window_iterations
     covered = np.where(imitated, np.nan, 100 * metrics["covered"])
     _line(windows, epoch, covered, BLUE, "covered")
-    skipped = 100 * metrics["skipped"] / count
+    skipped = 100 * metrics["skipped"] / record.windows
     _line(windows, epoch, skipped, ORANGE, "skipped, gradient not finite", linestyle="--")
     windows.set(ylabel="share of the windows (%)", ylim=(-4, 104))
+
+
+def _draw_first_metrics(panels: Any, record: Record) -> None:
+    """A metric in each panel, for an objective that has no picture of its own."""
+    epoch = record.metrics["epoch"]
+    names = [name for name in record.metrics if name not in ("epoch", "epoch_time")]
+    for axes, name in zip(panels, names, strict=False):
+        _line(axes, epoch, record.metrics[name], BLUE)
+        axes.set(ylabel=name)
+
+
+DRAWN_BY = {"gate": _draw_two_phases, "window": _draw_windows}
+"""The pictures of objectives, by their names on the command line."""
 
 
 def _line(
     axes: Any, x: np.ndarray, y: np.ndarray, colour: str, label: str = "", **style: Any
 ) -> None:
-    """A line, with markers where it has few points."""
+    """Draws a line, with markers if it has few points."""
     marker, width = ("o", 1.5) if len(x) <= FEW_EPOCHS else ("", 1.0)
     style = {
         "marker": marker,
@@ -183,5 +159,5 @@ def _line(
 
 
 def _range(axes: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """The room between the smallest and the largest."""
+    """Shades the range between the smallest and the largest."""
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0)

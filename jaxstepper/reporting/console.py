@@ -31,8 +31,11 @@ class Console:
 
     def summary(self, result: Result) -> None:
         """What training came to."""
-        lines = {"epochs completed": f"{result.epochs}", "total time": f"{result.total_time:.2f}s"}
+        lines = {"epochs completed": f"{result.epochs}"}
         outcomes = self.objective.summary(result.state, result.metrics)
+        of_all = [each for each in outcomes if not each.key.startswith("final/")]
+        lines |= {each.label: each.words for each in of_all if each.label}
+        lines["total time"] = f"{result.total_time:.2f}s"
         lines |= {each.label: each.words for each in outcomes if each.label}
         self.print("Training summary")
         for label, words in lines.items():

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxstepper.errors import UserError
-from jaxstepper.machine.processes import is_main
-from jaxstepper.reporting.note import note
-from jaxstepper.settings.config import Config, to_dict
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result
 
@@ -22,17 +19,17 @@ class WandbRun:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is one."""
+        """Whether there is a run."""
         return self._run is not None
 
     @property
     def id(self) -> str | None:
-        """By which a resumed run goes on in the same place."""
+        """The id by which a resumed run goes on in the same place."""
         return None if self._run is None else self._run.id
 
     @property
     def place(self) -> str:
-        """Where it is to be seen: its page, or its folder if it is offline."""
+        """Where to see it: its page, or its folder if it is offline."""
         if self._run is None:
             return ""
         return str(Path(self._run.dir).parent) if self._run.offline else str(self._run.url)
@@ -43,7 +40,7 @@ class WandbRun:
             self._run.log(dict(values))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Keeps what training came to."""
+        """Keeps the result of a training."""
         if self._run is not None:
             self._run.summary.update(dict(values))
 
@@ -55,14 +52,14 @@ class WandbRun:
             self._run.log({name: wandb.Image(str(picture))})
 
     def keep(self, name: str, kind: str, *paths: Path) -> None:
-        """Keeps files, and what is in folders, as a new version of the artifact of this name."""
+        """Keeps files and the content of folders as a new version of the artifact of this name."""
         if self._run is None:
             return
         import wandb
 
         artifact = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "-", name), type=kind)
         for path in paths:
-            # File by file, for adding a folder speaks of it.
+            # File by file: adding a folder prints a line.
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
                     artifact.add_file(str(file), name=str(file.relative_to(path.parent)))
@@ -81,37 +78,34 @@ def summary_values(objective: Objective, result: Result) -> dict[str, Any]:
 
 
 @contextmanager
-def open_wandb(
-    config: Config,
-    default_name: str = "runner_train",
+def start_wandb(
+    project: str,
+    name: str,
+    config: Mapping[str, Any],
     run_id: str | None = None,
     step: str | None = None,
 ) -> Iterator[WandbRun]:
-    """A W&B run if the config asks for one; finished on leaving, also when training fails.
+    """A W&B run; it is finished on leaving, also when training fails.
 
     Args:
-        config: of the run.
-        default_name: where neither --wandb-name nor --save-name says more.
-        run_id: of the run to go on with.
-        step: the metric that all others are drawn against; else W&B's count of logs.
+        project: the project that the run belongs to.
+        name: the run's name.
+        config: the settings that are shown with it.
+        run_id: the id of the run to go on with.
+        step: the metric that all others are drawn against; W&B's count of logs if None.
 
     Raises:
         UserError: wandb is not installed, or cannot reach its server.
     """
-    if not (config.wandb and is_main()):
-        if config.wandb_artifacts:
-            note("--wandb-artifacts: nothing is kept without --wandb")
-        yield WandbRun()
-        return
     try:
         import wandb  # 1.5 s, so only when it is asked for
     except ImportError as error:
         raise UserError("--wandb: the package is missing; pip install wandb") from error
     try:
         run = wandb.init(
-            project=config.wandb_project,
-            name=config.wandb_name or config.save_name or default_name,
-            config=to_dict(config),
+            project=project,
+            name=name,
+            config=dict(config),
             id=run_id,
             resume="allow",
             settings=wandb.Settings(init_timeout=30, silent=True),

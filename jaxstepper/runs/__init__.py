@@ -1,5 +1,5 @@
 """A run, from its configuration to its folder.
 
-Plans, checkpoints and their seals, models, resumption. The configuration ends here: everything
-below takes the few arguments that it needs.
+Plans, bodies, checkpoints and their seals, models, resumption. The wings below do not see the
+configuration; they take the few arguments that they need.
 """

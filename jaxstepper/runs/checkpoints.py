@@ -1,13 +1,12 @@
 """Checkpoints of a run: a folder `<checkpoint_dir>/<run>/<name>/` each, written by Orbax.
 
 A checkpoint is a nested dict of arrays (the whole `TrainState`) and, as its metadata, the config,
-the metrics of the epoch and the version of this layout. The file SHA256SUMS beside them seals it:
-Orbax would load a flipped bit without a word. Names are those of epochs, counted from 0: `12` was
-saved at the end of epoch 12, `12.3` is the third that was saved in the middle of it.
+the metrics of the epoch and the version of this layout. The file SHA256SUMS beside them seals it.
+It is named after its epoch, counted from 0: `12` was saved at the end of epoch 12, and `12.3` is
+the third that was saved in the middle of it.
 """
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -26,30 +25,16 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import are_several, is_main, to_host, try_on_main
+from jaxstepper.runs.folders import epoch_of, paths_of
+from jaxstepper.runs.seal import Damaged, check_seal, seal
 
 FORMAT = 2
 """Version of the layout; a higher one was written by a newer jaxstepper."""
 
-METRICS_FILE = "metrics.jsonl"
-"""Beside the checkpoints of a run: the metrics of every epoch, a line each."""
-
-NAME = re.compile(r"(\d+)(?:\.(\d+))?")
-SEAL = "SHA256SUMS"
-"""In a checkpoint: the checksums of its files, as the command sha256sum prints and checks them."""
-
 ADDED_LATER = "progress"
 """A field of the state that checkpoints of training on windows once did not have."""
 
-UNFINISHED = "*.orbax-checkpoint-tmp*"
-
-SHIPPED = Path(__file__).parents[2] / "checkpoints"
-"""The steppers that come with the code, where it lies in its repository."""
-
 Tree = TypeVar("Tree")
-
-
-class Damaged(Exception):
-    """A checkpoint cannot be read, or is not what was written; says why."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +43,10 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        epoch: that it was saved in, zero-based.
+        epoch: the epoch it was saved in, from 0.
         config: the flat config of the run.
-        metrics: of the last epoch that had ended.
-        about: whatever else the run wrote down for itself; JSON values.
+        metrics: the metrics of the last epoch that had ended.
+        about: what else the run keeps for itself; JSON values.
         arrays: nested dict of numpy arrays; `restore` puts them into a pytree.
     """
 
@@ -74,7 +59,7 @@ class Checkpoint:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Of the network: {"params": ..., "constants": ...}."""
+        """The variables of the network, {"params": ..., "constants": ...}."""
         return {"constants": {}, **self.arrays["state"]["variables"]}
 
     @property
@@ -83,67 +68,13 @@ class Checkpoint:
         return self.arrays["initial_conditions"]
 
 
-# --- finding ---------------------------------------------------------------------------------
-
-
-def paths_of(run: Path) -> list[Path]:
-    """The folders of a run that are named like checkpoints, from the oldest to the newest."""
-    if not run.is_dir():
-        return []
-    return sorted(
-        (each for each in run.iterdir() if NAME.fullmatch(each.name) and each.is_dir()),
-        key=_position,
-    )
-
-
-def _position(path: Path) -> tuple[int, float]:
-    match = NAME.fullmatch(path.name)
-    assert match
-    epoch, part = match.groups()
-    return int(epoch), float("inf") if part is None else int(part)
-
-
-def is_partial(path: Path) -> bool:
-    """Whether a checkpoint was saved in the middle of an epoch."""
-    return "." in path.name
-
-
-def epochs_of(run: Path) -> list[int]:
-    """The epochs at whose end a run was saved, in order."""
-    return [int(path.name) for path in paths_of(run) if not is_partial(path)]
-
-
-def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
-    """The folder of a run, and the name of a checkpoint if one is given, from `RUN` or `RUN/NAME`.
-
-    RUN is a path, a name below `checkpoint_dir`, or that of a stepper that comes with the code.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    for path in (Path(model_path), Path(checkpoint_dir) / model_path, SHIPPED / model_path):
-        if NAME.fullmatch(path.name) and paths_of(path.parent):
-            if path in paths_of(path.parent):
-                return path.parent, path.name
-            saved = ", ".join(each.name for each in paths_of(path.parent))
-            raise UserError(f"{model_path}: no such epoch; {path.parent} holds {saved}")
-        if paths_of(path):
-            return path, None
-    raise UserError(
-        f"{model_path}: no checkpoint there; give a run's name or folder, RUN/EPOCH, or a .pt file"
-    )
-
-
-# --- reading ---------------------------------------------------------------------------------
-
-
 def load(run: Path, name: str | int | None = None) -> Checkpoint:
-    """A checkpoint of a run: the one of this name, or the newest that is intact.
+    """Loads a checkpoint of a run: the one of this name, or the newest intact one.
 
     Warns of newer ones that are damaged.
 
     Raises:
-        UserError: it is damaged, or all are; or it was written by a newer version.
+        UserError: it is damaged, or all are; or another version wrote it.
     """
     paths = paths_of(run) if name is None else [run / str(name)]
     damaged: list[str] = []
@@ -163,13 +94,13 @@ def load(run: Path, name: str | int | None = None) -> Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint, checked.
+    """Reads a checkpoint and checks it.
 
     Raises:
         Damaged: it is not what was written.
-        UserError: it was written by another version.
+        UserError: another version wrote it.
     """
-    _check_seal(path)
+    check_seal(path)
     try:
         with warnings.catch_warnings(action="ignore"), _alone():
             about = ocp.metadata(path.resolve()).custom_metadata
@@ -181,7 +112,7 @@ def read(path: Path) -> Checkpoint:
     _check_format(path, about["format"])
     return Checkpoint(
         path=path,
-        epoch=_position(path)[0],
+        epoch=epoch_of(path),
         config=about["config"],
         metrics=about["metrics"],
         about=about["about"],
@@ -190,7 +121,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def metrics_of(path: Path) -> dict[str, Any]:
-    """The metrics of a checkpoint, unchecked.
+    """The metrics of a checkpoint, without a check of its seal.
 
     Raises:
         Damaged: they cannot be read.
@@ -203,7 +134,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
 
 
 def _alone() -> AbstractContextManager[Any]:
-    """Lets each process read for itself; Orbax would have them wait for each other."""
+    """Lets each process read on its own; Orbax would make them wait for each other."""
     if not are_several():
         return nullcontext()
     context, this = ocp.Context(), jax.process_index()
@@ -224,16 +155,16 @@ def _check_format(path: Path, number: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another package says, in a line."""
+    """The message of another package's error, in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text.split("\n")[0].strip()[:120] or type(error).__name__
 
 
 def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
-    """The state of a checkpoint in the structure, shapes, dtypes and on the devices of `template`.
+    """The state of a checkpoint, with structure, shapes, dtypes and devices of `template`.
 
     Args:
-        checkpoint: of any number of devices.
+        checkpoint: written on any number of devices.
         template: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Raises:
@@ -256,9 +187,6 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, template)
 
 
-# --- writing ---------------------------------------------------------------------------------
-
-
 def write(
     path: Path,
     state: Any,
@@ -273,7 +201,7 @@ def write(
     All processes of a run must call it; the main process writes.
 
     Returns:
-        Waits until it is written; raises what went wrong.
+        A function that waits until it is written, and raises what went wrong.
     """
     arrays = {"state": to_arrays(state), "initial_conditions": np.array(initial_conditions)}
     words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
@@ -284,7 +212,7 @@ def write(
     def finish() -> None:
         saving.result()
         if is_main():
-            _seal(path)
+            seal(path)
 
     pool = ThreadPoolExecutor(1)
     finished = pool.submit(finish)
@@ -293,7 +221,7 @@ def write(
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Looks before Orbax writes, whose threads fail one by one and at length on a full disk."""
+    """Raises on a full disk, where Orbax's threads would fail one by one and at length."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -301,39 +229,11 @@ def _check_room(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {what}")
 
 
-def _checksums(path: Path) -> str:
-    lines = []
-    for file in sorted(each for each in path.rglob("*") if each.is_file() and each.name != SEAL):
-        checksum = hashlib.sha256(file.read_bytes()).hexdigest()
-        lines.append(f"{checksum}  {file.relative_to(path).as_posix()}\n")
-    return "".join(lines)
-
-
-def _check_seal(path: Path) -> None:
-    """Compares the files of a checkpoint with their checksums, before Orbax reads them.
-
-    Raises:
-        Damaged: they differ.
-    """
-    try:
-        sealed, found = (path / SEAL).read_bytes(), _checksums(path).encode()
-    except OSError as error:
-        raise Damaged("its checksums are not there: it is not whole") from error
-    if sealed != found:
-        raise Damaged("its files do not fit their checksums")
-
-
-def _seal(path: Path) -> None:
-    beside = path / f"{SEAL}.new"
-    beside.write_text(_checksums(path))
-    beside.replace(path / SEAL)
-
-
 def to_arrays(tree: Any) -> dict[str, Any]:
     """A pytree as nested dicts of numpy arrays, by the names of its fields.
 
     They are copies: on a CPU `device_get` may return the buffers themselves, which training
-    overwrites. Empty arrays are left out: Orbax does not store them, and their shape says all.
+    overwrites. Empty arrays are left out: Orbax does not store them, and their shape is enough.
     """
     nested: dict[str, Any] = {}
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
@@ -349,17 +249,3 @@ def to_arrays(tree: Any) -> dict[str, Any]:
 
 def _names(path: tuple[Any, ...]) -> list[str]:
     return [re.sub(r"\W", "", str(entry)) for entry in path]
-
-
-def remove_run(run: Path) -> None:
-    """Deletes the checkpoints and the metrics of a run, and nothing else in its folder."""
-    for path in paths_of(run):
-        shutil.rmtree(path)
-    remove_unfinished(run)
-    (run / METRICS_FILE).unlink(missing_ok=True)
-
-
-def remove_unfinished(run: Path) -> None:
-    """Deletes what was being written when a run was killed."""
-    for path in run.glob(UNFINISHED):
-        shutil.rmtree(path, ignore_errors=True)

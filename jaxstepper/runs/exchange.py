@@ -1,4 +1,4 @@
-"""Between runs of ours and checkpoints of the torch system."""
+"""Converts checkpoints to and from those of the torch system."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,23 @@ import optax
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics.initial_conditions import random_table
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.bodies import with_shape_of
+from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, torch_config
+from jaxstepper.runs.plans import with_scales
 from jaxstepper.runs.start import prepare
-from jaxstepper.settings.config import from_dict, summary, to_dict
+from jaxstepper.settings.stored import from_dict, summary, to_dict
 from jaxstepper.torch_files.content import FEATURE_TYPES, TorchCheckpoint
 from jaxstepper.torch_files.state_dict import adam_state_dict
 
 
 def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
-    """A checkpoint of ours to the torch simulator's contract."""
+    """Converts a checkpoint to what the torch simulator reads.
+
+    Raises:
+        UserError: the torch simulator does not have such inputs.
+    """
     config, _ = from_dict(checkpoint.config)
     if config.feature_type not in FEATURE_TYPES:
         raise UserError(
@@ -56,7 +63,7 @@ def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
 
 
 def _adam(checkpoint: checkpoints.Checkpoint) -> optax.ScaleByAdamState | None:
-    """The moments of Adam, wherever they are in the optimiser's state; None for others."""
+    """The moments of Adam, wherever they are in the optimiser's state; None if there are none."""
     found: list[dict[str, Any]] = []
 
     def look(tree: Any) -> None:
@@ -73,13 +80,19 @@ def _adam(checkpoint: checkpoints.Checkpoint) -> optax.ScaleByAdamState | None:
 
 
 def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
-    """Keeps a torch checkpoint as a run: weights, optimiser, config and initial conditions."""
+    """Writes a torch checkpoint as a run: weights, optimiser, config and initial conditions.
+
+    Args:
+        file: the content of the torch checkpoint.
+        run: the folder to write to.
+        name: name of the file, for messages.
+    """
     raw = torch_config(file)
     config, unknown = from_dict(raw)
-    config = setup.choose_seed(setup.configure_jax(config))
+    config = choose_seed(configure_jax(config))
     tables = file.train_ic
     if tables is None:
-        # The state of a run needs bodies; such a file says nothing about them but their number.
+        # The state of a run needs bodies; such a file only says how many there were.
         tables = random_table(
             config.seed,
             config.num_particles,
@@ -89,7 +102,7 @@ def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
             config.vel_scale,
         )
     tables = tables if tables.ndim == 3 else tables[None]
-    config = setup.with_scales(setup.with_shape_of(config, tables), tables)
+    config = with_scales(with_shape_of(config, tables), tables)
     model = TrainedModel(name, file.epoch, file.variables, raw, tables)
     _, state = prepare(config, tables, model)
     if file.adam is not None:

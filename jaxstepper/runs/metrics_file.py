@@ -14,7 +14,7 @@ class MetricsFile:
     """The metrics of every epoch of a run, one JSON object a line, in its folder."""
 
     def __init__(self, path: Path, epochs_done: int = 0) -> None:
-        """Opens the file; lines of epochs that a resumed run does again are taken out."""
+        """Opens the file; drops the lines of epochs that a resumed run repeats."""
         self._path = path
         self._is_full = False
         kept = [line for line in _lines(path) if _epoch_of(line) < epochs_done]
@@ -23,7 +23,7 @@ class MetricsFile:
         beside.replace(path)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Adds an epoch; what cannot be written is told of once."""
+        """Adds an epoch; says once that the file cannot be written."""
         line = json.dumps({name: finite_or_none(value) for name, value in metrics.items()})
         try:
             with self._path.open("a") as file:
@@ -39,7 +39,7 @@ class MetricsFile:
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of a file, if it is there."""
+    """The complete lines of a file, if it exists."""
     text = path.read_text() if path.exists() else ""
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 

@@ -1,4 +1,4 @@
-"""A trained network from wherever it is kept: a run, one of its epochs, or a `.pt` file."""
+"""Loads trained networks: from a run, one of its epochs, or a `.pt` file."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +15,10 @@ from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints, folders
+from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
 from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
 from jaxstepper.stepping.rule import Rule
 from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import TorchCheckpoint
@@ -28,10 +30,10 @@ class TrainedModel:
     """A network and what it was trained with.
 
     Attributes:
-        name: of where it came from, for messages.
-        epoch: zero-based.
-        variables: of the network.
-        config: the flat config of its training.
+        name: where it came from, for messages.
+        epoch: the epoch it was saved in, from 0.
+        variables: the network's weights and constants.
+        config: the flat config that it was trained with.
         initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
     """
 
@@ -43,14 +45,14 @@ class TrainedModel:
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
-    """The model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+    """Loads the model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is no such model, or it cannot be read.
     """
     if Path(model_path).suffix == ".pt":
         return _from_torch(torch_bridge.read(model_path), model_path)
-    checkpoint = checkpoints.load(*checkpoints.locate(model_path, checkpoint_dir))
+    checkpoint = checkpoints.load(*folders.locate(model_path, checkpoint_dir))
     return TrainedModel(
         str(checkpoint.path),
         checkpoint.epoch,
@@ -61,13 +63,13 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
 
 
 def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) -> Rule:
-    """The step-size rule of a model; `config` says what its network and inputs are.
+    """The step-size rule of a model, whose network and inputs are those of `config`.
 
     Raises:
-        UserError: its network is not the config's.
+        UserError: the model has another network.
     """
-    setup.require_room(config)
-    network, features = setup.make_network(config), setup.make_features(config)
+    require_room(config)
+    network, features = make_network(config), make_features(config)
     variables = variables_for(network, features, model)
     return learned_rule(network, features, gravity, variables, config.tolerance)
 
@@ -82,10 +84,10 @@ def load_controller(
 
     Args:
         model_path: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
-        gravity: what moves the bodies; its softening must be that of the training, unless the
-            network is free of scale.
-        tolerance: energy error to aim for, which networks with native inputs take; `scaled` makes
-            the steps of others longer or shorter.
+        gravity: the force; its softening must be that of the training, unless the network is free
+            of scale.
+        tolerance: energy error to aim for, if the network has such an input; `scaled` makes the
+            steps of others longer or shorter.
         checkpoint_dir: folder that holds the runs.
 
     Raises:
@@ -93,10 +95,9 @@ def load_controller(
     """
     model = load_model(model_path, checkpoint_dir)
     asked = Config(softening=gravity.softening, tolerance=tolerance)
-    given = {"softening": "gravity.softening"}
-    config = setup.adopt(asked, given, model.config, model.name)
-    # Before any array of the network: whatever it was trained in, it runs with the particles.
-    config = replace(config, dtype=jnp.zeros((), float).dtype.name)
+    request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
+    # Whatever dtype the network was trained in, it runs in that of the particles.
+    config = replace(request.config, dtype=jnp.zeros((), float).dtype.name)
     return learned_controller(config, model, gravity)
 
 
@@ -107,7 +108,7 @@ def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
 
 
 def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
-    """The config of a `.pt` file; where its weights say otherwise, they are right."""
+    """The config of a `.pt` file, corrected where its weights say otherwise."""
     state_dict = to_state_dict(file.variables, float(file.has_dropout))
     shape = network_shape(state_dict)
     return {

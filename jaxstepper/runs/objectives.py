@@ -9,7 +9,7 @@ import optax
 
 from jaxstepper.network.step_network import as_step_network
 from jaxstepper.physics.initial_conditions import orbital_period
-from jaxstepper.runs.setup import (
+from jaxstepper.runs.plans import (
     make_features,
     make_gravity,
     make_network,

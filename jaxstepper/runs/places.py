@@ -1,4 +1,4 @@
-"""Places where results will be written, tried before the work that leads to them."""
+"""Checks places where results will be written, before the work that produces them."""
 
 import errno
 import os
@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import checkpoints
+from jaxstepper.runs import folders
 
 
 def check_file_place(path: Path, what: str) -> None:
     """Checks that a file can be written at `path`; `what` begins the message.
 
     Raises:
-        UserError: it cannot.
+        UserError: the file cannot be written.
     """
     try:
         if path.is_dir():
@@ -26,10 +26,10 @@ def check_file_place(path: Path, what: str) -> None:
 
 
 def check_folder_place(path: Path, what: str) -> None:
-    """Checks that files can be written into the folder `path`, which may still have to be made.
+    """Checks that files can be written into the folder `path`, which need not exist yet.
 
     Raises:
-        UserError: they cannot.
+        UserError: the files cannot be written.
     """
     try:
         _try(path)
@@ -38,20 +38,20 @@ def check_folder_place(path: Path, what: str) -> None:
 
 
 def check_run_place(run: Path) -> None:
-    """Checks that the folder of a run can be written, and lies in no other run.
+    """Checks that the folder of a run can be written, and is not inside another run.
 
     Raises:
-        UserError: it cannot, or does.
+        UserError: it cannot be written, or is inside another run.
     """
     check_folder_place(run, str(run))
     for folder in run.parents:
-        if checkpoints.epochs_of(folder):
+        if folders.epochs_of(folder):
             raise UserError(f"{run}: lies in {folder}, which is a run itself; choose another name")
 
 
 def _try(folder: Path) -> None:
-    """Makes a file without a name in the folder, or in the nearest one above that there is."""
-    while not folder.exists():  # raises when a name is too long
+    """Makes a nameless file in the folder, or in the nearest one above that exists."""
+    while not folder.exists():  # raises if a name is too long
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder):
         pass

@@ -1,12 +1,13 @@
-"""Whether a run may go on with the config it is given."""
+"""Whether a run may go on with the options that are set now."""
 
 from dataclasses import replace
 from typing import Any
 
 from jaxstepper.errors import UserError
 from jaxstepper.runs.checkpoints import Checkpoint
-from jaxstepper.runs.setup import Given
-from jaxstepper.settings.config import OPTIONS, Config, from_dict, to_dict
+from jaxstepper.settings.config import OPTIONS, Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import from_dict, to_dict
 from jaxstepper.settings.values import setting
 
 # What may change from one part of a run to the next: when it ends, where it runs, what it shows
@@ -39,23 +40,23 @@ HARMLESS = {
 }
 
 
-def what_was_given(config: Config, given: Given) -> dict[str, Any]:
-    """What was given explicitly, as plain JSON values."""
-    return {name: value for name, value in to_dict(config).items() if name in given}
+def what_was_set(request: Request) -> dict[str, Any]:
+    """The options that were set explicitly, as plain JSON values."""
+    return {name: value for name, value in to_dict(request.config).items() if request.sets(name)}
 
 
-def resumed_config(config: Config, given: Given, checkpoint: Checkpoint) -> Config:
-    """The config to go on with: the run's own, and what was given now of what is harmless.
+def resumed_config(request: Request, checkpoint: Checkpoint) -> Config:
+    """The config to go on with: the run's own, and the harmless options that are set now.
 
     Raises:
-        UserError: something that was given would make it another run.
+        UserError: an option that is set would make it another run.
     """
     run = checkpoint.path.parent
-    # What was asked for counts; what came of it may differ, as the number of bodies of a draw.
+    # Compare with what the run was asked to do: a draw, for one, decides on the number of bodies.
     asked = {**checkpoint.config, **checkpoint.about.get("given", {})}
     changed = [
-        f"{setting(name, given[name], value)} (was {asked.get(name)})"
-        for name, value in what_was_given(config, given).items()
+        f"{setting(name, request.source(name), value)} (was {asked.get(name)})"
+        for name, value in what_was_set(request).items()
         if name not in HARMLESS and value != asked.get(name)
     ]
     if changed:
@@ -63,6 +64,6 @@ def resumed_config(config: Config, given: Given, checkpoint: Checkpoint) -> Conf
             f"--resume: {run} was trained with another config: {', '.join(changed)}; leave that "
             "out to go on, or train anew with another --save-name"
         )
-    now = {"save_name", "checkpoint_dir", *(name for name in given if name in HARMLESS)}
+    now = {"save_name", "checkpoint_dir", *(each for each in request.sources if each in HARMLESS)}
     before, _ = from_dict(checkpoint.config)
-    return replace(before, **{name: getattr(config, name) for name in now})
+    return replace(before, **{name: getattr(request.config, name) for name in now})

@@ -11,11 +11,16 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import are_several
-from jaxstepper.runs import checkpoints, setup
+from jaxstepper.runs import checkpoints
+from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.checkpoints import Checkpoint
+from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, variables_for
 from jaxstepper.runs.objectives import NOTHING, Own, make_objective, with_mesh
-from jaxstepper.settings.config import CHECKPOINT, Config
+from jaxstepper.runs.plans import adopt, with_scales
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import CHECKPOINT
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.status import RUNNING
 
@@ -38,8 +43,7 @@ class Start:
 
 
 def start_run(
-    config: Config,
-    given: setup.Given,
+    request: Request,
     *,
     share: bool = True,
     bodies: np.ndarray | None = None,
@@ -48,8 +52,7 @@ def start_run(
     """A new run.
 
     Args:
-        config: of the run.
-        given: the options that were set explicitly.
+        request: what the run was asked to do.
         share: whether all devices may share its systems; else it trains on one.
         bodies: initial conditions `[B, N, 1 + 2 D]`, in the place of those that the config names.
         own: what a program brings itself.
@@ -57,26 +60,27 @@ def start_run(
     Raises:
         UserError: something given cannot be used.
     """
-    config, tables, model = complete(config, given, bodies)
+    config, tables, model = complete(request, bodies)
     return Start(config, tables, *prepare(config, tables, model, share=share, own=own))
 
 
 def complete(
-    config: Config, given: setup.Given, bodies: np.ndarray | None = None
+    request: Request, bodies: np.ndarray | None = None
 ) -> tuple[Config, np.ndarray, TrainedModel | None]:
     """The config of a new run with all that follows from it, its tables, and a model to go on from.
 
     Raises:
         UserError: something given cannot be used.
     """
-    model = load_model(config.model_path, config.checkpoint_dir) if config.model_path else None
+    path, folder = request.config.model_path, request.config.checkpoint_dir
+    model = load_model(path, folder) if path else None
     if model is not None:
-        config = setup.adopt(config, given, model.config, model.name)
-    config = setup.choose_seed(setup.configure_jax(config))
+        request = adopt(request, model.config, model.name)
+    config = choose_seed(configure_jax(request.config))
     tables = bodies
     if tables is None:
-        tables = setup.initial_tables(config, given, config.multi_orbit)
-    return setup.with_scales(setup.with_shape_of(config, tables), tables), tables, model
+        tables = initial_tables(Request(config, request.sources), config.multi_orbit)
+    return with_scales(with_shape_of(config, tables), tables), tables, model
 
 
 def prepare(
@@ -90,7 +94,7 @@ def prepare(
     """The objective of a run, and its state before the first epoch.
 
     Args:
-        config: of the run; `setup.configure_jax` has been called.
+        config: of the run; `configure_jax` has been called.
         tables: initial conditions `[B, N, 1 + 2 D]`.
         model: a network to go on from.
         share: whether all devices may share the systems; else they stay on one.
@@ -129,14 +133,15 @@ def fresh_tables(
     if config.ic_path is not None:
         return tables
     draw = np.random.default_rng([config.seed or 0, done])
-    return setup.initial_tables(config, dict.fromkeys(given, CHECKPOINT), config.multi_orbit, draw)
+    request = Request(config, dict.fromkeys(given, CHECKPOINT))
+    return initial_tables(request, config.multi_orbit, draw)
 
 
 def resume_training(config: Config, checkpoint: Checkpoint, own: Own = NOTHING) -> tuple[Any, Any]:
     """The objective of a run, and its state in a checkpoint.
 
     Args:
-        config: of the run; `setup.configure_jax` has been called.
+        config: of the run; `configure_jax` has been called.
         checkpoint: of that run.
         own: what a program brings itself.
 

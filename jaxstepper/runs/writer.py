@@ -1,4 +1,4 @@
-"""Keeps the checkpoints of a run while it trains: when, which, and what if the disk is full."""
+"""Keeps the checkpoints of a run while it trains, and copes with a full disk."""
 
 import shutil
 import time
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from jaxstepper.machine.processes import from_main, is_main, try_on_main
-from jaxstepper.runs import checkpoints
-from jaxstepper.runs.checkpoints import Damaged, first_line, is_partial, paths_of
+from jaxstepper.runs import checkpoints, folders
+from jaxstepper.runs.checkpoints import first_line
+from jaxstepper.runs.folders import is_partial, paths_of
 from jaxstepper.runs.metrics_file import MetricsFile
+from jaxstepper.runs.seal import Damaged
 
 
 @dataclass
@@ -22,18 +24,18 @@ class RunWriter:
 
     Each process of a run has one and calls it alike; the main process writes.
 
-    A checkpoint that cannot be written is warned of, and nothing that was there is lost: older
-    ones are deleted only after a newer one has been read back and found intact.
+    A checkpoint that cannot be written gives a warning, and nothing is lost: older ones are deleted
+    only after a newer one has been read back and found intact.
 
     Attributes:
         run: its folder.
         initial_conditions: the tables `[B, N, 1 + 2 D]` it started from.
         config: its flat config.
-        about: whatever else a checkpoint keeps; JSON values.
-        keep: the number of newest checkpoints to keep, besides the best; None keeps all.
+        about: what else a checkpoint keeps; JSON values.
+        keep: how many of the newest checkpoints to keep, besides the best; None keeps all.
         minutes: longest time between two checkpoints; see `is_due`.
-        newest: the newest checkpoint known to be there.
-        problem: why the last checkpoint could not be written; else empty.
+        newest: the newest checkpoint known to exist.
+        problem: why the last checkpoint could not be written; empty if it was.
     """
 
     run: Path
@@ -50,7 +52,7 @@ class RunWriter:
     _last: float = field(default_factory=time.monotonic)
 
     def is_due(self) -> bool:
-        """Whether the last checkpoint is longer ago than `minutes`."""
+        """Whether more than `minutes` have passed since the last checkpoint."""
         is_due = time.monotonic() - self._last > 60 * self.minutes
         return bool(from_main(is_due))
 
@@ -73,7 +75,7 @@ class RunWriter:
         self.finish()
         self._last, self._path, self._state = time.monotonic(), path, state
         try:
-            # A damaged one, for training came here again from an older one.
+            # A damaged one: training has resumed from an older one.
             try_on_main(lambda: shutil.rmtree(path) if path.exists() else None)
             self._wait = checkpoints.write(
                 path,
@@ -101,12 +103,12 @@ class RunWriter:
 
     def _fail(self, error: Exception) -> None:
         if is_main():
-            checkpoints.remove_unfinished(self.run)
+            folders.remove_unfinished(self.run)
         self.problem = first_line(error)
         warnings.warn(f"{self._path}: could not be saved ({self.problem})", stacklevel=2)
 
     def _prune(self) -> None:
-        """Deletes the checkpoints that are no longer wanted, if the newest is intact."""
+        """Deletes checkpoints that are no longer needed, if the newest is intact."""
         if not is_main():
             return
         paths = paths_of(self.run)
@@ -122,19 +124,19 @@ class RunWriter:
 
 
 def superseded(paths: list[Path]) -> list[Path]:
-    """Of checkpoints in order, those within an epoch that others follow."""
+    """The checkpoints, out of a sorted list, that are partial and have successors."""
     return [path for path in paths[:-1] if is_partial(path)]
 
 
 def unwanted(paths: list[Path], keep: int) -> list[Path]:
-    """Of checkpoints in order, those that are neither among the newest `keep` nor the best."""
+    """The checkpoints, out of a sorted list, that are neither the newest `keep` nor the best."""
     rest = [path for path in paths if path not in superseded(paths)]
     kept = [*rest[-keep:], *best(rest)]
     return [path for path in paths if path not in kept]
 
 
 def best(paths: list[Path]) -> list[Path]:
-    """The checkpoint whose last epoch had the highest pass rate, the newest of equals; if any."""
+    """A list of the checkpoint with the highest pass rate, the newest of equals; empty if none."""
     rates: dict[Path, float] = {}
     for path in paths:
         try:
@@ -167,7 +169,7 @@ def save_run(
         The folder of the checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metrics_file = MetricsFile(folder / checkpoints.METRICS_FILE)
+    metrics_file = MetricsFile(folder / folders.METRICS_FILE)
     for metrics in history:
         metrics_file.epoch(metrics)
     path = folder / str(history[-1]["epoch"])

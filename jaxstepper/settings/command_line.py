@@ -1,4 +1,4 @@
-"""The command line, and the TOML file it names, to a checked `Config` (standard library only)."""
+"""Reads the command line and the TOML file it names (standard library only)."""
 
 import argparse
 import re
@@ -6,74 +6,52 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from jaxstepper.errors import UserError
-from jaxstepper.settings.config import (
-    DEFAULTS,
-    OPTIONS,
-    Command,
-    Config,
-    accepts,
-    check_band,
-    check_controller,
-    check_history,
-    check_momentum,
-    check_objective,
-    check_together,
-    flag_of,
-    read_option,
-)
-from jaxstepper.settings.toml_file import Settings, read_toml
+from jaxstepper.settings.checks import check
+from jaxstepper.settings.config import DEFAULTS, OPTIONS, Config, accepts, flag_of, read_option
+from jaxstepper.settings.option import Command
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.toml_file import Sourced, read_toml
 from jaxstepper.settings.values import as_typed, line_error, nearest
 
 
-def parse(
-    command: Command, argv: Sequence[str], prog: str | None = None
-) -> tuple[Config, dict[str, str]]:
-    """The config of `command`, and the source of every value given: flag, or file and table.
+def parse(command: Command, argv: Sequence[str], prog: str | None = None) -> Request:
+    """What `command` is asked to do.
 
     `both` accepts every flag and reads the file as train does. `--help` prints and exits.
     To simulate, call `check_history` once the checkpoint's history_len is known.
 
     Raises:
-        UserError: something given is unknown, of the wrong kind, or not allowed.
+        UserError: a flag or key is unknown, or a value is of the wrong kind or not allowed.
     """
     flags, path = _read_flags(command, argv, prog)
-    return view(command, read_toml(path)["train" if command == "both" else command], flags)
+    return combine(command, read_toml(path)["train" if command == "both" else command], flags)
 
 
-def parse_both(
-    argv: Sequence[str], prog: str | None = None
-) -> tuple[tuple[Config, dict[str, str]], tuple[Config, dict[str, str]]]:
-    """What `train` and `simulate` each see of one command line.
+def parse_both(argv: Sequence[str], prog: str | None = None) -> tuple[Request, Request]:
+    """What `train` and `simulate` are asked to do by one command line.
 
     Raises:
         UserError: as `parse`.
     """
     flags, path = _read_flags("both", argv, prog)
     file = read_toml(path)
-    return view("train", file["train"], flags), view("simulate", file["simulate"], flags)
+    return combine("train", file["train"], flags), combine("simulate", file["simulate"], flags)
 
 
-def view(command: Command, file: Settings, flags: Settings) -> tuple[Config, dict[str, str]]:
-    """The config of `command` from the settings of a file and flags, which win; and the sources.
+def combine(command: Command, file: Sourced, flags: Sourced) -> Request:
+    """The request that the options of a file and of the command line make; flags win.
 
     Raises:
-        UserError: two of them contradict each other.
+        UserError: two options contradict each other.
     """
-    settings = file | {name: flags[name] for name in flags if accepts(command, name)}
-    given = {name: source for name, (_, source) in settings.items()}
-    config = Config(**{name: value for name, (value, _) in settings.items()})
-    check_momentum(config, given)
-    check_band(config, given)
-    config = check_controller(config, given)
-    if command != "simulate":  # there history_len may still come from the checkpoint
-        check_history(config, given)
-        config = check_objective(config, given)
-    return check_together(config, given), given
+    options = file | {name: flags[name] for name in flags if accepts(command, name)}
+    config = Config(**{name: value for name, (value, _) in options.items()})
+    return check(command, Request(config, {name: source for name, (_, source) in options.items()}))
 
 
 class _Parser(argparse.ArgumentParser):
     def flags(self) -> list[str]:
-        """Every spelling that is known."""
+        """All known spellings."""
         return list(self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
@@ -98,8 +76,8 @@ def _default_words(default: Any) -> str:
 
 
 def _parser(command: Command, prog: str | None) -> _Parser:
-    # All values stay text here: `read_option` converts and refuses them as it does those of a file.
-    # Defaults are suppressed to learn what was given.
+    # All values stay text here; `read_option` checks them as it checks those of a file.
+    # Suppressed defaults leave only what was given.
     parser = _Parser(
         prog=prog or f"jaxstepper {command}",
         usage="%(prog)s [options]",
@@ -122,7 +100,7 @@ def _parser(command: Command, prog: str | None) -> _Parser:
             "dest": name,
             "help": f"{declared.help} (default: {_default_words(DEFAULTS[name])})",
         }
-        if name == "compile":  # there is nothing that --no-compile would switch off
+        if name == "compile":  # --no-compile would switch nothing off
             settings["action"] = "store_true"
         elif allowed.kind is bool:
             settings["action"] = argparse.BooleanOptionalAction
@@ -161,15 +139,15 @@ def _unknown_flag(command: Command, token: str, known: Collection[str]) -> UserE
 
 def _read_flags(
     command: Command, argv: Sequence[str], prog: str | None
-) -> tuple[Settings, str | None]:
-    """What was given on the command line, and the TOML file."""
+) -> tuple[Sourced, str | None]:
+    """The options that the command line sets, and the path of the TOML file."""
     parser = _parser(command, prog)
     known = parser.flags()
     spelled = {_plain_spelling(flag): flag for flag in known}
     tokens = []
     for token in argv:
         if _is_negative_number(token):
-            # argparse takes "-1e-3" for a flag, but nothing that starts with a space.
+            # argparse takes "-1e-3" for a flag, but not if it starts with a space.
             token = " " + token
         elif token.startswith("--"):
             flag, equals, value = token.partition("=")
@@ -183,7 +161,7 @@ def _read_flags(
         raise _unknown_flag(command, rest[0].strip(), known)
     raw = vars(parsed)
     path = raw.pop("config", None)
-    settings: Settings = {}
+    settings: Sourced = {}
     for name, value in raw.items():
         if isinstance(value, str) and _is_negative_number(value.strip()):
             value = value.strip()

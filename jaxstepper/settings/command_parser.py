@@ -1,12 +1,12 @@
 """The parser of commands that have flags of their own and no configuration file."""
 
 import argparse
-import math
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jaxstepper.errors import UserError
-from jaxstepper.settings.values import MOST_OF_INTEGER, is_path
+from jaxstepper.settings.values import PATH, Allowed, as_typed, checked
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -16,45 +16,31 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        """Raises the UserError."""
+        """Raises the UserError, such as `--count 0: must be an integer >= 1; see --help`."""
+        match = re.match(r"argument (\S+): (.*)", message, re.DOTALL)
+        if match is not None:
+            flag, says = match[1].split("/")[-1], match[2]
+            message = f"{flag} {says}" if ": must be " in says else f"{flag}: {says}"
         raise UserError(f"{message}; see --help")
 
 
-def count(least: int = 1) -> Callable[[str], int]:
-    """The type of an integer >= `least`."""
+def value_of(allowed: Allowed) -> Callable[[str], Any]:
+    """The `type` of an argument, for argparse, that takes what is allowed."""
 
-    def convert(text: str) -> int:
-        value = int(text) if text.lstrip("-").isdecimal() else least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be an integer >= {least}")
-        if value > MOST_OF_INTEGER:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be at most {MOST_OF_INTEGER}")
-        return value
+    def convert(text: str) -> Any:
+        try:
+            return checked(allowed, text, typed=True)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{as_typed(text, '-')}: {error}") from None
 
     return convert
 
 
-def place(text: str) -> str:
-    """The type of a path."""
-    if not is_path(text):
-        raise argparse.ArgumentTypeError("must be a path, printable and not too long")
-    return text
-
-
-def number(text: str) -> float:
-    """The type of a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a finite number")
-    return value
-
-
-def positive(text: str) -> float:
-    """The type of a finite number > 0."""
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number > 0")
-    return value
+def add_checkpoint_dir(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag --checkpoint-dir, as `train` has it."""
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=value_of(PATH),
+        default="checkpoints",
+        help="folder that holds the runs",
+    )

@@ -1,16 +1,15 @@
-"""The flat configuration: its names, defaults and help, and the checks across them.
+"""The table of everything that can be set, with defaults and help.
 
-`Config` is the table of everything that can be set; the parser, the help text, the TOML reader and
-the checkpoint reader are all generated from it. Only the standard library is imported here, so that
-`--help` answers at once.
+`Config` is the one table: the command line, the help text, the TOML reader and the checkpoint
+reader are generated from it. Only the standard library is imported here, so that `--help` answers
+at once.
 """
 
-import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
+from jaxstepper.settings.option import Command, Option, option
 from jaxstepper.settings.values import (
     ADDRESS,
     COUNT,
@@ -25,49 +24,13 @@ from jaxstepper.settings.values import (
     STEP_SIZE,
     WIDTHS,
     YES_NO,
-    Allowed,
     integer,
     number,
     one_of,
     path,
     read_value,
-    refusal,
     text,
 )
-
-Command = Literal["train", "simulate", "both"]
-CHECKPOINT = "checkpoint config"
-LEAST_DISTANCE = 1e-100  # whose cube is still a number
-
-
-@dataclass(frozen=True)
-class Option:
-    """All about one name but its default: what it may be, its help, and who takes it."""
-
-    allowed: Allowed
-    help: str
-    group: str
-    takes: Command
-    also: str | None  # one more spelling of the flag
-    flag: bool  # False: only in TOML
-    effect: bool  # False: accepted for the sake of old command lines
-
-
-def option(
-    default: Any,
-    allowed: Allowed,
-    help: str,
-    *,
-    group: str,
-    takes: Command = "both",
-    also: str | None = None,
-    flag: bool = True,
-    effect: bool = True,
-) -> Any:
-    """Declares one field of `Config`."""
-    declared = Option(allowed, help, group, takes, also, flag, effect)
-    return field(default=default, metadata={"option": declared})
-
 
 CONTROLLERS = (
     "fixed",
@@ -81,7 +44,7 @@ CONTROLLERS = (
     "learned",
 )
 
-# Inputs that are free of scale; the torch system does not have them.
+# Inputs without a scale of their own; the torch system does not have them.
 NATIVE_FEATURES = ("orbital", "encounters")
 
 _optimisation = partial(option, group="optimisation", takes="train")
@@ -106,7 +69,7 @@ _unused_key = partial(_unused, takes="train", flag=False)
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run can be told, flat; `parse` and `from_dict` check the values."""
+    """All options of a run in one flat table; `parse` and `from_dict` check the values."""
 
     optimizer: str = _optimisation("adam", OPTIMIZERS, "optimiser", also="-o")
     lr: float = _optimisation(1e-4, POSITIVE, "learning rate")
@@ -153,7 +116,7 @@ class Config:
     unit_spread: float = _window(
         1.0,
         number(low=1),
-        "each window is in units of mass and length of its own, up to so many times larger or "
+        "each window is in units of mass and length of its own, up to this many times larger or "
         "smaller, for networks that are not free of scale",
     )
     imitation_epochs: int = _window(
@@ -232,7 +195,7 @@ class Config:
     fresh_every: int = _orbits(
         0,
         integer(0),
-        "restart the systems from new draws every so many epochs; 0 for never",
+        "restart the systems from new draws after this many epochs; 0 for never",
         takes="train",
     )
     e_min: float = _orbits(0.6, FRACTION, "smallest eccentricity drawn")
@@ -336,7 +299,7 @@ class Config:
     keep: int | None = _files(
         None,
         COUNT,
-        "keep so many of the newest checkpoints, and the best by pass rate; else all",
+        "keep this many of the newest checkpoints, and the best by pass rate; else all",
         takes="train",
     )
     resume: bool = _files(
@@ -416,18 +379,13 @@ OPTIONS: dict[str, Option] = {each.name: each.metadata["option"] for each in fie
 
 
 def flag_of(name: str) -> str:
-    """The flag of a name: kebab-case, but `--E_lower` and its like."""
+    """The flag of an option: kebab-case, except for `--E_lower` and the like."""
     return f"--{name if name[:2] in ('E_', 'L_') else name.replace('_', '-')}"
 
 
 def accepts(command: Command, name: str) -> bool:
     """Whether `command` takes the option `name`; `both` takes every one."""
     return "both" in (command, OPTIONS[name].takes) or command == OPTIONS[name].takes
-
-
-def ineffective(given: Collection[str]) -> list[str]:
-    """The names among `given` that are accepted for compatibility and change nothing."""
-    return [name for name in given if not OPTIONS[name].effect]
 
 
 def read_option(name: str, raw: Any, source: str) -> Any:
@@ -437,170 +395,3 @@ def read_option(name: str, raw: Any, source: str) -> Any:
         UserError: `raw` is of the wrong kind or not allowed.
     """
     return read_value(OPTIONS[name].allowed, name, raw, source)
-
-
-# --- values that must fit each other ---------------------------------------------------------
-
-
-def _source(name: str, given: Mapping[str, str]) -> str:
-    return given.get(name, flag_of(name))
-
-
-def check_together(config: Config, given: Mapping[str, str]) -> Config:
-    """Checks values against each other; returns the config, its field position cut to `dim`.
-
-    Raises:
-        UserError: two values contradict each other.
-    """
-    for low, high in (
-        ("E_lower", "E_upper"),
-        ("e_min", "e_max"),
-        ("a_min", "a_max"),
-        ("tolerance_min", "tolerance_max"),
-    ):
-        smaller, larger = getattr(config, low), getattr(config, high)
-        if smaller > larger:
-            raise refusal(low, _source(low, given), smaller, f"must be <= {high}, {larger}")
-    if config.norm_mode == "manual":
-        for scale in ("norm_L0", "norm_V0"):
-            if getattr(config, scale) is None:
-                source = _source("norm_mode", given)
-                rule = f"needs {scale} too ({flag_of(scale)}), a number > 0"
-                raise refusal("norm_mode", source, "manual", rule)
-    _check_processes(config, given)
-    return replace(config, external_field_position=_field_position(config, given))
-
-
-def _check_processes(config: Config, given: Mapping[str, str]) -> None:
-    index, count = config.process_id, config.num_processes
-    together = {"coordinator": config.coordinator, "num_processes": count, "process_id": index}
-    absent = [name for name, value in together.items() if value is None]
-    if 0 < len(absent) < len(together):
-        name, value = next(each for each in together.items() if each[1] is not None)
-        rule = f"must come together with {absent[0]} ({flag_of(absent[0])})"
-        raise refusal(name, _source(name, given), value, rule)
-    if index is not None and count is not None and index >= count:
-        rule = f"must be below num_processes, {count}"
-        raise refusal("process_id", _source("process_id", given), index, rule)
-
-
-def _field_position(config: Config, given: Mapping[str, str]) -> tuple[float, ...] | None:
-    mass, position = "external_field_mass", "external_field_position"
-    for one, other in ((mass, position), (position, mass)):
-        if getattr(config, one) is not None and getattr(config, other) is None:
-            rule = f"must come together with {other} ({flag_of(other)})"
-            raise refusal(one, _source(one, given), getattr(config, one), rule)
-    where, dim = config.external_field_position, config.dim
-    if where is not None and not LEAST_DISTANCE < math.hypot(*where) < 1 / LEAST_DISTANCE:
-        rule = "must be away from the origin; the field is that of a distant point"
-        raise refusal(position, _source(position, given), where, rule)
-    if where is None or len(where) == dim:
-        return where
-    if dim == 2 and len(where) == 3 and where[2] == 0:  # X Y Z is how the torch system has it
-        return where[:2]
-    or_three = ", or 3 of which the last is 0" if dim == 2 else ""
-    count = f"must be {dim} number{'s' * (dim > 1)} (dim is {dim}){or_three}"
-    raise refusal(position, _source(position, given), where, count)
-
-
-def check_history(config: Config, given: Mapping[str, str]) -> None:
-    """Checks that integrator_mode history has one; to simulate, call it once the checkpoint is in.
-
-    Raises:
-        UserError: integrator_mode is history and history_len is 0.
-    """
-    if config.integrator_mode == "history" and config.history_len == 0:
-        source = _source("integrator_mode", given)
-        rule = "needs history_len (--history-len), an integer >= 1"
-        raise refusal("integrator_mode", source, "history", rule)
-
-
-def check_band(config: Config, given: Mapping[str, str]) -> None:
-    """Checks that a band that was given is trained. Raises UserError when phase1 ignores it."""
-    if config.phase1 == "torch" and config.band == "both" and "band" in given:
-        rule = "is not for phase1 torch, which trains errors above the band alone"
-        raise refusal("band", given["band"], config.band, rule)
-
-
-def check_objective(config: Config, given: Mapping[str, str]) -> Config:
-    """Checks that the objective can train such a network; window training has no dropout.
-
-    Raises:
-        UserError: it cannot.
-    """
-    if config.feature_type in NATIVE_FEATURES:
-        source = _source("feature_type", given)
-        if config.objective != "window":
-            rule = "needs objective window (--objective window)"
-            raise refusal("feature_type", source, config.feature_type, rule)
-        if config.history_len > 0 or config.normalize_inputs:
-            rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
-            raise refusal("feature_type", source, config.feature_type, rule)
-    if config.objective != "window":
-        return config
-    if "dropout" in given and config.dropout > 0:
-        rule = "must be 0 with objective window, where all steps of a window are of one network"
-        raise refusal("dropout", given["dropout"], config.dropout, rule)
-    return replace(config, dropout=0.0)
-
-
-def check_momentum(config: Config, given: Mapping[str, str]) -> None:
-    """Checks that a momentum that was given has an effect. Raises UserError when it has none."""
-    if "momentum" in given and config.optimizer != "sgd":
-        rule = f"must be left out with optimizer {config.optimizer}; only sgd has one"
-        raise refusal("momentum", given["momentum"], config.momentum, rule)
-
-
-def check_controller(config: Config, given: Mapping[str, str]) -> Config:
-    """Checks that the step-size rule is chosen once; a flag wins over a file.
-
-    Raises:
-        UserError: two flags, or two keys of a file, disagree; or one has no effect.
-    """
-    mode, controller = given.get("integrator_mode", ""), given.get("controller", "")
-    if mode and controller and mode.startswith("-") == controller.startswith("-"):
-        rule = "and integrator_mode both choose the step-size rule; give one of them"
-        raise refusal("controller", controller, config.controller, rule)
-    if mode.startswith("-"):
-        config = replace(config, controller=None)
-    if "power" in given and config.controller != "power-law":
-        raise refusal("power", given["power"], config.power, "is for --controller power-law alone")
-    mode_is_fixed = config.controller is None and config.integrator_mode == "analytic"
-    if {"eta", "dt"} <= given.keys() and (mode_is_fixed or config.controller == "fixed"):
-        raise refusal("eta", given["eta"], config.eta, "and dt are both the constant dt; give one")
-    return config
-
-
-# --- to and from a checkpoint ----------------------------------------------------------------
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain JSON values."""
-    values = {name: getattr(config, name) for name in OPTIONS}
-    return {n: list(value) if isinstance(value, tuple) else value for n, value in values.items()}
-
-
-def from_dict(mapping: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
-    """The config of a checkpoint, and its unknown keys.
-
-    Raises:
-        UserError: a value is not allowed.
-    """
-    known: dict[str, Any] = {}
-    for name in (name for name in mapping if name in OPTIONS):
-        value = mapping[name]
-        unset = value is None and DEFAULTS[name] is None
-        known[name] = None if unset else read_option(name, value, CHECKPOINT)
-    unknown = {name: value for name, value in mapping.items() if name not in OPTIONS}
-    return check_together(Config(**known), dict.fromkeys(OPTIONS, CHECKPOINT)), unknown
-
-
-def summary(config: Config) -> str:
-    """The `config_summary` line of a checkpoint."""
-    c = config
-    return (
-        f"epochs={c.epochs} n_steps={c.n_steps} lr={c.lr} wd={c.weight_decay} "
-        f"E_bounds=({c.E_lower},{c.E_upper}) L_bounds=({c.L_lower},{c.L_upper}) "
-        f"history_len={c.history_len} feature_type={c.feature_type} "
-        f"device={c.device} dtype={c.dtype}"
-    )

@@ -16,14 +16,14 @@ GROUPS = (
     "features and history",
 )
 ALSO = ("normalize_inputs", "softening", "num_orbits", "retrain_batch", "fresh_every")
-# These say what a trial is measured by, or how long it is, which must be the same for all.
+# These decide how trials are measured and how long they are; all trials must share them.
 SAME_FOR_ALL = ("objective", "epochs", "n_steps", "energy_threshold")
 RANGE = "{low = .., high = ..}, with log = true or (integers) step = .. if wanted"
 
 
 @runtime_checkable
 class Suggests(Protocol):
-    """What a trial offers; one of Optuna does."""
+    """The part of an Optuna trial that draws values."""
 
     def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
@@ -32,12 +32,12 @@ class Suggests(Protocol):
 
 @dataclass(frozen=True)
 class Listed:
-    """One of a list.
+    """A choice from a list.
 
     Attributes:
         name: the key.
-        values: what it may be, checked, by the label that a trial knows it by.
-        source: where the list stands.
+        values: the checked values, under the labels that a trial has for them.
+        source: where the list was set.
     """
 
     name: str
@@ -45,34 +45,34 @@ class Listed:
     source: str
 
     def suggest(self, trial: Suggests) -> Any:
-        """The value of a trial."""
+        """Draws the value of a trial."""
         return self.of_label(trial.suggest_categorical(self.name, tuple(self.values)))
 
     def of_label(self, label: Any) -> Any:
-        """The value that a trial knows by this label."""
+        """The value with this label."""
         return self.values[label]
 
     @property
     def ends(self) -> list[Any]:
-        """Values that stand for all."""
+        """Values that represent all others when a sweep is checked."""
         return list(self.values.values())
 
     def describe(self) -> Any:
-        """As JSON."""
+        """The choice as a JSON value."""
         return list(self.values)
 
 
 @dataclass(frozen=True)
 class Ranged:
-    """A number of a range, its ends included.
+    """A choice from a range of numbers, ends included.
 
     Attributes:
         name: the key.
-        low: the smallest.
-        high: the largest.
-        log: whether the logarithm is drawn evenly.
-        step: between integers; None for real numbers.
-        source: where the range stands.
+        low: the smallest value.
+        high: the largest value.
+        log: whether its logarithm is drawn uniformly.
+        step: the spacing of integers; None for real numbers.
+        source: where the range was set.
     """
 
     name: str
@@ -83,22 +83,22 @@ class Ranged:
     source: str
 
     def suggest(self, trial: Suggests) -> Any:
-        """The value of a trial."""
+        """Draws the value of a trial."""
         if self.step is None:
             return trial.suggest_float(self.name, self.low, self.high, log=self.log)
         return trial.suggest_int(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def of_label(self, label: Any) -> Any:
-        """The value that a trial knows by this label: itself."""
+        """The value with this label: a number is its own label."""
         return label
 
     @property
     def ends(self) -> list[Any]:
-        """Values that stand for all."""
+        """Values that represent all others when a sweep is checked."""
         return [self.low, self.high]
 
     def describe(self) -> Any:
-        """As JSON."""
+        """The choice as a JSON value."""
         return {"low": self.low, "high": self.high, "log": self.log, "step": self.step}
 
 
@@ -150,7 +150,7 @@ def _read_choice(name: str, raw: Any, source: str) -> Choice:
 def _read_range(name: str, raw: dict[str, Any], source: str) -> Ranged:
     allowed = OPTIONS[name].allowed
     if allowed.kind not in (int, float) or allowed.many:
-        raise refusal(name, source, raw, "is no number, so it needs a list of values")
+        raise refusal(name, source, raw, "is not a number, so it needs a list of values")
     if not {"low", "high"} <= raw.keys() <= {"low", "high", "log", "step"}:
         raise refusal(name, source, raw, f"must be {RANGE}")
     low, high = (read_option(name, raw[end], source) for end in ("low", "high"))

@@ -3,24 +3,25 @@
 import tomllib
 from typing import Any
 
-from jaxstepper.settings.config import OPTIONS, Command, accepts, read_option
+from jaxstepper.settings.config import OPTIONS, accepts, read_option
+from jaxstepper.settings.option import Command
 from jaxstepper.settings.sweep_space import Choice, read_choices
 from jaxstepper.settings.values import line_error, nearest, refusal
 
-Settings = dict[str, tuple[Any, str]]
+Sourced = dict[str, tuple[Any, str]]
 """name -> (value, source); a source is a flag, or a file and its table."""
 
 TABLES: tuple[Command, ...] = ("train", "simulate")
 SWEEP = "sweep"
 
 
-def read_toml(path: str | None) -> dict[Command, Settings]:
-    """What the file sets for each command; the whole file is checked, whoever asks.
+def read_toml(path: str | None) -> dict[Command, Sourced]:
+    """What the file sets for each command; always checks the whole file.
 
     Raises:
-        UserError: the file cannot be read, or a table, a key or a value of it is not allowed.
+        UserError: the file cannot be read, or a table, a key or a value is not allowed.
     """
-    found: dict[Command, Settings] = {"train": {}, "simulate": {}}
+    found: dict[Command, Sourced] = {"train": {}, "simulate": {}}
     if path is None:
         return found
     content = _load(path)
@@ -50,10 +51,10 @@ def read_toml(path: str | None) -> dict[Command, Settings]:
 
 
 def read_sweep(path: str) -> list[Choice]:
-    """What the table [sweep] of the file leaves open.
+    """The choices in the table [sweep] of the file.
 
     Raises:
-        UserError: the file cannot be read, or has no such table, or something in it is not allowed.
+        UserError: the file cannot be read, or has no such table, or an entry is not allowed.
     """
     content = _load(path)
     if not content.get(SWEEP):

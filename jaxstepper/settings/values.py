@@ -1,4 +1,4 @@
-"""What the value of an option may be, and how a wrong one is refused (standard library only)."""
+"""The values that options may have, and the errors for others (standard library only)."""
 
 import difflib
 import json
@@ -14,13 +14,23 @@ from typing import Any
 from jaxstepper.errors import UserError, one_line
 
 MOST_OF_INTEGER = 2**31 - 1  # JAX counts in 32 bits
-# Common file systems take no longer ones, in bytes; what is added to a run's name needs some.
+# Bytes that common file systems take, less some for what is added to the name of a run.
 MOST_OF_PATH, MOST_OF_NAME = 3900, 230
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values one option may have: their kind, a test, and the words that say it to users."""
+    """The values that an option may have.
+
+    Attributes:
+        kind: the type of a value.
+        words: what users are told that a value must be.
+        metavar: what `--help` shows for a value.
+        test: whether a value of that type is allowed.
+        many: whether the option takes several values.
+        most: the largest integer allowed.
+        refused: well-known names that are not allowed, and why.
+    """
 
     kind: type
     words: str
@@ -28,7 +38,7 @@ class Allowed:
     test: Callable[[Any], bool] = lambda value: True
     many: bool = False
     most: int = MOST_OF_INTEGER
-    refused: Mapping[str, str] = field(default_factory=dict)  # known names, and why they are not
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def _bounded(
@@ -80,7 +90,7 @@ def one_of(*names: str, refused: Mapping[str, str] | None = None) -> Allowed:
 
 
 def text(metavar: str) -> Allowed:
-    """A printable text, not empty."""
+    """Printable text that is not empty."""
 
     def test(value: str) -> bool:
         return bool(value.strip()) and value.isprintable()
@@ -89,7 +99,7 @@ def text(metavar: str) -> Allowed:
 
 
 def is_path(value: str) -> bool:
-    """Whether a printable text is a path, and not one that is too long for any file system."""
+    """Whether a text is a printable path that is not too long for common file systems."""
     parts = PurePath(value).parts
     short = len(value) <= MOST_OF_PATH and all(len(os.fsencode(p)) <= MOST_OF_NAME for p in parts)
     return bool(value.strip()) and value.isprintable() and short
@@ -105,7 +115,7 @@ def _is_run_name(value: str) -> bool:
 def path(
     metavar: str, words: str = "a path, printable and not too long", suffix: str = ""
 ) -> Allowed:
-    """A path, of which nothing needs to be there, that ends with `suffix`."""
+    """A path that ends with `suffix`; it need not exist."""
     return Allowed(str, words, metavar, lambda value: is_path(value) and value.endswith(suffix))
 
 
@@ -117,9 +127,11 @@ ADDRESS = Allowed(
 )
 YES_NO = Allowed(bool, "true or false")
 FRACTION = number(low=0, below=1)
+FINITE = number()
 POSITIVE = number(above=0)
 NOT_NEGATIVE = number(low=0)
 COUNT = integer(1)
+PATH = path("PATH")
 RUN_NAME = Allowed(str, 'a relative name, not empty, without ".."', "NAME", _is_run_name)
 WIDTHS = Allowed(
     int,
@@ -159,7 +171,7 @@ STEP_COUNT = Allowed(
 
 
 def line_error(message: str) -> UserError:
-    """The error of a message that quotes what users typed: its line breaks are escaped."""
+    """An error whose message quotes what users typed; escapes line breaks."""
     return UserError(one_line(message))
 
 
@@ -176,7 +188,7 @@ def as_typed(value: Any, source: str) -> str:
 
 
 def refusal(name: str, source: str, value: Any, rule: str) -> UserError:
-    """The error of one value: `--epochs -3: ...` or `my.toml [train] epochs = -3: ...`."""
+    """The error for one value: `--epochs -3: ...` or `my.toml [train] epochs = -3: ...`."""
     return line_error(f"{setting(name, source, value)}: {rule}")
 
 
@@ -187,17 +199,44 @@ def setting(name: str, source: str, value: Any) -> str:
 
 
 def nearest(word: str, known: Collection[str], otherwise: str) -> str:
-    """`did you mean ...?`, or what to say when no known word is near."""
+    """`did you mean ...?`, or `otherwise` if no known word is close."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else otherwise
 
 
 def _from_plain(kind: type, value: Any) -> Any:
-    """A TOML or JSON value as `kind`. Raises ValueError when it is of another one."""
+    """A TOML or JSON value as `kind`; raises ValueError if it is of another kind."""
     if kind is float and type(value) is int:  # type(): True is an int to isinstance
         return float(value)
     if type(value) is not kind:
         raise ValueError
+    return value
+
+
+def checked(allowed: Allowed, raw: Any, typed: bool) -> Any:
+    """The value that `raw` stands for.
+
+    Args:
+        allowed: what the value may be.
+        raw: the text of a command line, or a TOML or JSON value; several for many.
+        typed: whether `raw` is text that must be converted.
+
+    Raises:
+        ValueError: it is of the wrong kind or not allowed; the message says what it must be.
+    """
+    convert = allowed.kind if typed else partial(_from_plain, allowed.kind)
+    why = allowed.refused.get(raw, "") if isinstance(raw, str) else ""
+    try:
+        if allowed.many and not isinstance(raw, list | tuple):
+            raise ValueError
+        value = tuple(map(convert, raw)) if allowed.many else convert(raw)
+        fine = allowed.test(value)
+    except (ValueError, OverflowError):
+        fine = False
+    if not fine:
+        raise ValueError(f"must be {allowed.words}" + (f"; {why}" if why else ""))
+    if not _fits(allowed, value):
+        raise ValueError(f"must be at most {allowed.most}")
     return value
 
 
@@ -207,19 +246,7 @@ def read_value(allowed: Allowed, name: str, raw: Any, source: str) -> Any:
     Raises:
         UserError: `raw` is of the wrong kind or not allowed.
     """
-    typed = source.startswith("-") and allowed.kind is not bool
-    convert = allowed.kind if typed else partial(_from_plain, allowed.kind)
     try:
-        if allowed.many and not isinstance(raw, list | tuple):
-            raise ValueError
-        value = tuple(map(convert, raw)) if allowed.many else convert(raw)
-        if not allowed.test(value):
-            rule = allowed.words
-        elif not _fits(allowed, value):
-            rule = f"at most {allowed.most}"
-        else:
-            return value
-    except (ValueError, OverflowError):
-        value, rule = None, allowed.words
-    why = allowed.refused.get(value, "") if isinstance(value, str) else ""
-    raise refusal(name, source, raw, f"must be {rule}" + (f"; {why}" if why else ""))
+        return checked(allowed, raw, source.startswith("-") and allowed.kind is not bool)
+    except ValueError as error:
+        raise refusal(name, source, raw, str(error)) from None

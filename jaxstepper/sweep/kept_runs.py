@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from jaxstepper.reporting.note import note
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.checkpoints import first_line
 from jaxstepper.runs.exchange import to_torch
-from jaxstepper.runs.resume import what_was_given
-from jaxstepper.runs.setup import Given
+from jaxstepper.runs.resume import what_was_set
 from jaxstepper.runs.writer import save_run
-from jaxstepper.settings.config import to_dict
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import to_dict
 from jaxstepper.sweep.study import Study
 from jaxstepper.sweep.trial import Trained
 from jaxstepper.torch_files import file as torch_bridge
@@ -22,7 +23,7 @@ TRIAL = "trial-"
 """How the folder of a trial's run begins."""
 
 
-def keep_run(folder: Path, number: int, trained: Trained, given: Given) -> str | None:
+def keep_run(folder: Path, number: int, trained: Trained, sources: Mapping[str, str]) -> str | None:
     """Writes the run of a trial's median seed into the folder of its sweep.
 
     Returns:
@@ -32,7 +33,7 @@ def keep_run(folder: Path, number: int, trained: Trained, given: Given) -> str |
     place = folder / f"{TRIAL}{number}"
     config = replace(start.config, save_name=place.name, checkpoint_dir=str(folder))
     state = trained.result.states.member(trained.middle)
-    about = {"given": what_was_given(config, given), "wandb_id": None}
+    about = {"given": what_was_set(Request(config, sources)), "wandb_id": None}
     try:
         save_run(place, state, start.tables, run.metrics, config=to_dict(config), about=about)
     except Exception as error:  # as in `checkpoints.read`

@@ -3,19 +3,19 @@
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
 from jaxstepper.errors import UserError
 from jaxstepper.runs.objectives import KINDS
-from jaxstepper.runs.setup import Given
 from jaxstepper.runs.start import Start, complete, start_run
-from jaxstepper.settings.command_line import view
+from jaxstepper.settings.command_line import combine
 from jaxstepper.settings.config import Config, flag_of
+from jaxstepper.settings.request import Request
 from jaxstepper.settings.sweep_space import Choice, Suggests
-from jaxstepper.settings.toml_file import Settings
+from jaxstepper.settings.toml_file import Sourced
 from jaxstepper.settings.values import nearest
 from jaxstepper.sweep.seeds import SeedsResult, train_seeds
 from jaxstepper.training.objective import Objective
@@ -98,20 +98,20 @@ class Sweep:
         measure: what they are compared by.
     """
 
-    fixed: Settings
+    fixed: Sourced
     choices: list[Choice]
     seeds: int
     measure: Measure
 
-    def config(self, chosen: Mapping[str, Any]) -> tuple[Config, Given]:
-        """The config of a trial, but for its name and seed, and the sources of what is given.
+    def request(self, chosen: Mapping[str, Any]) -> Request:
+        """What a trial with these choices is asked to do, but for its name and seed.
 
         Raises:
             UserError: what is chosen contradicts itself.
         """
         sources = {choice.name: choice.source for choice in self.choices}
         settings = {name: (value, sources[name]) for name, value in chosen.items()}
-        return view("train", self.fixed | settings, {})
+        return combine("train", self.fixed | settings, {})
 
 
 class Trained(NamedTuple):
@@ -162,23 +162,22 @@ def check(sweep: Sweep) -> None:
     for choice in sweep.choices:
         for value in choice.ends:
             _check_choice(sweep, {choice.name: value}, draw)
-    config, given = _check_choice(sweep, {}, draw)
+    request = _check_choice(sweep, {}, draw)
+    config = request.config
     if (config.seed or 0) + sweep.seeds > 2**32:
         raise UserError(f"--seeds {sweep.seeds}: from seed {config.seed} on, there are not so many")
-    complete(replace(config, seed=config.seed or 0), given)
+    complete(request.replace(seed=config.seed or 0))
 
 
-def _check_choice(
-    sweep: Sweep, chosen: Mapping[str, Any], draw: random.Random
-) -> tuple[Config, Given]:
-    """A config with what is chosen."""
+def _check_choice(sweep: Sweep, chosen: Mapping[str, Any], draw: random.Random) -> Request:
+    """A possible trial with these choices; the others are drawn."""
     problem: UserError | None = None
     for _ in range(COMPLETIONS):
         others = {each.name: draw.choice(each.ends) for each in sweep.choices}
         try:
-            config, given = sweep.config({**others, **chosen})
-            _check_imitation(config)
-            return config, given
+            request = sweep.request({**others, **chosen})
+            _check_imitation(request.config)
+            return request
         except UserError as error:
             problem = error
     assert problem is not None
@@ -210,12 +209,13 @@ def run_trial(
     """
     chosen = {choice.name: choice.suggest(trial) for choice in sweep.choices}
     try:
-        config, given = sweep.config(chosen)
+        request = sweep.request(chosen)
+        config = request.config
         _check_imitation(config)
         seeds = [(config.seed or 0) + k for k in range(sweep.seeds)]
-        starts = [start_run(replace(config, seed=seed), given, share=False) for seed in seeds]
+        starts = [start_run(request.replace(seed=seed), share=False) for seed in seeds]
         watch = _Watch(sweep.measure, trial, config)
-        result = train_seeds(starts, given, on_call=watch.look, interrupted=interrupted)
+        result = train_seeds(starts, request.sources, on_call=watch.look, interrupted=interrupted)
     except UserError as error:
         raise TrialFailed(str(error)) from error
     except jax.errors.JaxRuntimeError as error:  # such as a device whose memory is full

@@ -21,19 +21,19 @@ FEATURE_TYPES = ("delta_mag", "basic", "rich")
 
 @dataclass(frozen=True)
 class TorchCheckpoint:
-    """What a checkpoint file holds; arrays are numpy's, everything else is plain values.
+    """The content of a checkpoint file: numpy arrays and plain values.
 
     Attributes:
-        epoch: counted from zero.
-        variables: of the network.
+        epoch: the epoch it was saved after, from 0.
+        variables: the network's weights and constants.
         optimizer: torch's state_dict of an optimiser (see `adam_state_dict`), or None.
-        has_dropout: whether the stack has dropout layers, which count in the names of the layers.
+        has_dropout: whether the stack has dropout layers, which shift the names of the others.
         config: the flat config; keys that we do not know are kept.
         history_len: K, number of past states in the features.
         feature_type: one of `FEATURE_TYPES`.
         dtype: one of `DTYPES`.
         train_ic: table of bodies `[N, 1 + 2 D]` at the start of the training, or None.
-        loss: of the epoch, or None.
+        loss: the loss of the epoch, or None.
         info: plain values, or None.
         logs: plain values and arrays, or None.
         config_summary: one line.
@@ -86,9 +86,9 @@ def from_content(content: Any) -> TorchCheckpoint:
     loss = content.get("loss")
     loss = loss.item() if isinstance(loss, np.ndarray) and loss.ndim == 0 else loss
     if type(loss) not in (float, int, type(None)):
-        raise UserError("'loss' is no number: export the file again")
+        raise UserError("'loss' is not a number: export the file again")
     if not all(type(key) is str for key in config):
-        raise UserError("'config' has a key that is no name: export the file again")
+        raise UserError("'config' has a key that is not a name: export the file again")
     checkpoint = TorchCheckpoint(
         epoch=_field(content, "epoch", int),
         variables=from_state_dict(state_dict),
@@ -109,7 +109,7 @@ def from_content(content: Any) -> TorchCheckpoint:
 
 
 def _check_consistency(checkpoint: TorchCheckpoint, state_dict: dict) -> None:
-    """Refuses what has the right types and yet contradicts itself."""
+    """Refuses content of the right types that contradicts itself."""
     kind, length = checkpoint.feature_type, checkpoint.history_len
     if kind not in FEATURE_TYPES or length < 0:
         raise UserError(f"features {kind!r} with K={length} are unknown: export the file again")
@@ -127,7 +127,7 @@ def _check_consistency(checkpoint: TorchCheckpoint, state_dict: dict) -> None:
 
 
 def _field(content: dict, key: str, kind: type, *also: None, other: str = "") -> Any:
-    """The value of a key (or of its other name), which must have this type or be None if `also`."""
+    """The value of a key or its other name; it must be of this type, or None if `also`."""
     value = content.get(key, content.get(other))
     if type(value) is not kind and (value is not None or not also):
         wrong = f"is a {type(value).__name__}, not a {kind.__name__}" if value else "is missing"
@@ -144,5 +144,5 @@ def _table(extra: dict | None) -> np.ndarray | None:
     except (TypeError, ValueError, OverflowError):
         table = np.empty(0)
     if table.ndim != 2 or table.shape[1] < 3 or table.shape[1] % 2 == 0:
-        raise UserError("extra.train_ic is no table [N, 1 + 2 D]: export the file again")
+        raise UserError("extra.train_ic is not a table [N, 1 + 2 D]: export the file again")
     return table

@@ -1,6 +1,6 @@
-"""Files of the torch simulator: read without running code from them, and written.
+"""Reads files of the torch simulator without running code from them, and writes such files.
 
-The only import of torch, and only where a file is opened or written.
+Nothing else imports torch, and only opening or writing a file does.
 """
 
 import os
@@ -18,7 +18,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.torch_files.content import TorchCheckpoint, from_content, to_content
 
-# The class whose objects the torch system leaves in its `logs`.
+# The torch system leaves objects of this class in its `logs`.
 FOREIGN_CLASS = "src.particle.ParticleTorch"
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -30,7 +30,7 @@ def file_name(epoch: int) -> str:
 
 
 def write(path: str | os.PathLike[str], checkpoint: TorchCheckpoint) -> None:
-    """Writes a file that the torch simulator loads and that opens with `weights_only=True`.
+    """Writes a file for the torch simulator, which also loads with `weights_only=True`.
 
     The file appears complete or not at all.
 
@@ -98,13 +98,13 @@ def _load(torch: Any, path: Path) -> Any:
     """The content of a file as plain values and arrays; a foreign object becomes a dict."""
     try:
         if not path.is_file():
-            raise UserError("is no file: give the path of a model_epoch_XXXX.pt")
-        # Torch stores without compression; more content than file is made to exhaust memory.
+            raise UserError("is not a file: give the path of a model_epoch_XXXX.pt")
+        # Torch does not compress: more content than file is an attempt to exhaust memory.
         size = path.stat().st_size
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > size:
-                    raise UserError("a compressed archive is no torch checkpoint; not opened")
+                    raise UserError("a compressed archive is not a torch checkpoint; not opened")
         known = torch.serialization.safe_globals([(_Foreign, FOREIGN_CLASS)])
         with path.open("rb") as file, warnings.catch_warnings(), known:
             warnings.simplefilter("ignore")
@@ -113,7 +113,7 @@ def _load(torch: Any, path: Path) -> Any:
         raise
     except PermissionError:
         raise UserError("may not be read: check its permissions") from None
-    except Exception as error:  # a damaged or hostile pickle fails in any way it likes
+    except Exception as error:  # a damaged or hostile pickle can raise anything
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"names {named[1]}, which could run code, and was not opened: "
@@ -121,7 +121,7 @@ def _load(torch: Any, path: Path) -> Any:
             ) from None
         raise UserError("damaged, or no torch checkpoint: copy or export it again") from None
 
-    # Every value takes a byte at least; more of them are references that fan out without end.
+    # Every value takes at least a byte; more values than bytes are references that fan out.
     budget = iter(range(size))
 
     def leaf(value: Any) -> Any:
@@ -155,16 +155,16 @@ def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
             return tensor.numpy(force=True)
     except (TypeError, RuntimeError, NotImplementedError):
         pass  # sparse, quantised, or of a type that numpy lacks
-    raise UserError("holds a tensor that is no ordinary array: export it again")
+    raise UserError("holds a tensor that is not an ordinary array: export it again")
 
 
 def _map_leaves(value: Any, leaf: Callable[[Any], Any], budget: Iterator[int]) -> Any:
-    """Rebuilds dicts, lists and tuples with `leaf` applied to what is in them."""
+    """Rebuilds dicts, lists and tuples, with `leaf` applied to everything in them."""
     if next(budget, None) is None:
         raise UserError("refers to more values than it can hold; not opened")
     if isinstance(value, dict):
         keys = (key if type(key) in _PLAIN else f"<{type(key).__name__}>" for key in value)
-        # Not value.items(): an object's own attribute of that name would be called.
+        # Not value.items(), which an object from a file could replace.
         values = (_map_leaves(item, leaf, budget) for item in dict.values(value))
         return dict(zip(keys, values, strict=True))
     if isinstance(value, list | tuple):

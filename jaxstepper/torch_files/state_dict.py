@@ -1,4 +1,4 @@
-"""Torch's names for a network and its Adam, to and from ours: all in numpy, without torch."""
+"""Translates a network and its Adam to and from torch's names, in numpy and without torch."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class NetworkShape(NamedTuple):
-    """What the names and shapes of a state dict say of the network."""
+    """The architecture that the names and shapes of a state dict imply."""
 
     input_size: int
     hidden_dims: tuple[int, ...]
@@ -30,7 +30,7 @@ def to_state_dict(variables: Variables, dropout: float) -> dict[str, np.ndarray]
     """Weights `[out, in]` and biases `[out]` under torch's names, in torch's order.
 
     Args:
-        variables: of a `StepNetwork`.
+        variables: those of a `StepNetwork`.
         dropout: if > 0, the stack has dropout layers, which count in the names.
     """
     constants, layers = variables.get("constants", {}), variables["params"]
@@ -78,7 +78,7 @@ def network_shape(state_dict: Mapping[Any, Any]) -> NetworkShape:
 
 
 def _layer_indices(state_dict: Mapping[Any, Any]) -> list[int]:
-    """Places of the Linear layers in the stack, after a check of names, shapes and dtypes."""
+    """Checks names, shapes and dtypes; returns the places of the Linear layers in the stack."""
     found = (re.fullmatch(r"model\.([0-9]{1,6})\.weight", str(key)) for key in state_dict)
     numbers = sorted(int(match[1]) for match in found if match)
     stride = numbers[1] if len(numbers) > 1 else _stride(False)
@@ -112,12 +112,12 @@ def _layer_indices(state_dict: Mapping[Any, Any]) -> list[int]:
 
 
 def _stride(dropout: bool) -> int:
-    """Linear, activation and perhaps dropout count in the names of the layers."""
+    """How far apart Linear layers are in the stack, with activation and perhaps dropout."""
     return 3 if dropout else 2
 
 
 def _array(value: Any) -> np.ndarray:
-    """An own copy, contiguous, as torch needs it."""
+    """A contiguous copy, as torch needs it."""
     return np.array(value, order="C")
 
 
@@ -130,22 +130,22 @@ def adam_state_dict(
     decoupled: bool,
     dtype: DTypeLike,
 ) -> dict[str, Any]:
-    """The state_dict of a torch Adam that goes on where ours is.
+    """The state_dict of a torch Adam that continues from ours.
 
     Args:
-        adam: its moments are shaped like `variables["params"]`.
-        variables: of the network.
+        adam: our state; its moments have the shapes of `variables["params"]`.
+        variables: the network's weights and constants.
         lr: learning rate.
         weight_decay: coefficient of the weight decay.
-        decoupled: decay as in AdamW instead of an L2 term in the gradient.
-        dtype: of the step count, which torch keeps as a float.
+        decoupled: whether to decay as AdamW does, not by an L2 term in the gradient.
+        dtype: dtype of the step count, which torch keeps as a float.
     """
     constants = variables.get("constants", {})
     moments = [
         to_state_dict({"params": m, "constants": constants}, 0.0) for m in (adam.mu, adam.nu)
     ]
     steps = int(adam.count)
-    # Before the first step torch has no state; the frequencies are listed but never stepped.
+    # Torch has no state before the first step, and never steps the frequencies it lists.
     state = {
         p: {"step": np.asarray(steps, dtype)}
         | {key: moment[name] for key, moment in zip(_MOMENTS, moments, strict=True)}
@@ -163,7 +163,7 @@ def adam_state_dict(
 def adam_from_state_dict(
     state_dict: Mapping[Any, Any] | None, variables: Variables
 ) -> optax.ScaleByAdamState | None:
-    """Our state of Adam; None if there is none, or another optimiser's.
+    """Our state of Adam; None if there is none, or if it is another optimiser's.
 
     Raises:
         UserError: the state does not fit the network.
@@ -174,12 +174,12 @@ def adam_from_state_dict(
     state: Any = state_dict.get("state")
     one_group = type(groups) is list and len(groups) == 1 and type(groups[0]) is dict
     if not one_group or type(state) is not dict:
-        raise UserError("the optimizer state is no state_dict of torch: export the file again")
-    # `amsgrad` is a setting of Adam and AdamW alone; switched on it needs a third moment.
+        raise UserError("the optimizer state is not a state_dict of torch: export the file again")
+    # Only Adam and AdamW have `amsgrad`; switched on, it needs a third moment.
     if groups[0].get("amsgrad") is not False:
         return None
     weights = to_state_dict(variables, 0.0)
-    # The frequencies have no moments; their own values only keep the names complete.
+    # The frequencies have no moments; their values stand in, to keep the names complete.
     first: dict[str, Any] = dict(weights)
     second: dict[str, Any] = dict(weights)
     steps = set()
@@ -199,10 +199,10 @@ def adam_from_state_dict(
 
 
 def _step_count(value: Any) -> int:
-    """Steps taken, which torch keeps as a float."""
+    """The number of steps, which torch keeps as a float."""
     steps = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
     if type(steps) not in (int, float) or not 0 <= steps < 2**31 or steps != int(steps):
-        raise UserError("the optimizer's step is no count: export the file again")
+        raise UserError("the optimizer's step is not a count: export the file again")
     return int(steps)
 
 

@@ -1,0 +1,160 @@
+"""The bodies that a run starts from: drawn, or read from a file."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from jaxstepper.errors import UserError
+from jaxstepper.machine.memory import require_memory
+from jaxstepper.physics import initial_conditions as ics
+from jaxstepper.physics.precision import check_precision
+from jaxstepper.physics.tables import load_table, validate_table
+from jaxstepper.settings.checks import check_together
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
+
+
+def initial_tables(request: Request, many: bool, seed: ics.Seed = None) -> np.ndarray:
+    """Initial conditions `[B, N, 1 + 2 D]` that can be simulated in the run's dtype.
+
+    Args:
+        request: what the run was asked to do.
+        many: whether the run takes many systems: those of a file, or else `num_orbits` draws of
+            Kepler pairs, random bodies or Plummer spheres. If not, it takes one: the file's, a
+            Kepler pair if -e or -a was set and there are two particles, or random bodies.
+        seed: seeds the draws; the config's seed by default.
+
+    Raises:
+        UserError: the file cannot be used, or the draws cannot be made.
+    """
+    config = request.config
+    if config.ic_path is not None:
+        tables, where = _tables_from_file(request, many), config.ic_path
+    else:
+        tables, where = _drawn_tables(request, many, seed), "the drawn bodies"
+    check_precision(tables, where, config.dtype, config.softening)
+    return tables
+
+
+def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
+    config = request.config
+    seed = config.seed if seed is None else seed
+    spheres = many and config.draw == "plummer"
+    dim = 3 if spheres else config.dim
+    size = f"{config.num_particles} particles in {dim}D"
+    size = f"{config.num_orbits} systems of {size}" if many else size
+    systems = config.num_orbits if many else 1
+    require_memory(8 * systems * config.num_particles * (1 + 2 * dim), size)
+    if spheres:
+        if request.sets("dim") and config.dim != 3:
+            rule = "Plummer spheres have 3 dimensions; leave it out, or use --draw random"
+            raise request.refusal("dim", rule)
+        return ics.plummer_batch(seed, systems, config.num_particles)
+    if many and config.draw != "random":
+        return _drawn_pairs(request, seed)
+    if not many and _is_kepler_pair(request):
+        masses = (config.mass, config.mass)
+        return ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)[None]
+    return ics.random_batch(
+        seed,
+        systems,
+        config.num_particles,
+        config.dim,
+        config.mass,
+        config.pos_scale,
+        config.vel_scale,
+    )
+
+
+def _drawn_pairs(request: Request, seed: ics.Seed) -> np.ndarray:
+    config = request.config
+    if config.dim < 2:
+        raise UserError("--dim 1: Kepler pairs need 2 dimensions or more; or use --draw random")
+    if request.sets("num_particles") and config.num_particles != 2:
+        rule = "Kepler pairs have 2 bodies; leave it out, or use --draw random"
+        raise request.refusal("num_particles", rule)
+    return ics.kepler_batch(
+        seed,
+        config.num_orbits,
+        config.e_min,
+        config.e_max,
+        config.a_min,
+        config.a_max,
+        config.mass,
+        config.dim,
+        config.draw == "apocentre",
+    )
+
+
+def _is_kepler_pair(request: Request) -> bool:
+    asked = request.sets("eccentricity") or request.sets("semi_major")
+    return asked and request.config.num_particles == 2 and request.config.dim >= 2
+
+
+def _tables_from_file(request: Request, many: bool) -> np.ndarray:
+    config = request.config
+    assert config.ic_path is not None
+    tables = load_table(config.ic_path)
+    check_tables(request, tables, config.ic_path)
+    tables = tables if tables.ndim == 3 else tables[None]
+    if len(tables) > 1 and not many:
+        raise UserError(
+            f"{config.ic_path}: holds {len(tables)} systems; use --multi-orbit (train) or "
+            "--multi-orbit-sim (simulate), or a file of one table"
+        )
+    return tables
+
+
+def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
+    """Checks that tables are sound, and have the shape that was asked for.
+
+    Args:
+        request: what the run was asked to do.
+        tables: `[N, 1 + 2 D]` or `[B, N, 1 + 2 D]`.
+        source: where they come from, for messages.
+
+    Raises:
+        UserError: a table is invalid, or of another shape.
+    """
+    config = request.config
+    validate_table(
+        tables,
+        source,
+        softening=config.softening,
+        dim=config.dim if request.sets("dim") else None,
+        num_particles=config.num_particles if request.sets("num_particles") else None,
+    )
+
+
+def end_times(config: Config, tables: np.ndarray) -> np.ndarray:
+    """When each system retires, `[B]`: a bound pair after a period if asked to, others never."""
+    periods = [ics.orbital_period(table) if config.stop_at_period else None for table in tables]
+    return np.array([np.inf if period is None else period for period in periods])
+
+
+def with_shape_of(config: Config, tables: np.ndarray) -> Config:
+    """The config with the number of particles and dimensions of the tables in use.
+
+    Raises:
+        UserError: the external field has another number of dimensions.
+    """
+    _, num_particles, columns = tables.shape
+    config = replace(config, num_particles=num_particles, dim=(columns - 1) // 2)
+    return check_together(Request(config)).config
+
+
+def warn_of_unused_orbit(request: Request, many: bool) -> None:
+    """Warns of an eccentricity or semi-major axis that was set, where no Kepler pair is made."""
+    config = request.config
+    if config.ic_path is not None:
+        why = f"the bodies are those of {config.ic_path}"
+    elif many:
+        why = f"many systems are drawn (--draw {config.draw})"
+    elif not _is_kepler_pair(request):
+        why = f"a Kepler pair has 2 particles in 2D or more, not {config.num_particles} in "
+        why += f"{config.dim}D"
+    else:
+        return
+    for name in filter(request.sets, ("eccentricity", "semi_major")):
+        warnings.warn(f"{request.source(name)} is not used: {why}", stacklevel=3)

@@ -1,0 +1,86 @@
+"""The folders of runs: which checkpoints are there, and which run a user means."""
+
+import re
+import shutil
+from pathlib import Path
+
+from jaxstepper.errors import UserError
+
+METRICS_FILE = "metrics.jsonl"
+"""Beside the checkpoints of a run: the metrics of every epoch, a line each."""
+
+NAME = re.compile(r"(\d+)(?:\.(\d+))?")
+UNFINISHED = "*.orbax-checkpoint-tmp*"
+
+SHIPPED = Path(__file__).parents[2] / "checkpoints"
+"""The steppers that come with the code, where it lies in its repository."""
+
+
+def paths_of(run: Path) -> list[Path]:
+    """The checkpoints in the folder of a run, judged by their names; the oldest first."""
+    if not run.is_dir():
+        return []
+    return sorted(
+        (each for each in run.iterdir() if NAME.fullmatch(each.name) and each.is_dir()),
+        key=_position,
+    )
+
+
+def _position(path: Path) -> tuple[int, float]:
+    match = NAME.fullmatch(path.name)
+    assert match
+    epoch, part = match.groups()
+    return int(epoch), float("inf") if part is None else int(part)
+
+
+def epoch_of(path: Path) -> int:
+    """The epoch that a checkpoint was saved in, from 0."""
+    return _position(path)[0]
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a checkpoint was saved in the middle of an epoch."""
+    return "." in path.name
+
+
+def epochs_of(run: Path) -> list[int]:
+    """The epochs at whose end a run was saved, in order."""
+    return [int(path.name) for path in paths_of(run) if not is_partial(path)]
+
+
+def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
+    """Finds the run that `RUN` or `RUN/NAME` means.
+
+    RUN is a path, a name below `checkpoint_dir`, or the name of a stepper that ships with the code.
+
+    Returns:
+        The folder of the run, and the name of the checkpoint if there is one.
+
+    Raises:
+        UserError: there is no such run or checkpoint.
+    """
+    for path in (Path(model_path), Path(checkpoint_dir) / model_path, SHIPPED / model_path):
+        if NAME.fullmatch(path.name) and paths_of(path.parent):
+            if path in paths_of(path.parent):
+                return path.parent, path.name
+            saved = ", ".join(each.name for each in paths_of(path.parent))
+            raise UserError(f"{model_path}: no such epoch; {path.parent} holds {saved}")
+        if paths_of(path):
+            return path, None
+    raise UserError(
+        f"{model_path}: no checkpoint there; give a run's name or folder, RUN/EPOCH, or a .pt file"
+    )
+
+
+def remove_run(run: Path) -> None:
+    """Deletes the checkpoints and the metrics of a run, and nothing else in its folder."""
+    for path in paths_of(run):
+        shutil.rmtree(path)
+    remove_unfinished(run)
+    (run / METRICS_FILE).unlink(missing_ok=True)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Deletes the checkpoints that a killed run left half written."""
+    for path in run.glob(UNFINISHED):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""Sets JAX up for a run: processes, device, precision, compiled programs; and draws its seed."""
+
+import os
+import secrets
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from jaxstepper.errors import UserError
+from jaxstepper.machine import processes
+from jaxstepper.settings.config import Config
+
+
+def join(config: Config) -> None:
+    """Joins the processes of the run, if it has several; call it before any other use of JAX.
+
+    Raises:
+        UserError: they cannot be reached.
+    """
+    if config.distributed or config.coordinator is not None:
+        processes.join(config.coordinator, config.num_processes, config.process_id)
+
+
+def configure_jax(config: Config) -> Config:
+    """Chooses device and precision for this process; call it before the first array.
+
+    Returns:
+        The config with the dtype in use: a TPU has no float64.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    jax.config.update("jax_debug_nans", config.detect_anomaly)
+    precision = "tensorfloat32" if config.tf32 else "highest"
+    jax.config.update("jax_default_matmul_precision", precision)
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
+        # Small programs too: a run has dozens, and compiling them takes most of its start.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    kind = {"cuda": "gpu"}.get(config.device, config.device)
+    if kind == "cpu":
+        # Then JAX does not even initialise other devices.
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        device = jax.local_devices(backend=None if kind == "auto" else kind)[0]
+    except RuntimeError as error:
+        present = ", ".join(sorted({each.platform for each in jax.devices()}))
+        raise UserError(
+            f"--device {config.device}: JAX sees no such device here, only {present}; install "
+            "JAX for it (for NVIDIA: pip install 'jax[cuda13]') or use --device auto"
+        ) from error
+    jax.config.update("jax_default_device", device)
+    if device.platform == "tpu" and config.dtype == "float64":
+        warnings.warn("a TPU has no float64; this run uses float32", stacklevel=2)
+        jax.config.update("jax_enable_x64", False)
+        return replace(config, dtype="float32")
+    return config
+
+
+def cache_dir() -> Path:
+    """Where this user's compiled programs are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "jaxstepper" / "compiled"
+
+
+def choose_seed(config: Config) -> Config:
+    """The config with a seed, drawn if it has none."""
+    if config.seed is not None:
+        return config
+    return replace(config, seed=processes.from_main(secrets.randbits(32)))

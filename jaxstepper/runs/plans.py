@@ -1,0 +1,172 @@
+"""From a config to force, network, inputs and optimiser."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxstepper.errors import UserError
+from jaxstepper.machine.memory import require_memory
+from jaxstepper.network.features import FeatureSpec, Scales, automatic_scales
+from jaxstepper.network.step_network import OUTPUTS, StepNetwork
+from jaxstepper.physics.gravity import Gravity, tidal_field
+from jaxstepper.physics.particles import from_table
+from jaxstepper.settings.checks import check_together
+from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import from_dict
+
+LEAST_BYTES = 4  # a number takes them in float32
+
+# What a network was trained with, and what a simulation must repeat.
+NETWORK_FIELDS = ("hidden_dims", "activation", "dropout", "fourier_scale", "fourier_dim")
+INPUT_FIELDS = (
+    "feature_type",
+    "history_len",
+    "softening",
+    "normalize_inputs",
+    "norm_mode",
+    "norm_L0",
+    "norm_V0",
+    "norm_A0",
+    "norm_T0",
+    "tolerance_min",
+    "tolerance_max",
+)
+
+
+def make_gravity(config: Config) -> Gravity:
+    """The force that moves the bodies of a run."""
+    if config.external_field_mass is None or config.external_field_position is None:
+        return Gravity(config.softening)
+    field = tidal_field(config.external_field_mass, config.external_field_position)
+    return Gravity(config.softening, field)
+
+
+def with_scales(config: Config, tables: np.ndarray) -> Config:
+    """The config with the normalisation scales filled in, so that they travel with it."""
+    if not config.normalize_inputs:
+        return config
+    if config.norm_mode == "manual":
+        assert config.norm_L0 is not None and config.norm_V0 is not None
+        acceleration = config.norm_A0 or config.norm_V0**2 / config.norm_L0
+        time = config.norm_T0 or config.norm_L0 / config.norm_V0
+        return replace(config, norm_A0=acceleration, norm_T0=time)
+    if None not in (config.norm_L0, config.norm_V0, config.norm_A0, config.norm_T0):
+        return config
+    dtype = jnp.dtype(config.dtype)
+    gravity = Gravity(config.softening)
+    particles = jax.vmap(lambda table: from_table(table, gravity.acceleration, dtype))(
+        jnp.asarray(tables, dtype)
+    )
+    scales = automatic_scales(particles, config.softening)
+    return replace(
+        config,
+        norm_L0=float(scales.length),
+        norm_V0=float(scales.speed),
+        norm_A0=float(scales.acceleration),
+        norm_T0=float(scales.time),
+    )
+
+
+def make_features(config: Config) -> FeatureSpec:
+    """The inputs of the network; `with_scales` must have filled in the scales."""
+    scales = Scales()
+    if config.normalize_inputs:
+        values = (config.norm_L0, config.norm_V0, config.norm_A0, config.norm_T0)
+        assert None not in values
+        scales = Scales(*values)  # type: ignore[arg-type]
+    tolerances = (config.tolerance_min, config.tolerance_max)
+    return FeatureSpec(
+        config.feature_type, config.history_len, config.softening, scales, tolerances
+    )
+
+
+def make_network(config: Config) -> StepNetwork:
+    """The network that chooses steps."""
+    return StepNetwork(
+        hidden_dims=config.hidden_dims,
+        activation=config.activation,
+        dropout=config.dropout,
+        fourier_scale=config.fourier_scale,
+        fourier_dim=config.fourier_dim,
+        dtype=jnp.dtype(config.dtype),
+        positive=config.feature_type not in NATIVE_FEATURES,
+    )
+
+
+@lru_cache
+def make_optimizer(
+    name: str, lr: float, weight_decay: float, momentum: float, decay_steps: int = 0
+) -> optax.GradientTransformation:
+    """The optimiser, with torch's L2 penalty: weight_decay * w is added to the gradient.
+
+    The decay of adamw bypasses the gradient. With `decay_steps` the learning rate falls to 0 in
+    that many steps, along a cosine. Cached, so that equal plans are equal and compile once.
+    """
+    rate = optax.cosine_decay_schedule(lr, decay_steps) if decay_steps else lr
+    if name == "adamw":
+        return optax.adamw(rate, weight_decay=weight_decay)
+    step = optax.sgd(rate, momentum=momentum) if name == "sgd" else optax.adam(rate)
+    return optax.chain(optax.add_decayed_weights(weight_decay), step)
+
+
+def require_room(config: Config) -> None:
+    """Refuses a network or an epoch of samples that this machine's memory cannot hold.
+
+    Raises:
+        UserError: the memory is too small.
+    """
+    inputs = FeatureSpec(config.feature_type, config.history_len).size
+    has_fourier = config.fourier_scale > 0
+    frequencies = inputs * config.fourier_dim // 2 if has_fourier else 0
+    widths = (config.fourier_dim if has_fourier else inputs, *config.hidden_dims, OUTPUTS)
+    weights = frequencies + sum(a * b for a, b in pairwise(widths))
+    size = " ".join(map(str, widths))
+    require_memory(LEAST_BYTES * weights, f"a network of layers of {size}")
+    systems = config.num_orbits if config.multi_orbit and config.ic_path is None else 1
+    state = 3 * config.num_particles * config.dim
+    samples = config.steps_per_epoch * systems
+    require_memory(
+        LEAST_BYTES * samples * state * (1 + config.history_len),
+        f"an epoch of {samples} samples with {config.history_len} past states each",
+    )
+
+
+def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request:
+    """The request with the network, inputs and dtype that a checkpoint was trained with.
+
+    A dtype that was set explicitly wins over the checkpoint's. A network or input that was set
+    explicitly must be the checkpoint's.
+
+    Args:
+        request: what the command was asked to do.
+        checkpoint: the flat config of the checkpoint.
+        name: name of the checkpoint, for messages.
+
+    Raises:
+        UserError: a network or input that was set is not the checkpoint's.
+    """
+    trained, _ = from_dict(checkpoint)
+    for field in (*NETWORK_FIELDS, *INPUT_FIELDS):
+        if field == "softening" and trained.feature_type in NATIVE_FEATURES:
+            continue  # such inputs see it only through the distances it softens
+        mine, theirs = getattr(request.config, field), getattr(trained, field)
+        if request.sets(field) and mine != theirs:
+            raise UserError(
+                f"{request.source(field)} {_words(mine)}: {name} was trained with {_words(theirs)}"
+            )
+        request = request.replace(**{field: theirs})
+    if not request.sets("dtype"):
+        request = request.replace(dtype=trained.dtype)
+    return check_together(request)
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,160 @@
+"""Checks of options against each other (standard library only)."""
+
+import math
+import warnings
+
+from jaxstepper.settings.config import NATIVE_FEATURES, OPTIONS, flag_of
+from jaxstepper.settings.option import Command
+from jaxstepper.settings.request import Request
+
+LEAST_DISTANCE = 1e-100  # whose cube is still a number
+
+
+def check(command: Command, request: Request) -> Request:
+    """Checks everything that can be checked before a file is opened.
+
+    To simulate, call `check_history` once the checkpoint's history_len is known.
+
+    Returns:
+        The request with what follows from its options filled in.
+
+    Raises:
+        UserError: two options contradict each other, or one that was set has no effect.
+    """
+    _check_momentum(request)
+    _check_band(request)
+    request = _check_controller(request)
+    if command != "simulate":  # there, history_len may still come from the checkpoint
+        check_history(request)
+        request = _check_objective(request)
+    return check_together(request)
+
+
+def check_together(request: Request) -> Request:
+    """Checks values against each other, set or not; cuts the field's position to `dim`.
+
+    Raises:
+        UserError: two values contradict each other.
+    """
+    config = request.config
+    for low, high in (
+        ("E_lower", "E_upper"),
+        ("e_min", "e_max"),
+        ("a_min", "a_max"),
+        ("tolerance_min", "tolerance_max"),
+    ):
+        smaller, larger = getattr(config, low), getattr(config, high)
+        if smaller > larger:
+            raise request.refusal(low, f"must be <= {high}, {larger}")
+    if config.norm_mode == "manual":
+        for scale in ("norm_L0", "norm_V0"):
+            if getattr(config, scale) is None:
+                rule = f"needs {scale} too ({flag_of(scale)}), a number > 0"
+                raise request.refusal("norm_mode", rule)
+    _check_processes(request)
+    return request.replace(external_field_position=_field_position(request))
+
+
+def check_history(request: Request) -> None:
+    """Checks that integrator_mode history has a history.
+
+    Raises:
+        UserError: integrator_mode is history and history_len is 0.
+    """
+    if request.config.integrator_mode == "history" and request.config.history_len == 0:
+        rule = "needs history_len (--history-len), an integer >= 1"
+        raise request.refusal("integrator_mode", rule)
+
+
+def ineffective(request: Request) -> list[str]:
+    """The options that were set, are accepted for compatibility, and change nothing."""
+    return [name for name in request.sources if not OPTIONS[name].effect]
+
+
+def warn_of_ineffective(request: Request) -> None:
+    """Warns of every option that was set and changes nothing."""
+    for name in ineffective(request):
+        warnings.warn(f"{request.source(name)} is accepted and changes nothing", stacklevel=3)
+
+
+def _check_processes(request: Request) -> None:
+    index, count = request.config.process_id, request.config.num_processes
+    together = ("coordinator", "num_processes", "process_id")
+    absent = [name for name in together if getattr(request.config, name) is None]
+    if 0 < len(absent) < len(together):
+        present = next(name for name in together if name not in absent)
+        rule = f"must come together with {absent[0]} ({flag_of(absent[0])})"
+        raise request.refusal(present, rule)
+    if index is not None and count is not None and index >= count:
+        raise request.refusal("process_id", f"must be below num_processes, {count}")
+
+
+def _field_position(request: Request) -> tuple[float, ...] | None:
+    config = request.config
+    mass, position = "external_field_mass", "external_field_position"
+    for one, other in ((mass, position), (position, mass)):
+        if getattr(config, one) is not None and getattr(config, other) is None:
+            raise request.refusal(one, f"must come together with {other} ({flag_of(other)})")
+    where, dim = config.external_field_position, config.dim
+    if where is not None and not LEAST_DISTANCE < math.hypot(*where) < 1 / LEAST_DISTANCE:
+        rule = "must be away from the origin; the field is that of a distant point"
+        raise request.refusal(position, rule)
+    if where is None or len(where) == dim:
+        return where
+    if dim == 2 and len(where) == 3 and where[2] == 0:  # the torch system has it as X Y Z
+        return where[:2]
+    or_three = ", or 3 of which the last is 0" if dim == 2 else ""
+    count = f"must be {dim} number{'s' * (dim > 1)} (dim is {dim}){or_three}"
+    raise request.refusal(position, count)
+
+
+def _check_band(request: Request) -> None:
+    """Refuses a band that phase1 ignores."""
+    config = request.config
+    if config.phase1 == "torch" and config.band == "both" and request.sets("band"):
+        rule = "is not for phase1 torch, which trains errors above the band alone"
+        raise request.refusal("band", rule)
+
+
+def _check_objective(request: Request) -> Request:
+    """Refuses networks that the objective cannot train; window training has no dropout."""
+    config = request.config
+    if config.feature_type in NATIVE_FEATURES:
+        if config.objective != "window":
+            rule = "needs objective window (--objective window)"
+            raise request.refusal("feature_type", rule)
+        if config.history_len > 0 or config.normalize_inputs:
+            rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
+            raise request.refusal("feature_type", rule)
+    if config.objective != "window":
+        return request
+    if request.sets("dropout") and config.dropout > 0:
+        rule = "must be 0 with objective window, where all steps of a window are of one network"
+        raise request.refusal("dropout", rule)
+    return request.replace(dropout=0.0)
+
+
+def _check_momentum(request: Request) -> None:
+    """Refuses a momentum that the optimiser does not have."""
+    if request.sets("momentum") and request.config.optimizer != "sgd":
+        rule = f"must be left out with optimizer {request.config.optimizer}; only sgd has one"
+        raise request.refusal("momentum", rule)
+
+
+def _check_controller(request: Request) -> Request:
+    """Refuses two choices of the step-size rule, unless one is a flag and the other in a file."""
+    mode = request.sources.get("integrator_mode", "")
+    controller = request.sources.get("controller", "")
+    if mode and controller and mode.startswith("-") == controller.startswith("-"):
+        rule = "and integrator_mode both choose the step-size rule; give one of them"
+        raise request.refusal("controller", rule)
+    if mode.startswith("-"):
+        request = request.replace(controller=None)
+    config = request.config
+    if request.sets("power") and config.controller != "power-law":
+        raise request.refusal("power", "is for --controller power-law alone")
+    mode_is_fixed = config.controller is None and config.integrator_mode == "analytic"
+    is_fixed = mode_is_fixed or config.controller == "fixed"
+    if request.sets("eta") and request.sets("dt") and is_fixed:
+        raise request.refusal("eta", "and dt are both the constant dt; give one")
+    return request

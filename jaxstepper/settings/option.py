@@ -1,0 +1,47 @@
+"""How an option is declared (standard library only)."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxstepper.settings.values import Allowed
+
+Command = Literal["train", "simulate", "both"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """All there is to know about an option, except its default.
+
+    Attributes:
+        allowed: the values that it may have.
+        help: the text that `--help` shows.
+        group: the heading that `--help` shows it under.
+        takes: the command that takes it; "both" for both.
+        also: a second spelling of its flag.
+        flag: whether it has a flag; if not, only a TOML file can set it.
+        effect: whether it does anything; if not, it is there for old command lines.
+    """
+
+    allowed: Allowed
+    help: str
+    group: str
+    takes: Command
+    also: str | None
+    flag: bool
+    effect: bool
+
+
+def option(
+    default: Any,
+    allowed: Allowed,
+    help: str,
+    *,
+    group: str,
+    takes: Command = "both",
+    also: str | None = None,
+    flag: bool = True,
+    effect: bool = True,
+) -> Any:
+    """Declares one field of `Config`."""
+    declared = Option(allowed, help, group, takes, also, flag, effect)
+    return field(default=default, metadata={"option": declared})
