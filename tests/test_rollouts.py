@@ -1,10 +1,14 @@
 """Rollouts in device calls of bounded length, against those in one call."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxstepper.evaluation.measure import evaluate
+from jaxstepper.evaluation.problems import problem
 from jaxstepper.machine import call_budget
 from jaxstepper.machine.devices import each_its_share
 from jaxstepper.physics.gravity import Gravity
@@ -13,6 +17,7 @@ from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping import many_rollouts as rollouts
 from jaxstepper.stepping.literature import by_name
 from jaxstepper.stepping.many_rollouts import roll_out
+from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import Limits, run_steps, run_until
 from jaxstepper.stepping.rule import fixed
 
@@ -66,3 +71,31 @@ def test_calls_of_a_rollout_are_one_program(shares, monkeypatch):
     roll_out(None, rule, GRAVITY, starts([figure_eight()]), [Limits(steps=60)], shares.append)
     assert len(shares) == 4
     assert [program._cache_size() for program in programs] == [1]
+
+
+@pytest.mark.parametrize("budget", [3, 50])
+def test_what_is_recorded_and_measured_does_not_depend_on_where_calls_end(budget, monkeypatch):
+    rule, (first,) = by_name("free-fall", GRAVITY, 0.05), starts([figure_eight()])
+    problems = [problem("kepler-0.5", orbits=1), problem("kepler-0.9", orbits=1)]
+
+    def results():
+        calls = []
+        rollout, path = record(rule, GRAVITY, first, Limits(time=2.0), calls.append)
+        runs = list(evaluate(rule, "", False, problems, [2.0, 1.0], 200, calls.append))
+        return len(calls), (rollout, path), [replace(run, seconds=0.0) for run in runs]
+
+    _, recorded, measured = results()
+    monkeypatch.setattr(call_budget, "next_budget", lambda *_: budget)
+    calls, recorded_anew, measured_anew = results()
+    taken = [int(recorded[0].steps), max(run.steps for run in measured)]
+    assert calls == sum(1 + -(-(steps - 1) // budget) for steps in taken)
+    assert_same_bits(recorded_anew, recorded)
+    assert measured_anew == measured
+
+
+def test_a_record_that_is_at_its_limit_holds_its_start_alone():
+    (first,) = starts([figure_eight()])
+    rollout, path = record(fixed(0.1), GRAVITY, first, Limits(steps=0))
+    assert rollout.steps == 0
+    assert path.dt.shape == (0,)
+    assert path.position.shape == (1, 3, 2)
