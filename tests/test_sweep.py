@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_swept_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--trials 0", "'0': must be an integer >= 1"),
+        ("--trials 0", "--trials 0: must be an integer >= 1"),
         ("--seeds none", "must be an integer >= 1"),
         ("--minimise mean_energy_eror", "did you mean mean_energy_error?"),
         ("--minimise mean_dt --maximise mean_dt", "not allowed with argument"),
