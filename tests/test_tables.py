@@ -137,8 +137,8 @@ def test_a_pickle_is_refused_and_never_run(tmp_path):
     raw, objects = tmp_path / "raw.npy", tmp_path / "objects.npy"
     raw.write_bytes(pickle.dumps(trap))
     np.save(objects, np.array([[trap] * 5] * 2, dtype=object), allow_pickle=True)
-    assert_refused(raw, "no plain .npy array")
-    assert_refused(objects, "no plain .npy array")
+    assert_refused(raw, "not a plain .npy array")
+    assert_refused(objects, "not a plain .npy array")
     assert not sprung.exists()
 
 
@@ -156,7 +156,7 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path):
     assert_refused(tmp_path / "folder.npy", "directory")
     assert_refused(tmp_path / "empty.npy", "empty")
     assert_refused(tmp_path / "cut.npy", "damaged")
-    assert_refused(tmp_path / "zip.npy", "no plain .npy array")
+    assert_refused(tmp_path / "zip.npy", "not a plain .npy array")
     assert_refused(tmp_path / "binary.txt", "is not text")
 
 

@@ -195,7 +195,7 @@ class Config:
     fresh_every: int = _orbits(
         0,
         integer(0),
-        "restart the systems from new draws after this many epochs; 0 for never",
+        "restart the systems from new draws every N epochs; 0 for never",
         takes="train",
     )
     e_min: float = _orbits(0.6, FRACTION, "smallest eccentricity drawn")
