@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxstepper.library import Trained, train
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.gravity import ExternalField, Gravity
     from jaxstepper.physics.initial_conditions import kepler_pair, plummer
     from jaxstepper.physics.particles import Particles, from_table
-    from jaxstepper.runs.models import load_controller
+    from jaxstepper.runs.models import load_controller, load_rule
     from jaxstepper.stepping.literature import (
         Acceleration,
         DistanceOverAcceleration,
@@ -62,11 +63,13 @@ __all__ = [
     "Rule",
     "Scaled",
     "Symmetrized",
+    "Trained",
     "fixed",
     "free_fall",
     "from_table",
     "kepler_pair",
     "load_controller",
+    "load_rule",
     "memoryless",
     "plummer",
     "record",
@@ -75,15 +78,17 @@ __all__ = [
     "scaled",
     "symmetrized",
     "total_energy",
+    "train",
 ]
 
 _HOMES = {
+    "library": ("Trained", "train"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
     "physics.diagnostics": ("total_energy",),
     "physics.gravity": ("ExternalField", "Gravity"),
     "physics.initial_conditions": ("kepler_pair", "plummer"),
     "physics.particles": ("Particles", "from_table"),
-    "runs.models": ("load_controller",),
+    "runs.models": ("load_controller", "load_rule"),
     "stepping.literature": (
         "Acceleration",
         "DistanceOverAcceleration",

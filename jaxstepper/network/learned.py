@@ -2,6 +2,7 @@
 
 from dataclasses import field, replace
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,7 +15,7 @@ from jaxstepper.network.orbital_inputs import (
     orbital_inputs,
     surroundings,
 )
-from jaxstepper.network.step_network import StepNetwork, Variables
+from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.pairs import encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
@@ -32,7 +33,7 @@ STEP_SCALE = 2.0
 
 
 def learned_rule(
-    network: StepNetwork,
+    network: nn.Module,
     features: FeatureSpec,
     gravity: Gravity,
     variables: Variables,
@@ -60,7 +61,7 @@ class LearnedRule(Rule):
     Without a history the network sees magnitudes alone, and the rule can be symmetrised.
     """
 
-    network: StepNetwork = field(metadata=STATIC)
+    network: nn.Module = field(metadata=STATIC)
     variables: Variables
     features: FeatureSpec = field(metadata=STATIC)
     gravity: Gravity = field(metadata=STATIC)
@@ -101,7 +102,7 @@ class OrbitalRule(Rule):
             then in units of the free-fall time, which a body that merely passes does not shorten.
     """
 
-    network: StepNetwork = field(metadata=STATIC)
+    network: nn.Module = field(metadata=STATIC)
     variables: Variables
     tolerance: Number = DEFAULT_TOLERANCE
     softening: Number = 0.0

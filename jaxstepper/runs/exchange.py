@@ -27,6 +27,11 @@ def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
         UserError: the torch simulator does not have such inputs.
     """
     config, _ = from_dict(checkpoint.config)
+    if own := checkpoint.about.get("own_network"):
+        raise UserError(
+            f"{checkpoint.path}: cannot be exported: it was trained with {own}, which the torch "
+            "simulator does not know"
+        )
     if config.feature_type not in FEATURE_TYPES:
         raise UserError(
             f"{checkpoint.path}: cannot be exported: the torch simulator has no "

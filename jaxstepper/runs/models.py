@@ -13,7 +13,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
-from jaxstepper.network.step_network import Variables, init_variables
+from jaxstepper.network.step_network import Variables, as_step_network, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
@@ -35,6 +35,7 @@ class TrainedModel:
         variables: the network's weights and constants.
         config: the flat config that it was trained with.
         initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
+        own: the module of a program's own that it was trained with; else empty.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TrainedModel:
     variables: Variables
     config: dict[str, Any]
     initial_conditions: np.ndarray | None
+    own: str = ""
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
@@ -59,26 +61,44 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
         checkpoint.variables,
         checkpoint.config,
         checkpoint.initial_conditions,
+        checkpoint.about.get("own_network", ""),
     )
 
 
-def learned_controller(config: Config, model: TrainedModel, gravity: Gravity) -> Rule:
+def learned_controller(
+    config: Config, model: TrainedModel, gravity: Gravity, own: nn.Module | None = None
+) -> Rule:
     """The step-size rule of a model, whose network and inputs are those of `config`.
+
+    Args:
+        config: what the model was trained with.
+        model: the weights.
+        gravity: the force.
+        own: the module whose weights they are, if it was a program's own.
 
     Raises:
         UserError: the model has another network.
     """
-    require_room(config)
     network, features = make_network(config), make_features(config)
+    if own is not None:
+        network = as_step_network(own, network.dtype, network.positive)
+    elif model.own:
+        raise UserError(
+            f"{model.name}: was trained with {model.own} of a program; "
+            "js.load_rule(..., network=...) takes that module"
+        )
+    else:
+        require_room(config)
     variables = variables_for(network, features, model)
     return learned_rule(network, features, gravity, variables, config.tolerance)
 
 
-def load_controller(
-    model_path: str,
-    gravity: Gravity,
+def load_rule(
+    model_path: str | Path,
+    gravity: Gravity = Gravity(),  # noqa: B008 (frozen)
     tolerance: float = DEFAULT_TOLERANCE,
     checkpoint_dir: str = "checkpoints",
+    network: nn.Module | None = None,
 ) -> Rule:
     """The step-size rule of a trained network, in JAX's default precision.
 
@@ -89,16 +109,21 @@ def load_controller(
         tolerance: energy error to aim for, if the network has such an input; `scaled` makes the
             steps of others longer or shorter.
         checkpoint_dir: folder that holds the runs.
+        network: the module that was trained, if it was a program's own.
 
     Raises:
         UserError: there is no such network, it cannot be read, or the softening is another.
     """
-    model = load_model(model_path, checkpoint_dir)
+    model = load_model(str(model_path), checkpoint_dir)
     asked = Config(softening=gravity.softening, tolerance=tolerance)
     request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
     # Whatever dtype the network was trained in, it runs in that of the particles.
     config = replace(request.config, dtype=jnp.zeros((), float).dtype.name)
-    return learned_controller(config, model, gravity)
+    return learned_controller(config, model, gravity, network)
+
+
+load_controller = load_rule
+"""The name that `load_rule` had first."""
 
 
 def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from jaxstepper.network.step_network import as_step_network
+from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.runs.plans import (
     make_features,
@@ -36,11 +37,18 @@ class Own:
         optimizer: an optax transformation.
         objective: a class of objectives; it is made with `network`, `features`, `gravity` and
             `optimizer`.
+        gravity: the force.
     """
 
     network: nn.Module | None = None
     optimizer: optax.GradientTransformation | None = None
     objective: type[Objective] | None = None
+    gravity: Gravity | None = None
+
+    def described(self) -> dict[str, str]:
+        """What a checkpoint says of it, by name."""
+        parts = {"own_network": self.network, "own_objective": self.objective}
+        return {name: str(part) for name, part in parts.items() if part is not None}
 
 
 NOTHING = Own()
@@ -61,7 +69,7 @@ def make_objective(config: Config, tables: np.ndarray, own: Own = NOTHING) -> Ob
     common: dict[str, Any] = {
         "network": network,
         "features": make_features(config),
-        "gravity": make_gravity(config),
+        "gravity": own.gravity or make_gravity(config),
         "optimizer": own.optimizer or _optimizer(config),
     }
     if kind is TwoPhase:

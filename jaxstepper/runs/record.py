@@ -50,7 +50,7 @@ def read_record(run: Path, last_epoch: int | None = None) -> Record:
     checkpoint = checkpoints.load(run)
     config, _ = from_dict(checkpoint.config)
     return Record(
-        objective="" if "own" in checkpoint.about else config.objective,
+        objective="" if "own_objective" in checkpoint.about else config.objective,
         metrics=metrics,
         band=(config.E_lower, config.E_upper),
         threshold=config.energy_threshold,

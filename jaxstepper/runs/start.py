@@ -48,6 +48,7 @@ def start_run(
     share: bool = True,
     bodies: np.ndarray | None = None,
     own: Own = NOTHING,
+    configure: bool = True,
 ) -> Start:
     """A new run.
 
@@ -56,16 +57,17 @@ def start_run(
         share: whether all devices may share its systems; else it trains on one.
         bodies: initial conditions `[B, N, 1 + 2 D]`, in the place of those that the config names.
         own: what a program brings itself.
+        configure: whether the device, precision and caches of JAX are set as the config says.
 
     Raises:
         UserError: something given cannot be used.
     """
-    config, tables, model = complete(request, bodies)
+    config, tables, model = complete(request, bodies, configure)
     return Start(config, tables, *prepare(config, tables, model, share=share, own=own))
 
 
 def complete(
-    request: Request, bodies: np.ndarray | None = None
+    request: Request, bodies: np.ndarray | None = None, configure: bool = True
 ) -> tuple[Config, np.ndarray, TrainedModel | None]:
     """The config of a new run with all that follows from it, its tables, and a model to go on from.
 
@@ -76,7 +78,8 @@ def complete(
     model = load_model(path, folder) if path else None
     if model is not None:
         request = adopt(request, model.config, model.name)
-    config = choose_seed(configure_jax(request.config))
+    config = configure_jax(request.config) if configure else request.config
+    config = choose_seed(config)
     tables = bodies
     if tables is None:
         tables = initial_tables(Request(config, request.sources), config.multi_orbit)

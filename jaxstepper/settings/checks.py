@@ -9,6 +9,9 @@ from jaxstepper.settings.request import Request
 
 LEAST_DISTANCE = 1e-100  # whose cube is still a number
 
+WINDOW_WIDTHS = (32, 32)
+"""The hidden widths of objective window, unless others are set."""
+
 
 def check(command: Command, request: Request) -> Request:
     """Checks everything that can be checked before a file is opened.
@@ -131,6 +134,9 @@ def _check_objective(request: Request) -> Request:
     if request.sets("dropout") and config.dropout > 0:
         rule = "must be 0 with objective window, where all steps of a window are of one network"
         raise request.refusal("dropout", rule)
+    if not request.sets("hidden_dims"):
+        # One iteration with the default of two-phase training takes half a minute.
+        request = request.replace(hidden_dims=WINDOW_WIDTHS)
     return request.replace(dropout=0.0)
 
 

@@ -130,7 +130,9 @@ class Config:
         3e-2, POSITIVE, "largest energy error to aim for; a tolerance is drawn for each window"
     )
 
-    hidden_dims: tuple[int, ...] = _network((200, 1000, 1000, 200), WIDTHS, "hidden widths")
+    hidden_dims: tuple[int, ...] = _network(
+        (200, 1000, 1000, 200), WIDTHS, "hidden widths; 32 32 with objective window"
+    )
     activation: str = _network("tanh", one_of("relu", "tanh", "sigmoid", "silu"), "activation")
     dropout: float = _network(0.2, FRACTION, "dropout probability while training")
     fourier_scale: float = _network(-1.0, number(), "scale of the Fourier features; none when <= 0")

@@ -1,0 +1,237 @@
+"""Training from a program: `train`, the counterpart of the command of that name.
+
+It takes the way of `jaxstepper train`: options become a checked request, the request an objective
+and a state, and one trainer trains them. What a program can bring besides are bodies as arrays, a
+Flax module, an optax optimiser, a force, and an objective of its own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from jaxstepper.errors import UserError, require
+from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import Particles, to_table
+from jaxstepper.physics.precision import check_precision
+from jaxstepper.physics.tables import validate_table
+from jaxstepper.reporting.bars import open_bars
+from jaxstepper.reporting.training_bars import TrainingBars
+from jaxstepper.runs import folders
+from jaxstepper.runs.objectives import KINDS, Own
+from jaxstepper.runs.places import check_run_place
+from jaxstepper.runs.resume import what_was_set
+from jaxstepper.runs.start import Start, start_run
+from jaxstepper.runs.writer import save_run
+from jaxstepper.settings.command_line import combine
+from jaxstepper.settings.config import OPTIONS, read_option
+from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import to_dict
+from jaxstepper.settings.values import nearest
+from jaxstepper.stepping.rule import Rule
+from jaxstepper.training.objective import Objective
+from jaxstepper.training.run import Result, run
+
+# What trains a good rule from a few systems in a minute or two; options win over these.
+WINDOWS = {
+    "objective": "window",
+    "lr": 4e-3,
+    "weight_decay": 0.0,
+    "window_steps": 256,
+    "window_length": 4.0,
+}
+EPOCHS = 60
+# Options of a command that a function has no use for.
+NOT_TAKEN = ("resume", "overwrite", "distributed", "coordinator", "num_processes", "process_id")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What `train` came to.
+
+    Attributes:
+        start: the run before its first epoch: config, bodies and objective.
+        result: what training came to: state, time, and why it stopped, if it did.
+        about: what a checkpoint says of the run.
+    """
+
+    start: Start
+    result: Result
+    about: Mapping[str, Any]
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The metrics of training, each `[E]` for E epochs; a data frame takes them as they are."""
+        rows = self.result.history
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+    @property
+    def stopped(self) -> str:
+        """Why training ended before the last epoch, or "": "stuck", "not finite", "interrupted"."""
+        return self.result.stopped
+
+    def rule(self, gravity: Gravity | None = None, tolerance: float = DEFAULT_TOLERANCE) -> Rule:
+        """The trained step-size rule.
+
+        Args:
+            gravity: the force that moves the bodies; that of the training by default.
+            tolerance: energy error to aim for, if the network has such an input.
+        """
+        objective, variables = self.start.objective, self.result.state.variables
+        gravity = gravity or objective.gravity
+        return learned_rule(objective.network, objective.features, gravity, variables, tolerance)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a run for `load_rule`, `--model-path`, `plot` and `export`; returns its folder.
+
+        Raises:
+            UserError: there is a run already, the place cannot be written, or no epoch has ended.
+        """
+        folder = Path(path)
+        check_run_place(folder)
+        require(
+            not folders.paths_of(folder), f"{folder}: there is a run of this name; choose another"
+        )
+        require(
+            bool(self.result.history), f"{folder}: no epoch has ended, so there is nothing to save"
+        )
+        config = replace(
+            self.start.config, save_name=folder.name, checkpoint_dir=str(folder.parent)
+        )
+        save_run(
+            folder,
+            self.result.state,
+            self.start.tables,
+            self.result.history,
+            config=to_dict(config),
+            about=self.about,
+        )
+        return folder
+
+
+def train(
+    bodies: ArrayLike | Particles | None = None,
+    *,
+    gravity: Gravity | None = None,
+    network: nn.Module | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    objective: str | type[Objective] = "window",
+    progress: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    **options: Any,
+) -> Trained:
+    """Trains a network to choose time steps.
+
+    Args:
+        bodies: a table `[N, 1 + 2 D]` (mass, position, velocity), a batch `[B, N, 1 + 2 D]`, or
+            `Particles`; otherwise drawn as the options say.
+        gravity: the force; its softening and external field are trained with.
+        network: a Flax module that maps inputs `[..., F]` to `[..., 1 or more]`, of which output 0
+            becomes dt; otherwise a `StepNetwork` of `hidden_dims`.
+        optimizer: an optax optimiser; otherwise as the options say.
+        objective: "window", "gate" (two-phase training), or a class of objectives.
+        progress: whether to show a bar, on a terminal or in a notebook.
+        on_epoch: told the metrics of every epoch.
+        options: those of `jaxstepper train --help`, with `_` for `-`, such as
+            `epochs=200, lr=1e-3, hidden_dims=(32, 32), feature_type="orbital", seed=1`.
+
+    Returns:
+        The rule, its history, and what saves it. The precision is JAX's default: float64 if
+        `jax_enable_x64` is on.
+
+    Raises:
+        UserError: something given cannot be used.
+    """
+    own_objective = None if isinstance(objective, str) else objective
+    tables = None if bodies is None else as_tables(bodies)
+    request = _request(objective if isinstance(objective, str) else "", tables, gravity, options)
+    if tables is not None:
+        config = request.config
+        validate_table(tables, "bodies", softening=config.softening)
+        check_precision(tables, "bodies", config.dtype, config.softening)
+    own = Own(network, optimizer, own_objective, gravity)
+    start = start_run(request, share=False, bodies=tables, own=own, configure=False)
+    epochs = start.config.epochs
+    with open_bars(quiet=not progress) as bars:
+        shown = TrainingBars(bars, start.objective, 0, epochs)
+
+        def note(metrics: dict[str, Any]) -> None:
+            shown.epoch(metrics)
+            on_epoch(metrics)
+
+        result = run(
+            start.objective,
+            start.state,
+            epochs,
+            on_epoch=note,
+            on_call=lambda state, metrics: shown.call(state),
+        )
+    about = {"given": what_was_set(request), "wandb_id": None} | own.described()
+    return Trained(start, result, about)
+
+
+def as_tables(bodies: ArrayLike | Particles) -> np.ndarray:
+    """Bodies as a batch of tables, `[B, N, 1 + 2 D]` in float64.
+
+    Raises:
+        UserError: they have another shape.
+    """
+    if isinstance(bodies, Particles):
+        many = bodies.mass.ndim == 2
+        bodies = (jax.vmap(to_table) if many else to_table)(bodies)
+    tables = np.asarray(bodies, np.float64)
+    tables = tables[None] if tables.ndim == 2 else tables
+    require(
+        tables.ndim == 3,
+        f"bodies must be a table [N, 1 + 2 D] or a batch [B, N, 1 + 2 D], not {tables.shape}",
+    )
+    return tables
+
+
+def _request(
+    objective: str,
+    tables: np.ndarray | None,
+    gravity: Gravity | None,
+    options: Mapping[str, Any],
+) -> Request:
+    """The options as a checked request, completed with what suits a program."""
+    for name in options:
+        if name not in OPTIONS or name in NOT_TAKEN or OPTIONS[name].takes == "simulate":
+            hint = nearest(name, OPTIONS, "jaxstepper train --help lists them")
+            raise UserError(f"train({name}=...): there is no such option; {hint}")
+    require(
+        tables is None or not options.get("fresh_every"),
+        "train(fresh_every=...): bodies that are given cannot be drawn anew",
+    )
+    asked: dict[str, Any] = {"epochs": EPOCHS, "seed": 0}
+    if objective:
+        asked["objective"] = objective
+        require(objective in KINDS, f"train(objective={objective!r}): choose {' or '.join(KINDS)}")
+    if objective == "window":
+        pairs = tables is None or tables.shape[1] == 2
+        asked |= {**WINDOWS, "feature_type": "orbital" if pairs else "encounters"}
+    asked |= {"dtype": jnp.zeros((), float).dtype.name, **options}
+    if gravity is not None:
+        asked["softening"] = float(gravity.softening)
+    if tables is None:
+        asked.setdefault("multi_orbit", True)
+        asked.setdefault("draw", "apocentre")
+    else:
+        asked |= {"multi_orbit": True, "num_orbits": len(tables)}
+    read = partial(_read, asked)
+    return combine("train", {}, {name: (read(name), f"train({name}=...)") for name in asked})
+
+
+def _read(asked: Mapping[str, Any], name: str) -> Any:
+    value = asked[name]
+    value = value.item() if isinstance(value, np.generic) else value
+    return read_option(name, value, f"train({name}=...)")
