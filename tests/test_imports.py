@@ -178,6 +178,7 @@ def test_modules_below_the_talking_ones_do_not_print_or_read_a_clock(module):
         assert not packages(tree) & {"time", "datetime"}
 
 
+@pytest.mark.processes
 def test_the_command_line_starts_without_jax():
     heavy = "{'jax', 'flax', 'optax', 'orbax', 'torch', 'wandb', 'rich', 'numpy'}"
     code = f"import sys, jaxstepper.cli; print(*{heavy} & set(sys.modules))"
@@ -185,6 +186,7 @@ def test_the_command_line_starts_without_jax():
     assert run.stdout.split() == []
 
 
+@pytest.mark.processes
 def test_bars_are_imported_for_good_arguments_only():
     code = (
         "import sys\nfrom jaxstepper import cli\n"

@@ -28,7 +28,7 @@ from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.controller import fixed, scaled, symmetrized
 from jaxstepper.stepping.rollout import Limits, record
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 GRAVITY = Gravity()
 CAP = 100_000
 

@@ -21,7 +21,7 @@ from jaxstepper.settings.toml_file import read_sweep
 from jaxstepper.sweep.seeds import SeedRun, SeedsResult, SeedStates
 from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _metric, _Watch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILE = """
 num_particles = 3
 save_name = "small"

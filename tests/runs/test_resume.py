@@ -24,7 +24,7 @@ from jaxstepper.reporting import console
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.writer import superseded, unwanted
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Steps that are often refused before they are accepted, a phase 2 that trains, and dropout.
 ONE = f"{TINY} --num-orbits 1 --lr 0.01 --energy-threshold 5e-6 --E_upper 5e-6 --dropout 0.2"
 WINDOW = f"{TINY} --num-orbits 1 --history-len 3 --feature-type delta_mag --dtype float32"
@@ -201,6 +201,7 @@ def start(*argv, **options):
     )
 
 
+@pytest.mark.processes
 def test_a_second_signal_leaves_at_once():
     # No step can pass, so that the first device call takes until its budget is used up.
     endless = "--energy-threshold 1e-30 --max-retrain-steps 0 --save-name run --n-steps 2000000"
@@ -232,7 +233,7 @@ def kept(tmp_path_factory):
 def copy_of(run, to):
     to.mkdir(parents=True)
     for path in checkpoints.paths_of(run):
-        subprocess.run(["cp", "-r", path, to / path.name], check=True)
+        shutil.copytree(path, to / path.name)
     return to
 
 
@@ -258,7 +259,7 @@ def delete_half(folder):
 
 
 def empty(folder):
-    subprocess.run(["rm", "-r", folder], check=True)
+    shutil.rmtree(folder)
     folder.mkdir()
 
 
@@ -332,6 +333,7 @@ def test_any_flipped_bit_is_noticed(kept, tmp_path):
     checkpoints.read(folder)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs the command sha256sum")
 def test_the_checksums_are_those_of_sha256sum(kept):
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=kept / "6", check=True)
@@ -462,6 +464,7 @@ def test_a_network_gone_bad_names_the_place_and_the_last_good_checkpoint(monkeyp
 # --- kills -----------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_fifty_killed_runs_end_like_one_that_was_not_killed(tmp_path):
     """Killed at random, in set-up, training and saving, each is resumed until it is done."""

@@ -500,6 +500,7 @@ def test_help_shows_every_flag_and_default(
         assert typed.split()[0].replace("_", "-") in shown.replace("_", "-")
 
 
+@pytest.mark.processes
 def test_importing_the_configuration_is_light() -> None:
     heavy = "{'jax', 'numpy', 'flax', 'torch'} & sys.modules.keys()"
     code = f"import sys, jaxstepper.settings.command_line; sys.exit(bool({heavy}))"
