@@ -371,10 +371,22 @@ def test_a_value_that_is_not_allowed_is_refused_in_a_line_that_names_it_and_its_
             assert re.fullmatch(rf"{re.escape(source)} {name} = .*: {must}", message), message
 
 
+@pytest.fixture
+def no_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is accepted against the rules must not train or write where the tests are started."""
+
+    def accepted(*_: Any) -> None:
+        raise AssertionError("accepted what the rules forbid")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxstepper.commands.train.run_train", accepted)
+    monkeypatch.setattr("jaxstepper.commands.simulate.run_simulate", accepted)
+
+
 @settings(FEW, max_examples=60)
 @given(data=st.data())
 def test_commands_leave_with_code_2_and_that_line_alone(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    no_work_begins: None, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     names = [name for name, option in OPTIONS.items() if option.allowed.kind is not bool]
     name = data.draw(st.sampled_from(names))
