@@ -1,5 +1,8 @@
 """Tests run in float64; it must be on before the first array."""
 
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -27,3 +30,19 @@ def sandbox_source(tmp_path_factory):
         patch.chdir(folder)
         sandbox.build(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_python_is_started_without_the_marker(request, monkeypatch):
+    """A test that starts another Python says so with the marker `processes`."""
+    if request.node.get_closest_marker("processes"):
+        return
+    start = subprocess.Popen.__init__
+
+    def refuse_python(self, args, *more, **settings):
+        words = args if isinstance(args, list | tuple) else [args]
+        if str(words[0]) == sys.executable:
+            raise AssertionError("mark this test with `processes`: it starts another Python")
+        start(self, args, *more, **settings)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse_python)

@@ -20,6 +20,7 @@ from jaxstepper.physics.gravity import self_acceleration
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 
 
+@pytest.mark.processes
 def test_the_benchmark_writes_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     command = [sys.executable, SCRIPT, "--quick", "--only", "systems", "--json", file]

@@ -139,7 +139,9 @@ def test_the_settings_rest_on_the_standard_library():
 def test_the_configuration_ends_in_runs():
     for name, tree in TREES.items():
         if "settings" in {wing_of(each) for each in ours(tree)}:
-            assert wing_of(name) in {"settings", "runs", "sweep", "commands", "cli"}, name
+            assert wing_of(name) in {"settings", "runs", "sweep", "commands", "cli", "library"}, (
+                name
+            )
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,7 @@ def test_modules_below_the_talking_ones_do_not_print_or_read_a_clock(module):
         assert not packages(tree) & {"time", "datetime"}
 
 
+@pytest.mark.processes
 def test_the_command_line_starts_without_jax():
     heavy = "{'jax', 'flax', 'optax', 'orbax', 'torch', 'wandb', 'rich', 'numpy'}"
     code = f"import sys, jaxstepper.cli; print(*{heavy} & set(sys.modules))"
@@ -189,6 +192,7 @@ def test_the_command_line_starts_without_jax():
     assert run.stdout.split() == []
 
 
+@pytest.mark.processes
 def test_bars_are_imported_for_good_arguments_only():
     code = (
         "import sys\nfrom jaxstepper import cli\n"

@@ -51,6 +51,7 @@ def test_type_checkers_see_the_names_where_they_come_from() -> None:
     assert sorted(name for names in shown.values() for name in names) == js.__all__
 
 
+@pytest.mark.processes
 def test_importing_it_imports_nothing_heavy() -> None:
     code = "import sys, jaxstepper; print(*{'jax', 'numpy', 'flax'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

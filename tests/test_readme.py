@@ -49,6 +49,7 @@ def test_the_two_commands_set_up_and_do_the_main_job() -> None:
     assert tests.endswith(".venv/bin/pytest -n 2")
 
 
+@pytest.mark.processes
 def test_the_commands_run_one_after_the_other(clone: Path) -> None:
     for command in commands():
         if "pytest" in command or "pip install -e '" in command or command in commands(SLOW):
@@ -58,6 +59,7 @@ def test_the_commands_run_one_after_the_other(clone: Path) -> None:
     assert not [each for each in made if not (clone / each).exists()]
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_the_commands_that_take_minutes_run(clone: Path) -> None:
     assert len(commands(SLOW)) >= 5
@@ -65,6 +67,7 @@ def test_the_commands_that_take_minutes_run(clone: Path) -> None:
         run(command, clone)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(2))
 def test_the_evaluations_behind_the_tables_run(number: int, clone: Path) -> None:
@@ -74,6 +77,7 @@ def test_the_evaluations_behind_the_tables_run(number: int, clone: Path) -> None
     assert (clone / "evaluation" / "work-precision.png").is_file()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_the_groups_of_the_benchmark_run(clone: Path) -> None:
     groups = re.findall(r"\| `([a-z]+)` \|$", README, re.MULTILINE)

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from test_training import PLAN, SEED, TABLES, assert_identical, saved, started
+from training.small_runs import PLAN, SEED, TABLES, assert_identical, saved, started
 
 from jaxstepper.training.two_phase.run import run_two_phase_training
 

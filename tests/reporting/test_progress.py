@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from commandline import TINY, call
 from rich.console import Console
-from test_training import PLAN, SEED, TABLES, started
+from training.small_runs import PLAN, SEED, TABLES, started
 
 from jaxstepper.commands import evaluate as evaluate_command
 from jaxstepper.commands import simulate as simulate_command

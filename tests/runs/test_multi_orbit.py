@@ -36,7 +36,7 @@ from jaxstepper.training.two_phase.run import run_two_phase_training
 SMALL = "--hidden-dims 8 8 --dropout 0 --epochs 3 --seed 1 --no-compilation-cache -s run"
 # Without the cure of phase 1, whose dt would fall until the energy does not change at all.
 UNREACHABLE = "--phase1 torch --energy-threshold 1e-30"
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def kept(name: str = "run") -> checkpoints.Checkpoint:
@@ -173,6 +173,7 @@ def test_a_run_that_is_stuck_saves_says_where_and_exits_with_1() -> None:
     assert kept().arrays["state"]["progress"]["failures"].tolist() == [6]
 
 
+@pytest.mark.processes
 def test_ctrl_c_ends_an_endless_step_with_everything_saved(folder: Path) -> None:
     arguments = f"--num-orbits 1 --num-particles 3 {UNREACHABLE} --max-retrain-steps 0 {SMALL}"
     process = subprocess.Popen(

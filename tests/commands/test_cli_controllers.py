@@ -11,7 +11,7 @@ from jaxstepper.physics.tables import save_table
 from jaxstepper.settings.config import CONTROLLERS
 from jaxstepper.stepping.literature import BY_NAME
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 PERIOD = 2 * np.pi
 
 

@@ -24,7 +24,7 @@ from jaxstepper.training.run import Member
 from jaxstepper.training.two_phase.objective import TwoPhase
 from jaxstepper.training.windows.objective import Windows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILE = """
 num_particles = 3
 save_name = "small"

@@ -15,7 +15,7 @@ from jaxstepper.physics.initial_conditions import kepler_batch, plummer_batch, r
 from jaxstepper.physics.tables import save_table
 from jaxstepper.torch_files.file import read
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDED = ("plain", "history", "fourier")
 THREE = "--num-particles 3 --seed 5"
 

@@ -24,7 +24,7 @@ from jaxstepper.runs.writer import RunWriter
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import from_dict
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Steps that are often refused once before they are accepted, and a phase 2 that trains.
 TRAIN = f"{TINY} --lr 0.01 --steps-per-epoch 2 --energy-threshold 5e-6 --E_upper 5e-6"
 
@@ -76,6 +76,7 @@ def history(tmp_path_factory):
     return train(tmp_path_factory.mktemp("runs") / "history", TINY, window)
 
 
+@pytest.mark.processes
 def test_the_scripts_train_and_simulate(tmp_path):
     def script(name, flags):
         return subprocess.run(

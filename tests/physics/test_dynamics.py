@@ -24,7 +24,7 @@ from jaxstepper.physics.initial_conditions import kepler_pair, pythagorean
 from jaxstepper.physics.integrators import leapfrog
 from jaxstepper.physics.particles import from_table, to_table
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "dynamics.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dynamics.npz")
 # Beyond the border between the two ways to sum over pairs.
 MANY = UNROLLED_UP_TO + 1
 # Rows in two whole blocks and a part of one.

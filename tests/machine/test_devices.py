@@ -23,6 +23,8 @@ from jaxstepper.runs.start import prepare
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.training.two_phase.run import run_two_phase_training
 
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.processes
 # Epochs of two phases each, in which some steps fail and train; a batch of phase 1 takes 2 of the
 # systems, one of phase 2 some of the samples; there are fresh starts; then rollouts of some steps.
 EPOCHS = 4
@@ -55,7 +57,7 @@ class Started:
             "JAX_NUM_CPU_DEVICES": 1,
             # What one test compiles, the next need not.
             "XDG_CACHE_HOME": folder.parent / "cache",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), *sys.path]),
             **environment,
         }
         code = COMMAND.format(then=then or "pass")

@@ -32,7 +32,7 @@ from jaxstepper.torch_files.state_dict import (
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDED = ("plain", "history", "fourier")
 LR, DECAY = 3e-3, 0.02
 INPUTS = 11

@@ -21,7 +21,7 @@ from jaxstepper.network.history import empty_history, push
 from jaxstepper.physics.gravity import Gravity, tidal_field
 from jaxstepper.physics.particles import from_table
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "features.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "features.npz")
 CASES = range(4)
 K = 3
 

@@ -1,4 +1,7 @@
-"""The configuration: every flag and default, precedence, refusals, round trips."""
+"""The configuration by example: flags, defaults, precedence, and each kind of refusal once.
+
+What holds for every option and every value is in `test_config_properties.py`.
+"""
 
 import subprocess
 import sys
@@ -175,22 +178,19 @@ def toml(folder: Path, content: str) -> list[str]:
     return ["--config", str(path)]
 
 
-@pytest.mark.parametrize(
-    ("command", "row"),
-    [("train", row) for row in TRAIN_FLAGS + SHARED_FLAGS]
-    + [("simulate", row) for row in SHARED_FLAGS + SIMULATE_FLAGS]
-    + [("both", row) for row in TRAIN_FLAGS + SHARED_FLAGS + SIMULATE_FLAGS],
-)
-def test_flag_is_accepted(command: Command, row: tuple[str, str, Any, Any]) -> None:
-    name, typed, value, default = row
-    request = parse(command, typed.split())
-    config, given = request.config, request.sources
-    assert getattr(config, name) == value
-    assert type(getattr(config, name)) is type(value)
-    assert given[name].startswith("--")
-    plain = parse(command, [])
-    assert getattr(plain.config, name) == default
-    assert plain.sources == {}
+def test_every_flag_is_taken_and_its_default_is_that_of_the_torch_system() -> None:
+    rows = {"train": TRAIN_FLAGS + SHARED_FLAGS, "simulate": SHARED_FLAGS + SIMULATE_FLAGS}
+    rows["both"] = TRAIN_FLAGS + SHARED_FLAGS + SIMULATE_FLAGS
+    commands: tuple[Command, ...] = ("train", "simulate", "both")
+    for command in commands:
+        plain = parse(command, [])
+        assert plain.sources == {}
+        for name, typed, value, default in rows[command]:
+            request = parse(command, typed.split())
+            assert getattr(request.config, name) == value, typed
+            assert type(getattr(request.config, name)) is type(value), typed
+            assert request.source(name).startswith("--") and request.sets(name)
+            assert getattr(plain.config, name) == default, name
 
 
 def test_the_list_above_is_complete() -> None:
@@ -199,12 +199,11 @@ def test_the_list_above_is_complete() -> None:
     assert {name: DEFAULTS[name] for name in CONFIG_ONLY} == CONFIG_ONLY
 
 
-@pytest.mark.parametrize("row", TRAIN_FLAGS)
-def test_simulate_refuses_flags_of_train(row: tuple[str, str, Any, Any]) -> None:
-    flag = row[1].split()[0]
-    assert refused("simulate", row[1].split()) == (
-        f"{flag}: simulate does not take this flag, train does"
-    )
+def test_simulate_refuses_flags_of_train() -> None:
+    for _, typed, _, _ in TRAIN_FLAGS:
+        flag = typed.split()[0]
+        message = refused("simulate", typed.split())
+        assert message == f"{flag}: simulate does not take this flag, train does"
 
 
 def test_defaults_are_allowed_and_typed_as_annotated() -> None:
@@ -265,67 +264,18 @@ INTEGER = "must be an integer"
     ("argv", "message"),
     [
         ("--epochs -3", f"--epochs -3: {INTEGER} >= 1"),
-        ("-n 0", f"--epochs 0: {INTEGER} >= 1"),
-        ("--epochs 1.5", f"--epochs 1.5: {INTEGER} >= 1"),
-        ("--steps-per-epoch 0", f"--steps-per-epoch 0: {INTEGER} >= 1"),
-        ("--n-steps 0", f"--n-steps 0: {INTEGER} >= 1"),
-        ("--num-particles 1", f"--num-particles 1: {INTEGER} >= 2"),
-        ("--dim 0", f"--dim 0: {INTEGER} >= 1"),
-        ("--duration -1", f"--duration -1: {NUMBER} >= 0"),
-        ("--duration inf", f"--duration inf: {NUMBER} >= 0"),
-        ("--dropout 1", f"--dropout 1: {NUMBER} in [0, 1)"),
         ("--dropout -1e-3", f"--dropout -1e-3: {NUMBER} in [0, 1)"),
-        ("--hidden-dims 8 0", "--hidden-dims 8 0: must be one or more integers >= 1"),
         ("--hidden-dims", "--hidden-dims: expected at least one argument; must be one or more int"),
-        ("--fourier-dim 3", "--fourier-dim 3: must be an even integer >= 2"),
-        ("--fourier-scale nan", "--fourier-scale nan: must be a finite number"),
-        ("--energy-threshold 0", f"--energy-threshold 0: {NUMBER} > 0"),
-        ("--E_lower 0", f"--E_lower 0: {NUMBER} > 0"),
         ("--E_lower 1e-3", "--E_lower 0.001: must be <= E_upper, 0.0001"),
         ("--E_upper 1e-7", "--E_lower 1e-06: must be <= E_upper, 1e-07"),
-        ("--e-min 0.99", "--e-min 0.99: must be <= e_max, 0.95"),
-        ("--a-max 0.5", "--a-min 0.8: must be <= a_max, 0.5"),
-        ("--lr -1e-3", f"--lr -1e-3: {NUMBER} > 0"),
-        ("--lr -inf", f"--lr -inf: {NUMBER} > 0"),
-        ("--lr fast", f"--lr fast: {NUMBER} > 0"),
         ("--lr", "--lr: expected one argument; must be a number > 0"),
         ("--lr --epochs 3", "--lr: expected one argument; must be a number > 0"),
         ("--config", "--config: expected one argument"),
-        ("--weight-decay -1", f"--weight-decay -1: {NUMBER} >= 0"),
-        ("--momentum 1 -o sgd", f"--momentum 1: {NUMBER} in [0, 1)"),
         ("--momentum 0.5", "--momentum 0.5: must be left out with optimizer adam; only sgd has"),
-        ("-e 1", f"--eccentricity 1: {NUMBER} in [0, 1)"),
-        ("-a 0", f"--semi-major 0: {NUMBER} > 0"),
-        ("--mass 0", f"--mass 0: {NUMBER} > 0"),
-        ("--pos-scale 0", f"--pos-scale 0: {NUMBER} > 0"),
-        ("--vel-scale -1", f"--vel-scale -1: {NUMBER} >= 0"),
-        ("--softening -1", f"--softening -1: {NUMBER} >= 0"),
-        ("--history-len -1", f"--history-len -1: {INTEGER} >= 0"),
-        ("--num-orbits 0", f"--num-orbits 0: {INTEGER} >= 1"),
-        ("--seed -1", f"--seed -1: {INTEGER} in [0, 4294967296)"),
-        ("--seed 4294967296", f"--seed 4294967296: {INTEGER} in [0, 4294967296)"),
-        ("--steps 0", f"--steps 0: {INTEGER} >= 1, or -1 for the default"),
-        ("--dt -0.5", "--dt -0.5: must be a number > 0, or -1 for the default"),
-        ("--checkpoint-interval 0", f"--checkpoint-interval 0: {INTEGER} >= 1"),
-        ("--movie-fps 0", f"--movie-fps 0: {INTEGER} >= 1"),
         ("-o lbfgs", "--optimizer lbfgs: must be one of adam, adamw, sgd; the line search and cur"),
-        ("-o rmsprop", "--optimizer rmsprop: must be one of adam, adamw, sgd"),
-        ("--activation gelu", "--activation gelu: must be one of relu, tanh, sigmoid, silu"),
-        ("--device mps", "--device mps: must be one of auto, cpu, cuda, gpu, tpu"),
-        ("--dtype int8", "--dtype int8: must be one of float64, float32"),
-        ("--feature-type x", "--feature-type x: must be one of delta_mag, basic, rich"),
-        ("--norm-mode x", "--norm-mode x: must be one of auto, manual"),
-        ("--norm-L0 0", f"--norm-L0 0: {NUMBER} > 0"),
         ("--norm-mode manual", "--norm-mode manual: needs norm_L0 too (--norm-L0)"),
-        ("--norm-mode manual --norm-L0 1", "--norm-mode manual: needs norm_V0 too (--norm-V0)"),
-        ("--integrator-mode x", "--integrator-mode x: must be one of analytic, ml, history"),
         ("--integrator-mode history", "--integrator-mode history: needs history_len (--history-l"),
-        ("--phase1 x", "--phase1 x: must be one of robust, torch"),
-        ("--band x", "--band x: must be one of upper, both"),
-        ("--draw x", "--draw x: must be one of kepler, apocentre, random, plummer"),
         ("-s ../x", '--save-name ../x: must be a relative name, not empty, without ".."'),
-        ("-s /x", '--save-name /x: must be a relative name, not empty, without ".."'),
-        ("-s .", '--save-name .: must be a relative name, not empty, without ".."'),
         ("--save-name=", "--save-name '': must be a relative name, not empty, without"),
         (
             "--external-field-mass 5",
@@ -344,7 +294,6 @@ INTEGER = "must be an integer"
             "--external-field-position 1 2 --external-field-mass 5 --dim 3",
             "--external-field-position 1.0 2.0: must be 3 numbers (dim is 3)",
         ),
-        ("--coordinator node1", "--coordinator node1: must be HOST:PORT"),
         (
             "--num-processes 2 --process-id 0",
             "--num-processes 2: must come together with coordinator (--coordinator)",
@@ -381,21 +330,8 @@ def test_refused_values_stay_on_one_short_line() -> None:
     [
         ("[train]\ndropout = 1.5", " [train] dropout = 1.5: must be a number in [0, 1)"),
         ("epochs = 1.0", " epochs = 1.0: must be an integer >= 1"),
-        ("epochs = true", " epochs = true: must be an integer >= 1"),
-        ("lr = true", " lr = true: must be a number > 0"),
-        ("lr = '1e-3'", ' lr = "1e-3": must be a number > 0'),
-        ("lr = nan", " lr = NaN: must be a number > 0"),
-        ("lr = [1]", " lr = [1]: must be a number > 0"),
         (f"lr = 1{'0' * 400}", f" lr = 1{'0' * 56}...: must be a number > 0"),
-        ("tf32 = 1", " tf32 = 1: must be true or false"),
-        ("dtype = 64", " dtype = 64: must be one of float64, float32"),
-        ("hidden_dims = 8", " hidden_dims = 8: must be one or more integers >= 1"),
-        ("hidden_dims = '88'", ' hidden_dims = "88": must be one or more integers >= 1'),
-        ("hidden_dims = []", " hidden_dims = []: must be one or more integers >= 1"),
-        ("hidden_dims = [8, 1.5]", " hidden_dims = [8, 1.5]: must be one or more integers >= 1"),
         ("seed = 1979-05-27", ' seed = "1979-05-27": must be an integer in [0, 4294967296)'),
-        ("optimizer = 'lbfgs'", ' optimizer = "lbfgs": must be one of adam, adamw, sgd; the line'),
-        ("momentum = 0.5", " momentum = 0.5: must be left out with optimizer adam"),
         ("E_lower = 1", " E_lower = 1.0: must be <= E_upper, 0.0001"),
         ("dropuot = 1", " dropuot = 1: unknown key; did you mean dropout?"),
         ("zzzz = 1", " zzzz = 1: unknown key; allowed are the long flags of --help"),
@@ -497,6 +433,7 @@ def test_help_shows_every_flag_and_default(
         assert typed.split()[0].replace("_", "-") in shown.replace("_", "-")
 
 
+@pytest.mark.processes
 def test_importing_the_configuration_is_light() -> None:
     heavy = "{'jax', 'numpy', 'flax', 'torch'} & sys.modules.keys()"
     code = f"import sys, jaxstepper.settings.command_line; sys.exit(bool({heavy}))"

@@ -19,7 +19,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import from_table
 from jaxstepper.training.two_phase.gate import Gate, try_step
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "network.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "network.npz")
 CASES = range(4)
 TRAINING_FLOOR = 1e-12
 

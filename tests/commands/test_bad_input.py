@@ -14,7 +14,7 @@ from commandline import assert_refused, call
 
 from jaxstepper.runs import seal
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRAIN = "train --epochs 1 --hidden-dims 4 --save-name new --no-compilation-cache"
 SIMULATE = "simulate --steps 3 --no-compilation-cache"
 MODEL = f"{SIMULATE} --num-particles 3 --integrator-mode ml --model-path"
@@ -385,6 +385,7 @@ def test_archives_that_are_no_rollouts(box, changes):
 # --- as users run them -----------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("script", "argv", "words"),
     [

@@ -29,7 +29,7 @@ from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.rule import fixed, scaled, symmetrized
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 GRAVITY = Gravity()
 CAP = 100_000
 
