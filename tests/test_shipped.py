@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commandline import assert_refused, call
@@ -9,6 +10,7 @@ from commandline import assert_refused, call
 from jaxstepper.evaluation.measure import evaluate
 from jaxstepper.evaluation.problems import problem
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import from_table
 from jaxstepper.runs.checkpoints import load
 from jaxstepper.runs.folders import locate
 from jaxstepper.runs.models import learned_controller, load_model
@@ -18,6 +20,7 @@ from jaxstepper.stepping.literature import free_fall, huayno
 from jaxstepper.stepping.rule import symmetrized
 
 ROOT = Path(__file__).parent.parent
+SHIPPED_DT = np.load(ROOT / "tests" / "golden" / "shipped_dt.npz")
 STEPPERS = ROOT / "checkpoints"
 FOR_PAIRS = ["kepler", "kepler_torch"]
 NAMES = [*FOR_PAIRS, "plummer"]
@@ -104,3 +107,18 @@ def test_what_keeps_to_the_torch_contract_is_exported(tmp_path):
     outcome = call("export", STEPPERS / "kepler_torch", "--out", tmp_path)
     assert outcome.code == 0, outcome.err
     assert list(tmp_path.glob("model_epoch_*.pt"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_steps_are_those_it_had_when_it_was_shipped(name):
+    """At 100 states each: pairs of any eccentricity, mass and size, and spheres of 8 bodies."""
+    gravity = Gravity(0.01 if name == "plummer" else 0.0)
+    rule = stepper(name, gravity.softening)
+    tables, dt = (SHIPPED_DT[f"{name}_{part}"] for part in ("tables", "dt"))
+
+    def step_size(table):
+        particles = from_table(table, gravity.acceleration, table.dtype)
+        return rule.step_size(rule.init(particles), particles)[0]
+
+    # To rounding, which differs from one processor to the next.
+    np.testing.assert_allclose(jax.jit(jax.vmap(step_size))(tables), dt, rtol=1e-12)
