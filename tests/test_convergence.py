@@ -28,6 +28,7 @@ from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.rule import Controller
 from jaxstepper.training.two_phase.calibrate import target_dt
 from jaxstepper.training.two_phase.gate import try_step
+from jaxstepper.training.two_phase.objective import TwoPhase
 from jaxstepper.training.two_phase.run import run_two_phase_training
 from jaxstepper.training.two_phase.samples import Sample
 

@@ -124,6 +124,7 @@ def test_usage_and_unknown_commands():
     assert call("--version").out == f"jaxstepper {jaxstepper.__version__}\n"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("module", ["jaxstepper", "jaxstepper.cli"])
 @pytest.mark.parametrize("words", ["--help", "--version", "train --help", "sweep --help"])
 def test_a_reader_that_has_left_is_no_error(module, words):
