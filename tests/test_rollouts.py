@@ -18,7 +18,7 @@ from jaxstepper.stepping import many_rollouts as rollouts
 from jaxstepper.stepping.literature import by_name
 from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.recording import record
-from jaxstepper.stepping.rollout import Limits, run_steps, run_until
+from jaxstepper.stepping.rollout import Limits, run_until
 from jaxstepper.stepping.rule import fixed
 
 GRAVITY = Gravity()
@@ -45,7 +45,7 @@ def shares(monkeypatch):
 def test_a_rollout_in_many_calls_is_the_one_in_one_call(rule, shares):
     (first,) = starts([figure_eight()])
     ((rollout, _),) = roll_out(None, rule, GRAVITY, [first], [Limits(steps=100)], shares.append)
-    assert_same_bits(rollout, run_steps(rule, GRAVITY, first, 100))
+    assert_same_bits(rollout, run_until(rule, GRAVITY, first, Limits(steps=100)))
     np.testing.assert_allclose(shares, [0.07, 0.27, 0.47, 0.67, 0.87, 1.0], rtol=1e-6)
 
 

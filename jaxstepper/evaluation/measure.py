@@ -259,7 +259,7 @@ def _advance_some(
 
     def step(factor: Array, limits: Limits, member: _Member) -> tuple[_Member, Array]:
         running = _goes_on(member, limits)
-        rollout = advance(rule.scaled(factor), gravity, member.rollout)
+        rollout = advance(rule.scaled(factor), gravity, member.rollout, Limits())
         error = relative_energy_error(total_energy(rollout.particles, gravity), member.energy)
         spin = jnp.linalg.norm(angular_momentum(rollout.particles) - member.spin)
         size = jnp.linalg.norm(member.spin)

@@ -22,7 +22,8 @@ from jaxstepper.stepping.watch import Watch, watch_of, watch_on
 FIRST_STEPS, LARGEST_STEPS = 1, 100_000_000
 
 # A call takes a rule and a number of steps, and rollouts with their watches and limits. Beside the
-# rollouts and watches, it returns for each the steps taken, whether it goes on, and the share that is done.
+# rollouts and watches, it returns for each the steps taken, whether it goes on, and the share that
+# is done.
 Shared = tuple[Rule, Int[Array, ""]]
 Batch = tuple[Rollout, Watch, Limits]
 Looked = tuple[Int[Array, "*B"], Bool[Array, "*B"], Float[Array, "*B"]]

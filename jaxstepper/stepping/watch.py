@@ -92,7 +92,8 @@ def watch_on(
 
 def watch_of_recorded(path: Trajectory) -> Watch:
     """The watch of a rollout all of whose states were recorded."""
-    error = np.asarray(relative_energy_error(path.energy, path.energy[0]))
+    energy = jnp.asarray(path.energy)
+    error = np.asarray(relative_energy_error(energy, energy[0]))
     error = np.where(np.isnan(error), np.inf, error)
     wrong = error > WRONG_ABOVE
     step = int(np.argmax(wrong))
