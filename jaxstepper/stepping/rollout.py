@@ -105,6 +105,7 @@ def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
     A step of a few bodies takes 40 ns, and exact time would make it several times as long.
     """
     dt, memory = rule.step_size(rollout.memory, rollout.particles)
+    dt = jnp.asarray(dt, rollout.particles.time.dtype)
     particles = rule.take_step(memory, rollout.particles, dt, gravity)
     return rollout._replace(particles=particles, memory=memory, steps=rollout.steps + 1)
 
