@@ -15,7 +15,7 @@ from jaxstepper import cli
 # A network that compiles soon, and its three bodies.
 BODIES = "--num-particles 3 --seed 0"
 TINY = f"train --hidden-dims 8 8 --dropout 0 --no-compilation-cache {BODIES}"
-REPORT = {"steps", "force_evaluations"} | {
+REPORT = {"steps", "force_evaluations", "end_time", "max_energy_error"} | {
     f"{what}_{when}"
     for what in ("energy", "momentum", "angular_momentum")
     for when in ("initial", "final", "residual")

@@ -10,11 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper.commands.movies import movie_options, movie_path
+from jaxstepper.commands.rollout_words import (
+    aims_at_tolerance,
+    rule_name,
+    warn_of_errors,
+    words_of_failure,
+    words_of_wrong_energy,
+)
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import is_main, on_main
-from jaxstepper.physics.conservation import report
+from jaxstepper.physics.conservation import finite_or_none, report
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
@@ -30,13 +37,20 @@ from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.plans import adopt, make_gravity
 from jaxstepper.settings.checks import warn_of_ineffective
-from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.recording import Trajectory, record
-from jaxstepper.stepping.rollout import Limits, Rollout, blown_up_at, force_evaluations
+from jaxstepper.stepping.rollout import (
+    Limits,
+    Rollout,
+    blown_up_at,
+    force_evaluations,
+    has_failed,
+)
 from jaxstepper.stepping.rule import Rule, scaled, symmetrized
+from jaxstepper.stepping.watch import Watch, watch_of_recorded
 
 DEFAULT_STEPS = 1000
 MANY = 30_000  # with so many particles, a step takes seconds
@@ -70,9 +84,10 @@ def run_simulate(request: Request) -> int:
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
         fine = [
-            _print_report(controller, gravity, first, end, wandb_run)
-            for first, end in zip(starts, ends, strict=True)
+            _print_report(controller, gravity, first, end, watch, wandb_run)
+            for first, (end, watch) in zip(starts, ends, strict=True)
         ]
+        warn_of_errors(request, [float(watch.worst) for _, watch in ends])
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
@@ -99,7 +114,7 @@ def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
 
 
 def _needs_model(config: Config) -> bool:
-    return _rule_name(config) == "learned" or config.use_train_ic
+    return rule_name(config) == "learned" or config.use_train_ic
 
 
 def _announce(request: Request, model: TrainedModel | None) -> None:
@@ -110,8 +125,7 @@ def _announce(request: Request, model: TrainedModel | None) -> None:
         warn_of_unused_orbit(request, config.multi_orbit_sim)
     if _is_drawn(request) and not request.sets("seed"):
         note(f"seed {config.seed}", quiet=config.quiet)
-    aims = _rule_name(config) == "learned" and config.feature_type in NATIVE_FEATURES
-    if request.sets("tolerance") and not aims:
+    if request.sets("tolerance") and not aims_at_tolerance(config):
         note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
     if model is not None and not _needs_model(config):
         note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
@@ -121,20 +135,35 @@ def _announce(request: Request, model: TrainedModel | None) -> None:
 
 
 def _print_report(
-    controller: Rule, gravity: Gravity, first: Particles, end: Rollout, wandb_run: WandbRun
+    controller: Rule,
+    gravity: Gravity,
+    first: Particles,
+    end: Rollout,
+    watch: Watch,
+    wandb_run: WandbRun,
 ) -> bool:
-    """Prints the JSON line of a rollout; returns whether its energy is still finite."""
+    """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
     steps = int(end.steps)
-    evaluations = force_evaluations(controller, steps)
-    result = {"force_evaluations": evaluations, **report(gravity, first, end.particles, steps)}
+    result = {
+        "force_evaluations": force_evaluations(controller, steps),
+        "end_time": finite_or_none(float(end.particles.time)),
+        "max_energy_error": finite_or_none(float(watch.worst)),
+        **report(gravity, first, end.particles, steps),
+    }
     if is_main():
         print(json.dumps(result, allow_nan=False))
     wandb_run.log(result)
-    if result["energy_final"] is not None:
-        return True
-    step = blown_up_at(controller, gravity, first, steps)
-    note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
-    return False
+    if has_failed(end.status):
+        note(words_of_failure(end))
+        return False
+    if result["energy_final"] is None:
+        step = blown_up_at(controller, gravity, first, steps)
+        note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
+        return False
+    if watch.wrong_step > 0:
+        note(words_of_wrong_energy(watch, steps))
+        return False
+    return True
 
 
 def _is_drawn(request: Request) -> bool:
@@ -191,19 +220,13 @@ def _simulated_tables(request: Request, model: TrainedModel | None) -> np.ndarra
     return tables
 
 
-def _rule_name(config: Config) -> str:
-    """The step-size rule: --controller, or the one that --integrator-mode means."""
-    mode = "fixed" if config.integrator_mode == "analytic" else "learned"
-    return config.controller or mode
-
-
 def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
     rule = _plain_controller(config, gravity, model)
     return symmetrized(rule) if config.symmetrize else rule
 
 
 def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
-    name = _rule_name(config)
+    name = rule_name(config)
     if name == "learned":
         assert model is not None
         rule = learned_controller(config, model, gravity)
@@ -238,13 +261,14 @@ def _record(
     starts: list[Particles],
     limits: list[Limits],
     tell: Callable[[float], None],
-) -> tuple[list[Rollout], list[Trajectory]]:
+) -> tuple[list[tuple[Rollout, Watch]], list[Trajectory]]:
     """As `roll_out`, but also records every state on the way."""
     recorded = [
         record(controller, gravity, start, limit, part_of(tell, i, len(starts)))
         for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
     ]
-    return [rollout for rollout, _ in recorded], [trajectory for _, trajectory in recorded]
+    ends = [(rollout, watch_of_recorded(path)) for rollout, path in recorded]
+    return ends, [path for _, path in recorded]
 
 
 def _write(path: Path, trajectories: list[Trajectory]) -> None:

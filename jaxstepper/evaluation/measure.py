@@ -30,6 +30,7 @@ from jaxstepper.stepping.rollout import (
     start,
 )
 from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.status import STALLED
 
 # Steps in one device call, whose errors the device holds.
 MOST_STEPS_PER_CALL = 2048
@@ -59,8 +60,8 @@ class Run:
         angular_momentum_error: largest |L - L0| / |L0|; NaN where L0 = 0.
         seconds: this run's share, by steps, of the wall clock of the runs beside it; it includes
             the network, and the energies measured at every state.
-        failed: why the run failed: "energy" (an error above 1 or not finite) or "steps" (more than
-            allowed); empty if it did not.
+        failed: why the run failed: "energy" (an error above 1 or not finite), "stalled" (steps too
+            short to get anywhere) or "steps" (more than allowed); empty if it did not.
     """
 
     problem: str
@@ -192,12 +193,15 @@ class _Measurement:
             np.asarray(z) for z in (self.members.worst, self.members.last, self.members.worst_spin)
         )
         steps = np.asarray(self.members.rollout.steps)
+        status = np.asarray(self.members.rollout.status)
         share = self.seconds / max(steps.sum(), 1)
         for i, (factor, problem, system) in enumerate(self.runs):
             count = int(steps[i])
             evaluations = force_evaluations(self.rule, count)
             mine = errors[:, i]
             failed = "" if worst[i] <= FAILED_ABOVE else "energy"
+            if status[i] == STALLED:
+                failed = "stalled"
             if not failed and count >= self.max_steps:
                 failed = "steps"
             yield Run(
@@ -255,7 +259,7 @@ def _advance_some(
 
     def step(factor: Array, limits: Limits, member: _Member) -> tuple[_Member, Array]:
         running = _goes_on(member, limits)
-        rollout = advance(rule.scaled(factor), gravity, member.rollout)
+        rollout = advance(rule.scaled(factor), gravity, member.rollout, Limits())
         error = relative_energy_error(total_energy(rollout.particles, gravity), member.energy)
         spin = jnp.linalg.norm(angular_momentum(rollout.particles) - member.spin)
         size = jnp.linalg.norm(member.spin)

@@ -51,5 +51,5 @@ def logarithmic_leapfrog(
     a = gravity.acceleration(x, p.mass, time)
     v = p.velocity - h / gravity.potential_energy(x, p.mass, time) * a
     end = p.replace(velocity=v, acceleration=a)
-    drift = 0.5 * h / (kinetic_energy(end) + binding)
-    return end.replace(position=x + drift * v, time=time + drift, dt=time + drift - p.time)
+    second = 0.5 * h / (kinetic_energy(end) + binding)
+    return end.replace(position=x + second * v, time=time + second, dt=drift + second)

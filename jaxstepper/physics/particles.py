@@ -45,13 +45,15 @@ def from_table(
     table: ArrayLike | Sequence[Sequence[ArrayLike]],
     acceleration: AccelerationFn,
     dtype: DTypeLike = float,
+    time: ArrayLike = 0.0,
 ) -> Particles:
-    """The state at time 0 of a table of bodies.
+    """The state of a table of bodies.
 
     Args:
         table: `[N, 1 + 2 D]`, columns mass, position, velocity.
         acceleration: the force law, such as `Gravity().acceleration`.
         dtype: dtype of the state; by default float64 if `jax_enable_x64` is on, else float32.
+        time: of the state, `[]`.
 
     Raises:
         UserError: the table has another shape.
@@ -63,13 +65,13 @@ def from_table(
     )
     dim = (table.shape[-1] - 1) // 2
     mass, position, velocity = table[:, 0], table[:, 1 : 1 + dim], table[:, 1 + dim :]
-    zero = jnp.zeros((), dtype)
+    zero, time = jnp.zeros((), dtype), jnp.asarray(time, dtype)
     return Particles(
         mass=mass,
         position=position,
         velocity=velocity,
-        acceleration=acceleration(position, mass, zero),
-        time=zero,
+        acceleration=acceleration(position, mass, time),
+        time=time,
         dt=zero,
     )
 

@@ -14,16 +14,18 @@ from jaxstepper.machine.devices import each_its_share
 from jaxstepper.machine.processes import to_host
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.rollout import Limits, Rollout, is_running, run_on, share_done, start
+from jaxstepper.stepping.rollout import Limits, Rollout, is_running, share_done, start
 from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.watch import Watch, watch_of, watch_on
 
 # Steps in the first device call, whose cost is not known yet, and in the largest.
 FIRST_STEPS, LARGEST_STEPS = 1, 100_000_000
 
-# A call takes a rule and a number of steps, and rollouts with their limits. Beside the rollouts, it
-# returns for each the steps taken, whether it goes on, and the share that is done.
+# A call takes a rule and a number of steps, and rollouts with their watches and limits. Beside the
+# rollouts and watches, it returns for each the steps taken, whether it goes on, and the share that
+# is done.
 Shared = tuple[Rule, Int[Array, ""]]
-Batch = tuple[Rollout, Limits]
+Batch = tuple[Rollout, Watch, Limits]
 Looked = tuple[Int[Array, "*B"], Bool[Array, "*B"], Float[Array, "*B"]]
 
 
@@ -34,7 +36,7 @@ def roll_out(
     starts: Sequence[Particles],
     limits: Sequence[Limits],
     report: Callable[[float], None] = lambda share: None,
-) -> list[Rollout]:
+) -> list[tuple[Rollout, Watch]]:
     """Rollouts up to their limits; several of equal shapes run as one batch.
 
     Where device calls end does not change the results.
@@ -48,35 +50,48 @@ def roll_out(
         report: called after every device call with the share of the work that is done.
 
     Returns:
-        Every rollout at its end, on the host.
+        Every rollout at its end, and its energy errors on the way, on the host.
     """
     particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     ends = Limits(
         jnp.asarray([limit.time for limit in limits], particles.time.dtype),
         jnp.asarray([limit.steps for limit in limits], jnp.int32),
     )
-    rollouts = jax.jit(jax.vmap(start, (None, 0)))(rule, particles)
+    watched = _begin(gravity, rule, particles, ends)
     run = each_its_share(mesh, partial(_run, gravity))
 
     def call(budget: int) -> tuple[int, bool]:
-        nonlocal rollouts
-        rollouts, looked = run((rule, jnp.asarray(budget, jnp.int32)), (rollouts, ends))
+        nonlocal watched
+        watched, looked = run((rule, jnp.asarray(budget, jnp.int32)), (*watched, ends))
         taken, goes_on, share = map(np.asarray, to_host(looked))
         report(float(np.mean(share)))
         return int(np.max(taken)), bool(np.any(goes_on))
 
     in_bounded_calls(call, FIRST_STEPS, LARGEST_STEPS)
-    rollouts = to_host(rollouts)
-    return [jax.tree.map(lambda x, i=i: x[i], rollouts) for i in range(len(starts))]
+    watched = to_host(watched)
+    return [jax.tree.map(lambda x, i=i: x[i], watched) for i in range(len(starts))]
 
 
-def _run(gravity: Gravity, shared: Shared, batch: Batch) -> tuple[Rollout, Looked]:
+@partial(jax.jit, static_argnums=0)
+def _begin(
+    gravity: Gravity, rule: Rule, particles: Particles, limits: Limits
+) -> tuple[Rollout, Watch]:
+    def of_one(particles: Particles, limits: Limits) -> tuple[Rollout, Watch]:
+        begin = start(rule, particles, gravity, limits.time)
+        return begin, watch_of(gravity, particles)
+
+    return jax.vmap(of_one)(particles, limits)
+
+
+def _run(gravity: Gravity, shared: Shared, batch: Batch) -> tuple[tuple[Rollout, Watch], Looked]:
     rule, num_steps = shared
 
-    def of_one(rollout: Rollout, limits: Limits) -> tuple[Rollout, Looked]:
-        new = run_on(rule, gravity, rollout, limits, num_steps)
+    def of_one(
+        rollout: Rollout, watch: Watch, limits: Limits
+    ) -> tuple[tuple[Rollout, Watch], Looked]:
+        new, watch = watch_on(rule, gravity, rollout, watch, limits, num_steps)
         looked = (new.steps - rollout.steps, is_running(new, limits), share_done(new, limits))
-        return new, looked
+        return (new, watch), looked
 
     if batch[0].steps.shape[0] > 1:
         return jax.vmap(of_one)(*batch)

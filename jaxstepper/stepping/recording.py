@@ -14,7 +14,15 @@ from jaxstepper.machine.call_budget import in_bounded_calls
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.rollout import Limits, Rollout, advance, is_running, share_done, start
+from jaxstepper.stepping.rollout import (
+    Limits,
+    Rollout,
+    advance,
+    is_running,
+    share_done,
+    start,
+    with_status,
+)
 from jaxstepper.stepping.rule import Rule
 
 # A device call records at most this many steps, and at most this many numbers.
@@ -58,7 +66,7 @@ def record(
         limits: where the rollout ends.
         report: called after every device call with the share of the rollout that is done.
     """
-    rollout = start(rule, particles)
+    rollout = start(rule, particles, gravity, limits.time)
     pieces = [jax.tree.map(lambda x: np.asarray(x)[None], _snapshot(gravity, rollout))]
     size = min(MOST_STEPS_PER_CALL, max(1, MOST_NUMBERS_PER_CALL // (2 * particles.position.size)))
 
@@ -74,7 +82,7 @@ def record(
     if is_running(rollout, limits):
         in_bounded_calls(call, 1, size)
     states = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
-    return rollout, states._replace(dt=states.dt[1:])
+    return with_status(rollout, limits), states._replace(dt=states.dt[1:])
 
 
 def _snapshot(gravity: Gravity, rollout: Rollout) -> Trajectory:
@@ -101,7 +109,7 @@ def _record_some(
 
     def body(carry: tuple[Rollout, Trajectory]) -> tuple[Rollout, Trajectory]:
         rollout, states = carry
-        new = advance(rule, gravity, rollout, limits.time)
+        new = advance(rule, gravity, rollout, limits)
         row = rollout.steps - before
         kept = jax.tree.map(lambda all_, x: all_.at[row].set(x), states, _snapshot(gravity, new))
         return new, kept

@@ -13,7 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.clock import Clock, direction, is_before, judge, started, tick, time_left
 from jaxstepper.stepping.rule import Memory, Rule
+from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 MOST_STEPS = 2**31 - 1
 
@@ -25,33 +27,109 @@ class Rollout(NamedTuple):
         particles: the state.
         memory: what the rule carries.
         steps: `[]`, the number taken so far.
+        clock: where its time began, and what rounding took from it.
+        status: `[]`, one of the codes of `status`; the first failure stays.
     """
 
     particles: Particles
     memory: Memory
     steps: Int[Array, ""]
+    clock: Clock
+    status: Int[Array, ""]
 
 
 class Limits(NamedTuple):
-    """When a rollout ends: at this time or after so many steps, whichever comes first."""
+    """When a rollout ends: at this time or after so many steps, whichever comes first.
+
+    A time before that of the first state is reached backwards.
+    """
 
     time: Float[Array, ""] | float = np.inf
     steps: Int[Array, ""] | int = MOST_STEPS
 
 
-def start(rule: Rule, particles: Particles) -> Rollout:
-    """A rollout before its first step."""
-    return Rollout(particles, rule.init(particles), jnp.zeros((), jnp.int32))
+def start(
+    rule: Rule,
+    particles: Particles,
+    gravity: Gravity | None = None,
+    end_time: Array | float = np.inf,
+) -> Rollout:
+    """A rollout before its first step.
+
+    Args:
+        rule: the step-size rule.
+        particles: the first state.
+        gravity: if it has an external field, the acceleration is evaluated anew, since it may be
+            that of another time; by default the state's own is used.
+        end_time: where the rollout is to end; if that is earlier, time runs backwards.
+    """
+    if gravity is not None and gravity.external is not None:
+        p = particles
+        particles = p.replace(acceleration=gravity.acceleration(p.position, p.mass, p.time))
+    clock = started(particles.time)
+    memory = rule.init(_as_it_moves(particles, clock, end_time))
+    return Rollout(particles, memory, jnp.zeros((), jnp.int32), clock, jnp.int32(RUNNING))
 
 
 def advance(
-    rule: Rule, gravity: Gravity, rollout: Rollout, end_time: Array | float = np.inf
+    rule: Rule, gravity: Gravity, rollout: Rollout, limits: Limits | None = None
 ) -> Rollout:
-    """The rollout one step further; a step beyond `end_time` is shortened to end there."""
-    particles, memory, steps = rollout
-    dt, memory = rule.step_size(memory, particles)
-    dt = jnp.minimum(dt, end_time - particles.time)
-    return Rollout(rule.take_step(memory, particles, dt, gravity), memory, steps + 1)
+    """The rollout one step further; a step beyond the time of the limits is shortened to end there.
+
+    A step that leads nowhere is not taken: the state stays as it is, and the status says why.
+    Without limits, time runs forwards, or backwards if the rule's steps are negative, and a step
+    that is not a number is taken, so that a loss shows it.
+    """
+    particles, memory, steps, clock, status = rollout
+    end = np.inf if limits is None else limits.time
+    wanted, memory = rule.step_size(memory, _as_it_moves(particles, clock, end))
+    wanted = jnp.asarray(wanted, particles.time.dtype)
+    if limits is None:
+        dt, new = wanted, judge(clock, particles.time, jnp.abs(wanted), jnp.zeros_like(wanted))
+    else:
+        left = time_left(clock, particles.time, end)
+        dt = direction(clock, end) * jnp.minimum(wanted, left)
+        decides = jnp.isfinite(left) & (limits.steps == MOST_STEPS)
+        new = judge(clock, particles.time, wanted, jnp.where(decides, left, 0))
+    new = jnp.where(jnp.isfinite(dt), new, NOT_FINITE)
+    if limits is not None:
+        dt = jnp.where(new == RUNNING, dt, 0)
+    after = rule.take_step(memory, particles, dt, gravity)
+    clock, after = tick(clock, particles, after)
+    return Rollout(after, memory, steps + 1, clock, jnp.where(has_failed(status), status, new))
+
+
+def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
+    """As `advance` without limits, but it sums the time plainly and judges no step.
+
+    A step of a few bodies takes 40 ns, and exact time would make it several times as long.
+    """
+    dt, memory = rule.step_size(rollout.memory, rollout.particles)
+    dt = jnp.asarray(dt, rollout.particles.time.dtype)
+    particles = rule.take_step(memory, rollout.particles, dt, gravity)
+    return rollout._replace(particles=particles, memory=memory, steps=rollout.steps + 1)
+
+
+def _as_it_moves(particles: Particles, clock: Clock, end_time: Array | float) -> Particles:
+    """The state as a rule should see it: what runs backwards moves with opposite velocities."""
+    if isinstance(end_time, float) and end_time == np.inf:
+        return particles
+    way = direction(clock, end_time)
+    return particles.replace(velocity=way * particles.velocity, dt=way * particles.dt)
+
+
+def has_failed(status: Int[Array, "*B"]) -> Bool[Array, "*B"]:
+    """Whether a status is that of a rollout that cannot go on."""
+    return status >= STALLED
+
+
+def _judged_at_its_end(rollout: Rollout) -> Rollout:
+    """The rollout, with a status by its last step: neither 0 nor NaN is ever left again."""
+    p = rollout.particles
+    stalled = (p.dt == 0) & (rollout.steps > 0)
+    status = jnp.where(stalled, STALLED, ENDED)
+    finite = jnp.isfinite(p.dt) & jnp.isfinite(p.time)
+    return rollout._replace(status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32))
 
 
 def reverse(rule: Rule, rollout: Rollout) -> Rollout:
@@ -60,10 +138,11 @@ def reverse(rule: Rule, rollout: Rollout) -> Rollout:
     A reversible rule, such as a `Symmetrized` one, then leads back to where the rollout began,
     unless a step was shortened to end at a given time.
     """
-    particles, memory, steps = rollout
+    particles, memory = rollout.particles, rollout.memory
     # The memory belongs to the step before this state, which on the way back is the step after it.
     _, memory = rule.step_size(memory, particles)
-    return Rollout(particles.replace(velocity=-particles.velocity), memory, steps)
+    particles = particles.replace(velocity=-particles.velocity)
+    return rollout._replace(particles=particles, memory=memory)
 
 
 def force_evaluations(rule: Rule, steps: int) -> int:
@@ -75,27 +154,30 @@ def force_evaluations(rule: Rule, steps: int) -> int:
 
 
 def is_running(rollout: Rollout, limits: Limits) -> Bool[Array, ""]:
-    """Whether neither limit is reached, up to rounding of the time."""
-    time = rollout.particles.time
-    left = limits.time - time
-    return (left > 8 * jnp.finfo(time.dtype).eps * time) & (rollout.steps < limits.steps)
+    """Whether neither limit is reached, up to rounding of the time, and no step has failed."""
+    before = is_before(rollout.clock, rollout.particles, limits.time)
+    return before & (rollout.steps < limits.steps) & ~has_failed(rollout.status)
 
 
 def share_done(rollout: Rollout, limits: Limits) -> Float[Array, ""]:
     """The share of a rollout that is done; 1 at its end, whichever limit ended it."""
-    time = rollout.particles.time
-    share = jnp.maximum(time / limits.time, (rollout.steps / limits.steps).astype(time.dtype))
+    time, begin = rollout.particles.time, rollout.clock.begin
+    of_time = (time - begin) / (limits.time - begin)
+    share = jnp.maximum(of_time, (rollout.steps / limits.steps).astype(time.dtype))
     return jnp.where(is_running(rollout, limits), share, 1.0)
 
 
 @partial(jax.jit, static_argnames=("gravity", "num_steps"))
 def run_steps(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int) -> Rollout:
-    """A rollout of `num_steps` steps, in a `scan`; differentiable in both directions."""
+    """A rollout of `num_steps` steps, in a `scan`; differentiable in both directions.
+
+    The time is a plain sum of the steps; `run_until` loses none of them.
+    """
 
     def body(rollout: Rollout, _: None) -> tuple[Rollout, None]:
-        return advance(rule, gravity, rollout), None
+        return _advance_plainly(rule, gravity, rollout), None
 
-    return lax.scan(body, start(rule, particles), length=num_steps)[0]
+    return _judged_at_its_end(lax.scan(body, start(rule, particles, gravity), length=num_steps)[0])
 
 
 @partial(jax.jit, static_argnames=("gravity", "num_steps"))
@@ -103,29 +185,32 @@ def run_systems(rule: Rule, gravity: Gravity, particles: Particles, num_steps: i
     """Rollouts of `num_steps` steps of many systems, every field `[B, ...]`.
 
     The result is that of `vmap` of `run_steps`; for a few bodies it comes several times faster. On
-    the way the systems are the last axis of every array, so that arithmetic runs along them.
+    the way the systems are the last axis of every array, so that arithmetic runs along them. The
+    time is a plain sum, as in `run_steps`.
     """
     gravity = replace(gravity, by_component=True)
-    starts = jax.vmap(lambda each: start(rule, each))(particles)
+    starts = jax.vmap(lambda each: start(rule, each, gravity))(particles)
     # Bare arrays, since `Particles` with the systems last would have the wrong shapes.
     leaves, structure = jax.tree.flatten(starts)
 
     def step(one: list[Array]) -> list[Array]:
         rollout = jax.tree.unflatten(structure, one)
-        return jax.tree.leaves(advance(rule, gravity, rollout))
+        return jax.tree.leaves(_advance_plainly(rule, gravity, rollout))
 
     def body(all_systems: list[Array], _: None) -> tuple[list[Array], None]:
         return jax.vmap(step, in_axes=-1, out_axes=-1)(all_systems), None
 
     systems_last = [jnp.moveaxis(leaf, 0, -1) for leaf in leaves]
     systems_last, _ = lax.scan(body, systems_last, length=num_steps)
-    return jax.tree.unflatten(structure, [jnp.moveaxis(leaf, -1, 0) for leaf in systems_last])
+    last = [jnp.moveaxis(leaf, -1, 0) for leaf in systems_last]
+    return _judged_at_its_end(jax.tree.unflatten(structure, last))
 
 
 @partial(jax.jit, static_argnames="gravity")
 def run_until(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) -> Rollout:
     """A rollout up to the limits, in a `while_loop`."""
-    return run_on(rule, gravity, start(rule, particles), limits, MOST_STEPS)
+    begin = start(rule, particles, gravity, limits.time)
+    return run_on(rule, gravity, begin, limits, MOST_STEPS)
 
 
 def run_on(
@@ -139,12 +224,19 @@ def run_on(
     before = rollout.steps
 
     def body(rollout: Rollout) -> Rollout:
-        return advance(rule, gravity, rollout, limits.time)
+        return advance(rule, gravity, rollout, limits)
 
     def running(rollout: Rollout) -> Array:
         return is_running(rollout, limits) & (rollout.steps - before < num_steps)
 
-    return lax.while_loop(running, body, rollout)
+    return with_status(lax.while_loop(running, body, rollout), limits)
+
+
+def with_status(rollout: Rollout, limits: Limits) -> Rollout:
+    """The rollout, whose status says whether it is running or ended, unless it failed."""
+    going = jnp.where(is_running(rollout, limits), RUNNING, ENDED)
+    status = jnp.where(has_failed(rollout.status), rollout.status, going)
+    return rollout._replace(status=status.astype(jnp.int32))
 
 
 def blown_up_at(rule: Rule, gravity: Gravity, particles: Particles, steps: int) -> int:
@@ -157,7 +249,8 @@ def blown_up_at(rule: Rule, gravity: Gravity, particles: Particles, steps: int) 
     while bad - fine > 1:
         middle = (fine + bad) // 2
         rollout = run_until(rule, gravity, particles, Limits(steps=middle))
-        if np.isfinite(total_energy(rollout.particles, gravity)):
+        finite = np.isfinite(total_energy(rollout.particles, gravity))
+        if finite and rollout.status != NOT_FINITE:
             fine = middle
         else:
             bad = middle

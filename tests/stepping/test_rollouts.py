@@ -18,7 +18,7 @@ from jaxstepper.stepping import many_rollouts as rollouts
 from jaxstepper.stepping.literature import by_name
 from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.recording import record
-from jaxstepper.stepping.rollout import Limits, run_steps, run_until
+from jaxstepper.stepping.rollout import Limits, run_until
 from jaxstepper.stepping.rule import fixed
 
 GRAVITY = Gravity()
@@ -44,8 +44,8 @@ def shares(monkeypatch):
 @pytest.mark.parametrize("rule", [fixed(0.01), by_name("hairer-soderlind", GRAVITY, 0.02)])
 def test_a_rollout_in_many_calls_is_the_one_in_one_call(rule, shares):
     (first,) = starts([figure_eight()])
-    (rollout,) = roll_out(None, rule, GRAVITY, [first], [Limits(steps=100)], shares.append)
-    assert_same_bits(rollout, run_steps(rule, GRAVITY, first, 100))
+    ((rollout, _),) = roll_out(None, rule, GRAVITY, [first], [Limits(steps=100)], shares.append)
+    assert_same_bits(rollout, run_until(rule, GRAVITY, first, Limits(steps=100)))
     np.testing.assert_allclose(shares, [0.07, 0.27, 0.47, 0.67, 0.87, 1.0], rtol=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_many_rollouts_in_many_calls_are_those_in_one_call(shares):
     firsts = starts(random_batch(0, 2, 3, 2, 1.0, 1.0, 1.0))
     limits = [Limits(time=0.105), Limits(time=0.5, steps=30)]
     ends = roll_out(None, fixed(0.01), GRAVITY, firsts, limits, shares.append)
-    for end, first, limit in zip(ends, firsts, limits, strict=True):
+    for (end, _), first, limit in zip(ends, firsts, limits, strict=True):
         assert_same_bits(end, run_until(fixed(0.01), GRAVITY, first, limit))
     done = [(0.07 / 0.105 + 7 / 30) / 2, (1 + 27 / 30) / 2, 1.0]
     np.testing.assert_allclose(shares, done, rtol=1e-6)

@@ -1,0 +1,110 @@
+"""What `simulate` says of a rollout that stalled, or whose energy went astray."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxstepper.reporting.note import note
+from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.request import Request
+from jaxstepper.stepping.rollout import Rollout
+from jaxstepper.stepping.status import STALLED
+from jaxstepper.stepping.watch import WRONG_ABOVE, Watch
+
+# A larger energy error deserves a warning.
+POOR_ABOVE = 1e-2
+# A tolerance is missed if the error is so many times as large.
+MISSED_BY = 3.0
+# The energy error of symmetrised free-fall steps is about 4 (eta^2) / (10 (1 - e)) on a pair of
+# eccentricity e. With this eta, times the square root of a tolerance, they keep to it up to 0.97.
+FREE_FALL_ETA = 0.25
+
+
+def rule_name(config: Config) -> str:
+    """The step-size rule: --controller, or the one that --integrator-mode means."""
+    mode = "fixed" if config.integrator_mode == "analytic" else "learned"
+    return config.controller or mode
+
+
+def aims_at_tolerance(config: Config) -> bool:
+    """Whether the rule takes a tolerance."""
+    return rule_name(config) == "learned" and config.feature_type in NATIVE_FEATURES
+
+
+def words_of_failure(end: Rollout) -> str:
+    """Why a rollout could not go on: when, between which bodies, and what to do."""
+    time, step = float(end.particles.time), int(end.steps)
+    where = f"at time {time:.9g}, in step {step}"
+    one, other, apart = closest_pair(np.asarray(end.particles.position))
+    pair = f"bodies {one} and {other} (counted from 0) are {apart:.3g} apart"
+    cure = "soften the force (--softening), or use --controller logarithmic-hamiltonian"
+    if int(end.status) == STALLED:
+        return f"the rollout stalled {where}: its steps became too short; {pair}; {cure}"
+    return f"the rollout stopped {where}: the rule's step is not finite; {pair}; {cure}"
+
+
+def closest_pair(position: Float[np.ndarray, "N D"]) -> tuple[int, int, float]:
+    """Two bodies, and their distance, which no other two undercut; row by row, for many bodies."""
+    nearest = []
+    for i in range(len(position) - 1):
+        squared = np.sum((position[i + 1 :] - position[i]) ** 2, axis=1)
+        j = int(np.argmin(squared))
+        nearest.append((float(np.max(np.abs(position[i + 1 + j] - position[i]))), i, i + 1 + j))
+    if not nearest:
+        return 0, 0, math.nan
+    _, i, j = min(nearest)
+    return i, j, math.dist(position[i], position[j])
+
+
+def words_of_wrong_energy(watch: Watch, steps: int) -> str:
+    """When the energy error of a rollout was first seen to be too large to be physics."""
+    return (
+        f"the rollout went wrong: its energy error is above {WRONG_ABOVE:g} since time "
+        f"{float(watch.wrong_time):.6g}, step {int(watch.wrong_step)} of {steps}; make its steps "
+        "shorter, or soften the force (--softening)"
+    )
+
+
+def warn_of_errors(request: Request, errors: list[float]) -> None:
+    """Warns once if a rollout missed its tolerance, or has a poor energy; both name a cure.
+
+    Args:
+        request: of the simulation.
+        errors: the largest energy error of each rollout on its way; those that went wrong were
+            told of already.
+    """
+    config = request.config
+    sane = [error for error in errors if error <= WRONG_ABOVE]
+    if not sane:
+        return
+    worst = max(sane)
+    said = f"warning: the largest energy error on the way is {worst:.2g}"
+    if aims_at_tolerance(config) and worst > MISSED_BY * _tolerance(config):
+        asked = _tolerance(config)
+        rule = _rule_that_keeps(config, asked)
+        note(f"{said}, {worst / asked:.2g} times --tolerance {asked:g}; {rule} keeps to it")
+    elif worst > POOR_ABOVE:
+        note(f"{said}; {_cure(config)}")
+
+
+def _tolerance(config: Config) -> float:
+    """The tolerance a learned rule aims for: --eta multiplies its steps."""
+    return config.tolerance * (config.eta or 1.0) ** 2
+
+
+def _rule_that_keeps(config: Config, tolerance: float) -> str:
+    """Flags of a rule that keeps to a tolerance; two bodies have one that is exact."""
+    alone = config.num_particles == 2 and config.external_field_mass is None
+    if alone and config.softening == 0:
+        return "--controller logarithmic-hamiltonian"
+    eta = FREE_FALL_ETA * math.sqrt(tolerance)
+    return f"--controller free-fall --symmetrize --eta {eta:.2g}"
+
+
+def _cure(config: Config) -> str:
+    if aims_at_tolerance(config):
+        return "a smaller --tolerance makes it smaller"
+    if rule_name(config) != "fixed":
+        return "a smaller --eta makes it smaller"
+    return "a smaller --dt, or --controller free-fall --symmetrize, makes it smaller"

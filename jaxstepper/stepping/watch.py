@@ -1,0 +1,101 @@
+"""Watching the energy of a rollout on its way, since an error at the end may be small by chance."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxstepper.physics.diagnostics import relative_energy_error, total_energy
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.recording import Trajectory
+from jaxstepper.stepping.rollout import Limits, Rollout, advance, is_running, run_on, with_status
+from jaxstepper.stepping.rule import Rule
+
+# A state whose relative energy error is larger is not physics any more.
+WRONG_ABOVE = 1.0
+# Up to this many bodies the energy is measured at every step. Beyond, the sum over pairs would cost
+# about as much as the step, so it is measured at every so many steps.
+EVERY_STEP_UP_TO = 64
+STEPS_BETWEEN = 16
+
+
+class Watch(NamedTuple):
+    """The energy errors of a rollout so far.
+
+    Attributes:
+        initial: `[]`, the energy at the start.
+        worst: `[]`, the largest relative energy error; infinite after one that was not a number.
+        wrong_time: `[]`, when the error was first seen to be above `WRONG_ABOVE`, else NaN.
+        wrong_step: `[]`, after how many steps; 0 if never.
+    """
+
+    initial: Float[Array, ""]
+    worst: Float[Array, ""]
+    wrong_time: Float[Array, ""]
+    wrong_step: Int[Array, ""]
+
+
+def watch_of(gravity: Gravity, particles: Particles) -> Watch:
+    """A watch that begins at this state."""
+    time = particles.time
+    zero, never = jnp.zeros_like(time), jnp.full_like(time, jnp.nan)
+    return Watch(total_energy(particles, gravity), zero, never, jnp.zeros((), jnp.int32))
+
+
+def look(gravity: Gravity, watch: Watch, rollout: Rollout) -> Watch:
+    """The watch after another look at the energy."""
+    error = relative_energy_error(total_energy(rollout.particles, gravity), watch.initial)
+    error = jnp.where(jnp.isnan(error), jnp.inf, error)
+    first = (error > WRONG_ABOVE) & (watch.wrong_step == 0)
+    return watch._replace(
+        worst=jnp.maximum(watch.worst, error),
+        wrong_time=jnp.where(first, rollout.particles.time, watch.wrong_time),
+        wrong_step=jnp.where(first, rollout.steps, watch.wrong_step),
+    )
+
+
+def watch_on(
+    rule: Rule,
+    gravity: Gravity,
+    rollout: Rollout,
+    watch: Watch,
+    limits: Limits,
+    num_steps: Int[Array, ""] | int,
+) -> tuple[Rollout, Watch]:
+    """As `run_on`, with an eye on the energy; where calls end does not change what is seen."""
+    before = rollout.steps
+    few = rollout.particles.mass.shape[0] <= EVERY_STEP_UP_TO
+
+    def step(carry: tuple[Rollout, Watch]) -> tuple[Rollout, Watch]:
+        new = advance(rule, gravity, carry[0], limits)
+        return new, look(gravity, carry[1], new)
+
+    def several_steps(carry: tuple[Rollout, Watch]) -> tuple[Rollout, Watch]:
+        rollout, watch = carry
+        most = num_steps - (rollout.steps - before)
+        size = jnp.minimum(STEPS_BETWEEN - rollout.steps % STEPS_BETWEEN, most)
+        new = run_on(rule, gravity, rollout, limits, size)
+        due = (new.steps % STEPS_BETWEEN == 0) | ~is_running(new, limits)
+        seen = look(gravity, watch, new)
+        return new, jax.tree.map(lambda x, y: jnp.where(due, x, y), seen, watch)
+
+    def running(carry: tuple[Rollout, Watch]) -> Array:
+        return is_running(carry[0], limits) & (carry[0].steps - before < num_steps)
+
+    rollout, watch = lax.while_loop(running, step if few else several_steps, (rollout, watch))
+    return with_status(rollout, limits), watch
+
+
+def watch_of_recorded(path: Trajectory) -> Watch:
+    """The watch of a rollout all of whose states were recorded."""
+    energy = jnp.asarray(path.energy)
+    error = np.asarray(relative_energy_error(energy, energy[0]))
+    error = np.where(np.isnan(error), np.inf, error)
+    wrong = error > WRONG_ABOVE
+    step = int(np.argmax(wrong))
+    time = path.time[step] if wrong.any() else np.nan
+    return Watch(path.energy[0], np.max(error), time, step)  # type: ignore[arg-type]
