@@ -62,8 +62,8 @@ class Run:
         evaluations_per_unit: those per unit of the problem, such as an orbit.
         unit: "orbit" or "time".
         max_error: largest relative energy error of any state, in any frame: |E - E0| / |E0| with
-            energies about the barycentre, or relative to kinetic plus potential energy where |E0|
-            is small beside them.
+            energies about the barycentre, or relative to (T0 + |U0|) / 100 where that is more than
+            |E0|.
         median_error: its median over states.
         final_error: the error of the first state at or after the end.
         angular_momentum_error: largest |L - L0| / |L0| about the barycentre; NaN where L0 = 0 up

@@ -21,12 +21,13 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
     """How well a rollout conserved energy, momentum and angular momentum.
 
     The residuals are the same in every inertial frame and unit. energy_residual is (E - E0) / E0
-    with energies about the barycentre; where |E0| is small beside T0 + |U0|, 1e-3 of that takes its
-    place. momentum_residual is |P - P0| relative to sum m |v|, and angular_momentum_residual
-    |L - L0| relative to sum m |x| |v|, both about the barycentre at the start; for a scalar L it
-    has the sign of (L - L0) / L0, and is None if all that is 0. For bodies that start at rest, 1e-3
-    of these sums at the end takes their place. An external field fixes the frame: with one, all
-    are in the field's own frame, about its origin.
+    with energies about the barycentre; where |E0| is less than (T0 + |U0|) / 100, it is E - E0
+    relative to that. momentum_residual is |P - P0| relative to sum m |v|, and
+    angular_momentum_residual |L - L0| relative to sum m |x| |v|, both about the barycentre at the
+    start; a scalar L gives it the sign of (L - L0) / L0, or of L - L0 where |L0| is less than a
+    hundredth of that sum, and None if the sum is 0. For bodies that start at rest, a hundredth of
+    these sums at the end takes their place. An external field fixes the frame: with one, all are in
+    the field's own frame, about its origin.
 
     Args:
         gravity: what moved the bodies.
@@ -41,6 +42,7 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
     p0, p1 = (np.asarray(momentum(p)) for p in (first, last))
     l0, l1 = (np.asarray(angular_momentum(p)) for p in (first, last))
     reference = reference_energy(first, gravity)
+    scale = float(reference.scale)
     gained = float(internal_energy(last, gravity) - reference.value)
     inner = [barycentric(p, gravity) for p in (first, last)]
     spin0, spin1 = (np.asarray(angular_momentum(p)) for p in inner)
@@ -52,14 +54,14 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
         "steps": steps,
         "energy_initial": energy[0],
         "energy_final": energy[1],
-        "energy_residual": _ratio(_along(gained, reference.value), float(reference.scale)),
+        "energy_residual": _ratio(_along(gained, reference.value, scale), scale),
         "momentum_initial": p0.tolist(),
         "momentum_final": p1.tolist(),
         "momentum_residual": _vector_residual(kick, max(speed0, SMALL_FRACTION * speed1)),
         "angular_momentum_initial": l0.tolist(),
         "angular_momentum_final": l1.tolist(),
         "angular_momentum_residual": (
-            _ratio(_along(float(spin1 - spin0), spin0), sweep)
+            _ratio(_along(float(spin1 - spin0), spin0, SMALL_FRACTION * sweep), sweep)
             if l0.ndim == 0
             else _vector_residual(spin1 - spin0, sweep)
         ),
@@ -84,9 +86,12 @@ def _sizes(particles: Particles) -> tuple[float, float]:
     return float(mass @ speed), float(mass @ (distance * speed))
 
 
-def _along(change: float, initial: Any) -> float:
-    """The change, positive where it adds to the initial value."""
-    return -change if initial < 0 else change
+def _along(change: float, initial: Any, least: float) -> float:
+    """The change, positive where it adds to the initial value, or as it is if that is small.
+
+    The sign of an initial value that is 0 up to rounding would differ from frame to frame.
+    """
+    return -change if initial <= -least else change
 
 
 def _ratio(change: float, scale: float) -> float | None:
