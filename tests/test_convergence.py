@@ -103,8 +103,7 @@ def gate_errors(plan: TwoPhase, start: Particles, path: Trajectory) -> np.ndarra
     def error(x: jax.Array, v: jax.Array, dt: jax.Array) -> jax.Array:
         a = plan.gravity.acceleration(x, start.mass, start.time)
         state = start.replace(position=x, velocity=v, acceleration=a)
-        energy = total_energy(state, plan.gravity)
-        return try_step(plan.gate, plan.gravity, state, energy, dt).error
+        return try_step(plan.gate, plan.gravity, state, dt).error
 
     return np.asarray(jax.vmap(error)(path.position[:-1], path.velocity[:-1], path.dt))
 

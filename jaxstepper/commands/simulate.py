@@ -267,7 +267,10 @@ def _record(
         record(controller, gravity, start, limit, part_of(tell, i, len(starts)))
         for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
     ]
-    ends = [(rollout, watch_of_recorded(path)) for rollout, path in recorded]
+    ends = [
+        (rollout, watch_of_recorded(gravity, start, path))
+        for start, (rollout, path) in zip(starts, recorded, strict=True)
+    ]
     return ends, [path for _, path in recorded]
 
 

@@ -18,7 +18,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.evaluation.problems import Problem
 from jaxstepper.machine.call_budget import in_bounded_calls
-from jaxstepper.physics.diagnostics import angular_momentum, relative_energy_error, total_energy
+from jaxstepper.physics.diagnostics import (
+    Energy,
+    angular_momentum,
+    angular_momentum_scale,
+    barycentric,
+    internal_energy,
+    reference_energy,
+    relative_energy_error,
+)
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping.rollout import (
@@ -54,10 +62,13 @@ class Run:
         force_evaluations: evaluations of all accelerations, everything included.
         evaluations_per_unit: those per unit of the problem, such as an orbit.
         unit: "orbit" or "time".
-        max_error: largest |E/E0 - 1| of any state.
+        max_error: largest relative energy error of any state, in any frame: |E - E0| / |E0| with
+            energies about the barycentre, or relative to (T0 + |U0|) / 100 where that is more than
+            |E0|.
         median_error: its median over states.
         final_error: the error of the first state at or after the end.
-        angular_momentum_error: largest |L - L0| / |L0|; NaN where L0 = 0.
+        angular_momentum_error: largest |L - L0| / |L0| about the barycentre; NaN where L0 = 0 up
+            to rounding.
         seconds: this run's share, by steps, of the wall clock of the runs beside it; it includes
             the network, and the energies measured at every state.
         failed: why the run failed: "energy" (an error above 1 or not finite), "stalled" (steps too
@@ -85,8 +96,9 @@ class _Member(NamedTuple):
     """One system on its way, and its errors so far."""
 
     rollout: Rollout
-    energy: Float[Array, ""]
+    energy: Energy
     spin: Float[Array, "..."]
+    spin_scale: Float[Array, ""]
     worst: Float[Array, ""]
     last: Float[Array, ""]
     worst_spin: Float[Array, ""]
@@ -230,8 +242,9 @@ def _begin(rule: Rule, gravity: Gravity, batch: _Batch, tables: Float[Array, "M 
         zero = jnp.zeros((), table.dtype)
         return _Member(
             start(rule.scaled(factor), particles),
-            total_energy(particles, gravity),
-            angular_momentum(particles),
+            reference_energy(particles, gravity),
+            angular_momentum(barycentric(particles, gravity)),
+            angular_momentum_scale(particles, gravity),
             zero,
             zero,
             zero,
@@ -260,10 +273,9 @@ def _advance_some(
     def step(factor: Array, limits: Limits, member: _Member) -> tuple[_Member, Array]:
         running = _goes_on(member, limits)
         rollout = advance(rule.scaled(factor), gravity, member.rollout, Limits())
-        error = relative_energy_error(total_energy(rollout.particles, gravity), member.energy)
-        spin = jnp.linalg.norm(angular_momentum(rollout.particles) - member.spin)
-        size = jnp.linalg.norm(member.spin)
-        spin_error = jnp.where(size > 0, spin / size, jnp.nan)
+        error = relative_energy_error(internal_energy(rollout.particles, gravity), member.energy)
+        spin = angular_momentum(barycentric(rollout.particles, gravity))
+        spin_error = jnp.linalg.norm(spin - member.spin) / member.spin_scale
         new = member._replace(
             rollout=rollout,
             worst=jnp.maximum(member.worst, error),

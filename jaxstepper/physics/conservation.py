@@ -4,7 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxstepper.physics.diagnostics import angular_momentum, momentum, total_energy
+from jaxstepper.physics.diagnostics import (
+    SMALL_FRACTION,
+    angular_momentum,
+    barycentric,
+    internal_energy,
+    momentum,
+    reference_energy,
+    total_energy,
+)
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 
@@ -12,9 +20,14 @@ from jaxstepper.physics.particles import Particles
 def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> dict[str, Any]:
     """How well a rollout conserved energy, momentum and angular momentum.
 
-    energy_residual is (E - E0) / E0 and momentum_residual |P - P0| / (|P0| + 1e-12).
-    angular_momentum_residual is (L - L0) / L0 for a scalar, or None if L0 = 0; for a vector it is
-    |L - L0| / (|L0| + 1e-12).
+    The residuals are the same in every inertial frame and unit. energy_residual is (E - E0) / E0
+    with energies about the barycentre; where |E0| is less than (T0 + |U0|) / 100, it is E - E0
+    relative to that. momentum_residual is |P - P0| relative to sum m |v|, and
+    angular_momentum_residual |L - L0| relative to sum m |x| |v|, both about the barycentre at the
+    start; a scalar L gives it the sign of (L - L0) / L0, or of L - L0 where |L0| is less than a
+    hundredth of that sum, and None if the sum is 0. For bodies that start at rest, a hundredth of
+    these sums at the end takes their place. An external field fixes the frame: with one, all are in
+    the field's own frame, about its origin.
 
     Args:
         gravity: what moved the bodies.
@@ -28,18 +41,29 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
     energy = [float(total_energy(p, gravity)) for p in (first, last)]
     p0, p1 = (np.asarray(momentum(p)) for p in (first, last))
     l0, l1 = (np.asarray(angular_momentum(p)) for p in (first, last))
+    reference = reference_energy(first, gravity)
+    scale = float(reference.scale)
+    gained = float(internal_energy(last, gravity) - reference.value)
+    inner = [barycentric(p, gravity) for p in (first, last)]
+    spin0, spin1 = (np.asarray(angular_momentum(p)) for p in inner)
+    (speed0, sweep0), (speed1, sweep1) = map(_sizes, inner)
+    # Differences first: a drift would drown them in rounding.
+    kick = np.asarray(momentum(first.replace(velocity=last.velocity - first.velocity)))
+    sweep = max(sweep0, SMALL_FRACTION * sweep1)
     values = {
         "steps": steps,
         "energy_initial": energy[0],
         "energy_final": energy[1],
-        "energy_residual": _ratio(energy[1] - energy[0], energy[0]),
+        "energy_residual": _ratio(_along(gained, reference.value, scale), scale),
         "momentum_initial": p0.tolist(),
         "momentum_final": p1.tolist(),
-        "momentum_residual": _vector_residual(p0, p1),
+        "momentum_residual": _vector_residual(kick, max(speed0, SMALL_FRACTION * speed1)),
         "angular_momentum_initial": l0.tolist(),
         "angular_momentum_final": l1.tolist(),
         "angular_momentum_residual": (
-            _ratio(float(l1 - l0), float(l0)) if l0.ndim == 0 else _vector_residual(l0, l1)
+            _ratio(_along(float(spin1 - spin0), spin0, SMALL_FRACTION * sweep), sweep)
+            if l0.ndim == 0
+            else _vector_residual(spin1 - spin0, sweep)
         ),
     }
     return {name: finite_or_none(value) for name, value in values.items()}
@@ -52,9 +76,28 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _ratio(change: float, initial: float) -> float | None:
-    return change / initial if initial else None
+def _sizes(particles: Particles) -> tuple[float, float]:
+    """sum m |v| and sum m |x| |v|."""
+    mass = np.asarray(particles.mass, np.float64)
+    distance, speed = (
+        np.linalg.norm(np.asarray(z, np.float64), axis=1)
+        for z in (particles.position, particles.velocity)
+    )
+    return float(mass @ speed), float(mass @ (distance * speed))
 
 
-def _vector_residual(initial: np.ndarray, final: np.ndarray) -> float:
-    return float(np.linalg.norm(final - initial) / (np.linalg.norm(initial) + 1e-12))
+def _along(change: float, initial: Any, least: float) -> float:
+    """The change, positive where it adds to the initial value, or as it is if that is small.
+
+    The sign of an initial value that is 0 up to rounding would differ from frame to frame.
+    """
+    return -change if initial <= -least else change
+
+
+def _ratio(change: float, scale: float) -> float | None:
+    return change / scale if scale else None
+
+
+def _vector_residual(change: np.ndarray, scale: float) -> float | None:
+    size = float(np.linalg.norm(change))
+    return _ratio(size, scale) if size else 0.0

@@ -27,6 +27,7 @@ class Pairs(NamedTuple):
     Attributes:
         distance: `[P]`, sqrt(r^2 + softening^2).
         mu: `[P]`, the sum of the two masses.
+        product: `[P]`, their product.
         r_dot_v: `[P]`.
         speed: `[P]`, |v|.
         acceleration: `[P]`, |a|.
@@ -34,6 +35,7 @@ class Pairs(NamedTuple):
 
     distance: Float[Array, "*P"]
     mu: Float[Array, "*P"]
+    product: Float[Array, "*P"]
     r_dot_v: Float[Array, "*P"]
     speed: Float[Array, "*P"]
     acceleration: Float[Array, "*P"]
@@ -91,6 +93,7 @@ def encounters(
         typical = Pairs(
             distance=root_mean(pairs.distance),
             mu=mean(pairs.mu),
+            product=mean(pairs.product),
             r_dot_v=mean(pairs.r_dot_v),
             speed=root_mean(pairs.speed),
             acceleration=root_mean(pairs.acceleration),
@@ -133,7 +136,8 @@ def _all_pairs(particles: Particles, softening: Array | float) -> Pairs:
         ]
 
     mu = jnp.concatenate([mass[i + 1 :] + mass[i] for i in range(count - 1)])
-    return _pairs(mu, differences, particles, softening)
+    product = jnp.concatenate([mass[i + 1 :] * mass[i] for i in range(count - 1)])
+    return _pairs(mu, product, differences, particles, softening)
 
 
 def _by_rows(
@@ -165,11 +169,12 @@ def _pairs_of(
     def differences(z: Float[Array, "N D"]) -> Vectors:
         return [jnp.where(others, x - x[i], 1.0) for x in _components(z)]
 
-    return _pairs(mass + mass[i], differences, particles, softening)
+    return _pairs(mass + mass[i], mass * mass[i], differences, particles, softening)
 
 
 def _pairs(
     mu: Array,
+    product: Array,
     differences: Callable[[Array], Vectors],
     particles: Particles,
     softening: Array | float,
@@ -179,6 +184,7 @@ def _pairs(
     return Pairs(
         distance=safe_sqrt(_dot(r, r) + softening**2),
         mu=mu,
+        product=product,
         r_dot_v=_dot(r, v),
         speed=safe_sqrt(_dot(v, v)),
         acceleration=safe_sqrt(_dot(a, a)),

@@ -21,6 +21,8 @@ GREY, PALE = "0.4", "0.88"
 TIME, STEP = "time (G = 1)", "dt (G = 1)"
 # Up to this many bodies each have a colour, and orbits that can be followed.
 FEW_BODIES = 12
+# An initial energy that its changes exceed so far is 0 up to rounding.
+VANISHES = 1e-9
 
 
 def new_figure(width: float, height: float, **settings: Any) -> Any:
@@ -120,9 +122,11 @@ def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
 
 
 def relative_error(energy: np.ndarray, initial: np.ndarray) -> tuple[np.ndarray, str]:
-    """Relative change of energies `[S]`, or the change if an initial one is 0; and its name."""
+    """Relative change of energies `[S]`, or the change if an initial one vanishes; and its name."""
     change = np.abs(energy - initial)
-    if np.any(initial == 0):
+    largest = np.max(change, where=np.isfinite(change), initial=0.0)
+    # A parabola's energy is 0 up to rounding, which would blow its error up.
+    if np.any(np.abs(initial) <= VANISHES * largest):
         return change, "|E - E0|"
     return change / np.abs(initial), "|E / E0 - 1|"
 

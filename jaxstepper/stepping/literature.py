@@ -2,20 +2,22 @@
 
 h is the step; r, v and a are the relative position, velocity and acceleration of a pair, and mu is
 the sum of its two masses. Distances are softened as the force is: r^2 becomes r^2 + softening^2. No
-rule evaluates accelerations.
+rule but the logarithmic Hamiltonian evaluates accelerations.
 """
 
 from collections.abc import Callable
 from dataclasses import field, replace
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError
-from jaxstepper.physics.diagnostics import kinetic_energy
-from jaxstepper.physics.gravity import Gravity, safe_norm
-from jaxstepper.physics.integrators import logarithmic_leapfrog
+from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
+from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
+from jaxstepper.physics.integrators import logarithmic_leapfrog, logarithmic_leapfrog_to
 from jaxstepper.physics.pairs import Pairs, Quantity, minimum_over_pairs, sum_over_pairs
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rule import STATIC, Fixed, Memory, Number, Rule
@@ -161,10 +163,15 @@ class HairerSoderlind(Rule):
 class LogarithmicHamiltonian(Rule):
     """Steps of constant size h in the transformed time of the logarithmic Hamiltonian.
 
-    h = eta sqrt(C^3 / (M U)) at the start, where C = sum m_i m_j over pairs, M is the total mass
-    and -U the potential energy. The first dt is about eta sqrt(R^3 / M) at the mean distance
-    R = C / U. The rule brings its own integrator, `logarithmic_leapfrog`. A last step that should
-    end at a given time is shortened to first order, and may end slightly later.
+    The first dt, h / U, is eta sqrt(R^3 / M) or less. C = sum m_i m_j over pairs, M is the total
+    mass, -U the potential energy and R = C / U the mean distance. dt follows U, and so the pairs
+    that dominate it, but not a planet, whose share of U is small. h is therefore also so small that
+    every pair, at its pericentre too, has steps as short as it would have alone.
+
+    The rule brings its own integrator, `logarithmic_leapfrog`. How long a step takes is known only
+    after it, so `step_size` takes it, with its one evaluation of forces, and `take_step` hands it
+    out. A step that is shortened to end at a given time is searched for, with some ten evaluations
+    more.
     """
 
     eta: Number
@@ -174,21 +181,54 @@ class LogarithmicHamiltonian(Rule):
 
     def init(self, particles: Particles, /) -> Memory:
         p = particles
-        total = jnp.sum(p.mass)
-        pairs = 0.5 * (total**2 - jnp.sum(p.mass**2))
         potential = self.gravity.potential_energy(p.position, p.mass, p.time)
-        h = _like_time(self.eta * jnp.sqrt(pairs**3 / (-potential * total)), p)
-        return h, -(kinetic_energy(p) + potential)
+        # Sums of positive terms: M^2 - sum m^2 would cancel.
+        pairs = jnp.sum(p.mass[1:] * jnp.cumsum(p.mass)[:-1])
+        whole = jnp.sqrt(pairs / jnp.sum(p.mass)) * pairs / jnp.sqrt(-potential)
+        fastest = minimum_over_pairs(partial(self._pair_step, -potential), p, self._softening)
+        h = _like_time(self.eta * jnp.minimum(whole, fastest), p)
+        binding = -(kinetic_energy(barycentric(p, self.gravity)) + potential)
+        return h, binding, p
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
-        h, binding = memory
-        return h / (kinetic_energy(particles) + binding), memory
+        h, binding, _ = memory
+        end = logarithmic_leapfrog(particles, h, binding, self.gravity)
+        return end.dt, (h, binding, end)
 
     def take_step(
         self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
     ) -> Particles:
-        _, binding = memory
-        return logarithmic_leapfrog(particles, dt, binding, gravity)
+        h, binding, end = memory
+        dt = jnp.asarray(dt, end.dt.dtype)
+        cut = logarithmic_leapfrog_to(particles, dt, (h, end), binding, gravity)
+        return jax.tree.map(lambda x, y: jnp.where(dt == end.dt, x, y), end, cut)
+
+    def scaled(self, factor: Number, /) -> Rule:
+        return replace(self, eta=factor * self.eta)
+
+    @property
+    def _softening(self) -> float:
+        return self.gravity.softening
+
+    def _pair_step(self, potential: Array, pairs: Pairs) -> Array:
+        """h / eta of a pair m1, m2 among others: sqrt(r / mu) (m1 m2 + (U - m1 m2 / r) q).
+
+        Alone, the pair would take h = sqrt(r / mu) m1 m2, and dt = h r / (m1 m2) at a distance r.
+        The others' share of U, which stays when the pair draws together, makes dt h / U at its
+        pericentre q no longer than that. Unbound pairs pass at r, within the time sqrt(2) r / v.
+        """
+        r, mu, v = pairs.distance, pairs.mu, pairs.speed
+        bound = v**2 * r < 2 * mu
+        # 1 stands for speeds of 0, which keeps NaN out of the gradient.
+        passage = jnp.where(bound, jnp.inf, jnp.sqrt(2.0) / jnp.where(bound, 1.0, v))
+        pull = jnp.where(mu > 0, mu, 1.0)
+        semilatus = (r**2 * v**2 - pairs.r_dot_v**2) / pull
+        eccentricity = safe_sqrt(1 + semilatus * (v**2 / pull - 2 / r))
+        pericentre = jnp.clip(semilatus / (1 + eccentricity), self._softening, r)
+        q = jnp.where(bound, pericentre, r)
+        others = jnp.maximum(potential - pairs.product / r, 0.0)
+        alone = jnp.minimum(safe_sqrt(r / pull), passage)
+        return jnp.where(mu > 0, alone * (pairs.product + others * q), jnp.inf)
 
 
 def _like_time(value: Array, particles: Particles) -> Array:

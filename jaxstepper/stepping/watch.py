@@ -8,7 +8,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxstepper.physics.diagnostics import relative_energy_error, total_energy
+from jaxstepper.physics.diagnostics import (
+    Energy,
+    internal_energy,
+    reference_energy,
+    relative_energy_error,
+)
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.recording import Trajectory
@@ -27,13 +32,13 @@ class Watch(NamedTuple):
     """The energy errors of a rollout so far.
 
     Attributes:
-        initial: `[]`, the energy at the start.
+        initial: the energy at the start.
         worst: `[]`, the largest relative energy error; infinite after one that was not a number.
         wrong_time: `[]`, when the error was first seen to be above `WRONG_ABOVE`, else NaN.
         wrong_step: `[]`, after how many steps; 0 if never.
     """
 
-    initial: Float[Array, ""]
+    initial: Energy
     worst: Float[Array, ""]
     wrong_time: Float[Array, ""]
     wrong_step: Int[Array, ""]
@@ -43,12 +48,12 @@ def watch_of(gravity: Gravity, particles: Particles) -> Watch:
     """A watch that begins at this state."""
     time = particles.time
     zero, never = jnp.zeros_like(time), jnp.full_like(time, jnp.nan)
-    return Watch(total_energy(particles, gravity), zero, never, jnp.zeros((), jnp.int32))
+    return Watch(reference_energy(particles, gravity), zero, never, jnp.zeros((), jnp.int32))
 
 
 def look(gravity: Gravity, watch: Watch, rollout: Rollout) -> Watch:
     """The watch after another look at the energy."""
-    error = relative_energy_error(total_energy(rollout.particles, gravity), watch.initial)
+    error = relative_energy_error(internal_energy(rollout.particles, gravity), watch.initial)
     error = jnp.where(jnp.isnan(error), jnp.inf, error)
     first = (error > WRONG_ABOVE) & (watch.wrong_step == 0)
     return watch._replace(
@@ -90,12 +95,22 @@ def watch_on(
     return with_status(rollout, limits), watch
 
 
-def watch_of_recorded(path: Trajectory) -> Watch:
-    """The watch of a rollout all of whose states were recorded."""
-    energy = jnp.asarray(path.energy)
-    error = np.asarray(relative_energy_error(energy, energy[0]))
+def watch_of_recorded(gravity: Gravity, start: Particles, path: Trajectory) -> Watch:
+    """The watch of a rollout from `start`, all of whose states were recorded."""
+    initial = reference_energy(start, gravity)
+    error = np.asarray(relative_energy_error(_internal(gravity, start, path), initial))
     error = np.where(np.isnan(error), np.inf, error)
     wrong = error > WRONG_ABOVE
     step = int(np.argmax(wrong))
     time = path.time[step] if wrong.any() else np.nan
-    return Watch(path.energy[0], np.max(error), time, step)  # type: ignore[arg-type]
+    return Watch(initial, np.max(error), time, step)  # type: ignore[arg-type]
+
+
+def _internal(gravity: Gravity, start: Particles, path: Trajectory) -> Float[Array, " S"]:
+    """Energies about the barycentre of recorded states, whose total energies are known."""
+    if gravity.external is not None:
+        return jnp.asarray(path.energy)
+    mass = np.asarray(start.mass)[:, None]
+    mean = np.sum(mass * path.velocity, axis=1, keepdims=True) / np.sum(mass)
+    drift = 0.5 * np.sum(mass * mean * (2 * path.velocity - mean), axis=(1, 2))
+    return jnp.asarray(path.energy - drift)

@@ -354,7 +354,7 @@ def test_calibration_starts_every_seed_in_the_band():
         def error(variables):
             dt = plan.network.apply(variables, systems.inputs)[0, 0]
             one = jax.tree.map(lambda x: x[0], systems)
-            return try_step(plan.gate, plan.gravity, one.particles, one.energy, dt).error
+            return try_step(plan.gate, plan.gravity, one.particles, dt).error
 
         return error(fresh), error(calibrate(plan, fresh, systems))
 

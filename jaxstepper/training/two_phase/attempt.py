@@ -50,7 +50,7 @@ def attempt(
     sample, keys = split(plan.mesh, (sample, keys))
     outputs, passes = propose(plan.network, state.variables, sample.inputs, keys)
     dt = outputs + DT_FLOOR
-    trial = try_steps(plan.gate, plan.gravity, sample.particles, sample.energy, dt)
+    trial = try_steps(plan.gate, plan.gravity, sample.particles, dt)
     safe, failed = present & trial.safe, present & ~trial.safe
     trained = failed | (present & trial.wasteful)
     params, optimizer_state, finite = descend(

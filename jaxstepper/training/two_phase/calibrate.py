@@ -47,7 +47,7 @@ def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:
     middle = (plan.gate.lower * plan.gate.upper) ** 0.5
 
     def too_large(dt: Array) -> Array:
-        return ~(try_step(plan.gate, plan.gravity, p, system.energy, dt).error < middle)
+        return ~(try_step(plan.gate, plan.gravity, p, dt).error < middle)
 
     # A time scale of the system, whatever its units: the shortest time to fall its own size.
     size = jnp.max(jnp.linalg.norm(p.position - jnp.mean(p.position, axis=0), axis=-1))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxstepper.network.features import network_input, observe
 from jaxstepper.network.history import History, empty_history, push
-from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.diagnostics import internal_energy
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.training.two_phase.plan import Plan
 
@@ -21,7 +21,7 @@ class Sample:
 
     Attributes:
         particles: the states.
-        energy: `[B]`, their total energies.
+        energy: `[B]`, their internal energies, for pictures.
         inputs: `[B, F]`, the network's inputs there, each with its own history window.
     """
 
@@ -45,7 +45,7 @@ def make_sample(plan: Plan, particles: Particles, history: History) -> Sample:
     def of_system(p: Particles, h: History) -> Sample:
         observed = observe(plan.features, plan.gravity, p)
         inputs = network_input(plan.features, h, observed)
-        return Sample(p, total_energy(p, plan.gravity), inputs)
+        return Sample(p, internal_energy(p, plan.gravity), inputs)
 
     return jax.vmap(of_system)(particles, history)
 

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxstepper.physics.diagnostics import total_energy
+from jaxstepper.physics.diagnostics import (
+    internal_energy,
+    reference_energy,
+    relative_energy_error,
+)
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rollout import Rollout, advance, start
@@ -54,14 +58,14 @@ def run_window(
     The steps are counted with the share of the last one that lies in the window, so that they have
     a gradient; if they do not fill it, the rest is taken to need as many for its time.
     """
-    initial = total_energy(particles, gravity)
+    initial = reference_energy(particles, gravity)
 
     def body(rollout: Rollout, _: None) -> tuple[Rollout, tuple[Array, Array, Array]]:
         before = rollout.particles.time
         new = advance(rule, gravity, rollout)
         dt = new.particles.time - before
         inside = jnp.clip((span - before) / dt, 0.0, 1.0)
-        error = total_energy(new.particles, gravity) / initial - 1
+        error = relative_energy_error(internal_energy(new.particles, gravity), initial)
         last = rollout.particles.dt
         change = jnp.abs(jnp.log(dt / jnp.where(last > 0, last, dt)))
         rollout = jax.tree.map(lambda x, y: jnp.where(before < span, x, y), new, rollout)
