@@ -82,7 +82,7 @@ TEXTS = [
     ("1 0 0 0 0\n", "has only one body"),
     ("1 0 0 0 0\n1 0 0 1 0\n", "are in the same place"),
     ("", "is empty"),
-    ("\0" * 50, "is not a number"),
+    ("\0" * 50, "is not text"),
     ("1 1e300 0 0 0\n1 -1e300 1 0 1\n", "are too far apart in float64"),
     ("1 1e-200 0 0 0\n1 0 0 0 1\n", "are in the same place in float64"),
     ("1 1e-110 0 0 0\n1 0 0 0 1\n", "their force overflows in float64"),
