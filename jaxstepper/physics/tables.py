@@ -175,13 +175,9 @@ def _decoded(content: bytes, path: Path) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: is not text in {encoding}, as it begins; save it as UTF-8"
-        ) from error
+        raise UserError(f"{path}: is not text in {encoding}; save it as UTF-8") from error
     if CONTROL.intersection(text):
-        rule = (
-            "a binary table must end in .npy, and text is UTF-8, or UTF-16 with a byte order mark"
-        )
+        rule = "a binary table must end in .npy; text is UTF-8, or UTF-16 with a byte order mark"
         raise UserError(f"{path}: is not text; {rule}")
     return text
 
