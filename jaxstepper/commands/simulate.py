@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper.commands.movies import movie_options, movie_path
+from jaxstepper.commands.output_size import check_size
 from jaxstepper.commands.rollout_words import (
     aims_at_tolerance,
     rule_name,
@@ -71,6 +72,7 @@ def run_simulate(request: Request) -> int:
     dtype = jnp.dtype(config.dtype)
     starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
     limits = [_limits(request, table) for table in tables]
+    on_main(partial(check_size, config, controller, limits))
     with open_wandb(config, "runner_simulate") as wandb_run:
         trajectories: list[Trajectory] = []
         with open_bars(config.quiet) as bars:

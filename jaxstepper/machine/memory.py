@@ -1,6 +1,8 @@
-"""The memory of this machine: what cannot fit is refused before it is tried."""
+"""The memory and disk of this machine: what cannot fit is refused before it is tried."""
 
 import os
+import shutil
+from pathlib import Path
 
 from jaxstepper.errors import UserError
 
@@ -26,4 +28,19 @@ def require_memory(num_bytes: float, what: str) -> None:
         raise UserError(
             f"{what}: needs more than {num_bytes / GIGABYTE:,.0f} GB of memory, and this machine "
             f"has {present / GIGABYTE:,.0f} GB; choose less"
+        )
+
+
+def require_disk(num_bytes: float, path: Path, what: str) -> None:
+    """Refuses a file that its disk has no room for; `what` begins the message.
+
+    Raises:
+        UserError: it cannot fit.
+    """
+    folder = next(each for each in path.absolute().parents if each.is_dir())
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise UserError(
+            f"{what}: needs more than the {free / GIGABYTE:,.1f} GB that are free in {folder}; "
+            "choose less, or another disk"
         )

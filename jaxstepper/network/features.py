@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxstepper.errors import require
 from jaxstepper.network.history import History, append
 from jaxstepper.network.orbital_inputs import ORBITAL_INPUTS, SURROUNDINGS
 from jaxstepper.physics.gravity import Gravity, for_each_body, safe_norm, self_acceleration
@@ -207,6 +208,7 @@ def _radii_and_speeds(mass: Array, x: Array, v: Array) -> tuple[Array, Array]:
 def _pair_distances(x: Float[Array, "N D"], softening: float) -> tuple[Array, Array, Array]:
     """Smallest, largest and mean softened distance over pairs."""
     count = x.shape[0]
+    require(count > 1, "this network sees pairs of bodies, and there is one body; use free-fall")
     if count <= ALL_PAIRS_UP_TO:
         i, j = np.triu_indices(count, k=1)
         dx = x[j] - x[i]

@@ -16,9 +16,11 @@ from jaxstepper.network.orbital_inputs import (
     surroundings,
 )
 from jaxstepper.network.step_network import Variables
-from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.field_rate import field_time, squared_rates
+from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
 from jaxstepper.physics.pairs import encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.field_rule import FieldRule, check_field, check_pairs
 from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
 
 # Keeps a learned dt above zero, as the torch simulator does.
@@ -30,6 +32,9 @@ DEFAULT_TOLERANCE = 1e-3
 REFERENCE_TOLERANCE = 1e-3
 # A step of this many times the dynamical time times sqrt(tolerance) has about that energy error.
 STEP_SCALE = 2.0
+# Of a network that does not see an external field, a step is at most this part of the time scale of
+# the field: energy errors are then about 1e-3.
+SHARE_OF_FIELD_TIME = 0.1
 
 
 def learned_rule(
@@ -51,12 +56,16 @@ def learned_rule(
             gravity.softening,
             features.tolerances,
             features.kind == "encounters",
+            external=gravity.external,
         )
     return LearnedRule(network, variables, features, gravity)
 
 
 class LearnedRule(Rule):
     """The network's dt, from the current state and the states before it in this rollout.
+
+    The network does not see an external field, though its training may have. The field keeps dt
+    below a tenth of its own time scale.
 
     Without a history the network sees magnitudes alone, and the rule can be symmetrised.
     """
@@ -82,11 +91,22 @@ class LearnedRule(Rule):
         observed = observe(self.features, self.gravity, particles)
         inputs = network_input(self.features, memory, observed)
         dt = self.network.apply(self.variables, inputs)[0] + LEARNED_DT_FLOOR
+        if self.gravity.external is not None:
+            longest = SHARE_OF_FIELD_TIME * field_time(self.gravity.external, particles)
+            dt = jnp.minimum(dt, longest.astype(dt.dtype))
         return dt, push(memory, observed)
 
+    def take_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> Particles:
+        check_field("this learned rule", self.gravity.external, gravity)
+        return super().take_step(memory, particles, dt, gravity)
 
-class OrbitalRule(Rule):
+
+class OrbitalRule(FieldRule):
     """h = 2 sqrt(tolerance) T exp(network), with the dynamical or free-fall time T of a pair.
+
+    An external field counts as one more pair, with its time scale for T and no network.
 
     Among many bodies, each contributes its encounter, so the network is evaluated N times, and h is
     a smooth minimum of their steps: h^-4 is half the sum of theirs, since each encounter appears
@@ -110,17 +130,27 @@ class OrbitalRule(Rule):
     sees_others: bool = field(default=False, metadata=STATIC)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
+        check_pairs(self.external, particles)
+        tolerance = jnp.asarray(self.tolerance, particles.time.dtype)
+        rate = jnp.zeros((), particles.time.dtype)
+        if particles.mass.shape[0] > 1:
+            rate = self._rate_of_pairs(particles, tolerance)
+        if self.external is not None:
+            squares = jnp.append(squared_rates(self.external, particles), rate**2)
+            rate = safe_sqrt(safe_norm(squares))
+        return STEP_SCALE * jnp.sqrt(tolerance) / rate, memory
+
+    def _rate_of_pairs(self, particles: Particles, tolerance: Float[Array, ""]) -> Float[Array, ""]:
+        """1 / T exp(-network) of all pairs together."""
         rate_of = free_fall_rate if self.sees_others else dynamical_rate
         pairs, rates = encounters(rate_of, particles, self.softening)
         dtype = particles.time.dtype
-        tolerance = jnp.asarray(self.tolerance, dtype)
         seen = jnp.clip(tolerance, *self.tolerances) / REFERENCE_TOLERANCE
         column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
         seen_of_others = [surroundings(pairs, rates, self.softening)] if self.sees_others else []
         inputs = jnp.concatenate([orbital_inputs(pairs), *seen_of_others, column], axis=-1)
         log_factor = self.network.apply(self.variables, inputs)[:, 0]
-        rate = rate_of_all(rates * jnp.exp(-log_factor))
-        return STEP_SCALE * jnp.sqrt(tolerance) / rate, memory
+        return rate_of_all(rates * jnp.exp(-log_factor))
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, tolerance=self.tolerance * factor**2)

@@ -55,6 +55,7 @@ def surroundings(
     The square of softening / distance, and the logarithm of its rate over that of all, which is
     kept above that of `SLOWEST`.
     """
-    share = rates / rate_of_all(rates)
+    of_all = rate_of_all(rates)
+    share = rates / jnp.where(of_all > 0, of_all, 1.0)
     softened = (softening / pairs.distance) ** 2
     return jnp.stack([softened, 0.5 * jnp.log(share**2 + SLOWEST**2)], axis=-1)

@@ -1,7 +1,8 @@
 """Minima and sums over pairs of bodies, for step-size rules.
 
 For a few bodies all pairs are formed at once. Larger systems go row by row in small blocks, so that
-memory grows as N, not N^2.
+memory grows as N, not N^2. Two massless bodies do not act on each other, so their pair counts
+nowhere. A single body has no pair.
 """
 
 from collections.abc import Callable
@@ -47,9 +48,12 @@ Quantity = Callable[[Pairs], Array]
 def minimum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
-    """The smallest `quantity` of any pair, `[]`."""
+    """The smallest `quantity` of any pair, `[]`; infinite if there is none."""
+    if particles.mass.shape[0] == 1:
+        return jnp.asarray(jnp.inf, particles.time.dtype)
     if _are_few(particles):
-        return jnp.min(quantity(_all_pairs(particles, softening)))
+        acts, pairs = _acting(_all_pairs(particles, softening))
+        return jnp.min(jnp.where(acts, quantity(pairs), jnp.inf))
     return jnp.min(_by_rows(quantity, jnp.min, jnp.inf, particles, softening))
 
 
@@ -57,8 +61,11 @@ def sum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
     """The sum of `quantity` over all pairs, each counted once, `[]`."""
+    if particles.mass.shape[0] == 1:
+        return jnp.zeros((), particles.time.dtype)
     if _are_few(particles):
-        return jnp.sum(quantity(_all_pairs(particles, softening)))
+        acts, pairs = _acting(_all_pairs(particles, softening))
+        return jnp.sum(jnp.where(acts, quantity(pairs), 0.0))
     return 0.5 * jnp.sum(_by_rows(quantity, jnp.sum, 0.0, particles, softening))
 
 
@@ -75,17 +82,18 @@ def encounters(
         The pairs, and the fourth root of the sum of the fourth powers of their rates.
     """
     if particles.mass.shape[0] == 2:
-        pairs = _all_pairs(particles, softening)
-        return pairs, rate(pairs)
+        acts, pairs = _acting(_all_pairs(particles, softening))
+        return pairs, jnp.where(acts, rate(pairs), 0.0)
 
     def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
-        others = jnp.arange(particles.mass.shape[0]) != i
+        others = _others(i, particles)
         pairs = _pairs_of(i, others, particles, softening)
         largest, powers = _fourth_powers(jnp.where(others, rate(pairs), 0.0))
         total = jnp.sum(powers)
+        nonzero = jnp.where(total > 0, total, 1.0)
 
         def mean(x: Array) -> Array:
-            return jnp.sum(powers * x) / total
+            return jnp.sum(powers * x) / nonzero
 
         def root_mean(x: Array) -> Array:
             return safe_sqrt(mean(x * x))
@@ -98,9 +106,10 @@ def encounters(
             speed=root_mean(pairs.speed),
             acceleration=root_mean(pairs.acceleration),
         )
-        return typical, largest * jnp.sqrt(jnp.sqrt(total))
+        return typical, largest * safe_sqrt(safe_sqrt(total))
 
-    return for_each_body(of_body, particles.mass.shape[0])
+    typical, rates = for_each_body(of_body, particles.mass.shape[0])
+    return _acting(typical)[1], rates
 
 
 def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
@@ -111,14 +120,28 @@ def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
     if rates.size == 1:
         return rates[0]
     largest, powers = _fourth_powers(rates)
-    return largest * jnp.sqrt(jnp.sqrt(0.5 * jnp.sum(powers)))
+    return largest * safe_sqrt(safe_sqrt(0.5 * jnp.sum(powers)))
 
 
 def _fourth_powers(rates: Float[Array, " P"]) -> tuple[Float[Array, ""], Float[Array, " P"]]:
     """The largest rate, and fourth powers of all relative to it, which cannot overflow."""
     largest = lax.stop_gradient(jnp.max(rates))
+    largest = jnp.where(largest > 0, largest, 1.0)
     squares = (rates / largest) ** 2
     return largest, squares * squares
+
+
+def _others(i: Array, particles: Particles) -> Bool[Array, " N"]:
+    """The bodies that body i acts on, or that act on it."""
+    mass = particles.mass
+    return (jnp.arange(mass.shape[0]) != i) & (mass + mass[i] > 0)
+
+
+def _acting(pairs: Pairs) -> tuple[Bool[Array, " P"], Pairs]:
+    """Which pairs have a mass; those that have none come back with a mu and distance of 1."""
+    acts = pairs.mu > 0
+    mu, distance = (jnp.where(acts, x, 1.0) for x in (pairs.mu, pairs.distance))
+    return acts, pairs._replace(mu=mu, distance=distance)
 
 
 def _are_few(particles: Particles) -> bool:
@@ -150,7 +173,7 @@ def _by_rows(
     """`reduce` applied to each body's pairs with all the others."""
 
     def row(i: Array) -> Float[Array, ""]:
-        others = jnp.arange(particles.mass.shape[0]) != i
+        others = _others(i, particles)
         values = quantity(_pairs_of(i, others, particles, softening))
         return reduce(jnp.where(others, values, neutral))
 
@@ -160,16 +183,17 @@ def _by_rows(
 def _pairs_of(
     i: Array, others: Bool[Array, " N"], particles: Particles, softening: Array | float
 ) -> Pairs:
-    """Pairs `[N]` of body i with all bodies, itself included at a distance of 1.
+    """Pairs `[N]` of body i with all bodies, of which those not in `others` have values of 1.
 
-    The distance keeps NaN out of the gradient; the caller leaves that pair out.
+    These keep NaN out of the gradient; the caller leaves such pairs out.
     """
     mass = particles.mass
+    mu = jnp.where(others, mass + mass[i], 1.0)
 
     def differences(z: Float[Array, "N D"]) -> Vectors:
         return [jnp.where(others, x - x[i], 1.0) for x in _components(z)]
 
-    return _pairs(mass + mass[i], mass * mass[i], differences, particles, softening)
+    return _pairs(mu, mass * mass[i], differences, particles, softening)
 
 
 def _pairs(

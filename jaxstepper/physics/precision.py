@@ -44,7 +44,9 @@ def check_precision(tables: Table, where: str, dtype: str, softening: float) -> 
             raise UserError(f"softening {softening}: its square overflows in {dtype}; choose less")
     for begin, systems, one, other in _pairs(tables):
         with np.errstate(all="ignore"):
-            fault = _fault(systems.astype(dtype), length, one, other)
+            narrow = systems.astype(dtype)
+            vanish = (narrow[..., 0] == 0) & (systems[..., 0] > 0)
+            fault = _fault(narrow, vanish, length, one, other)
         if fault:
             system, words = fault
             prefix = f"system {begin + system}, " if len(tables) > 1 else ""
@@ -63,17 +65,22 @@ def check_precision(tables: Table, where: str, dtype: str, softening: float) -> 
 
 
 def _fault(
-    tables: Values, softening: np.floating, one: Indices, other: Indices
+    tables: Values,
+    vanish: npt.NDArray[np.bool_],
+    softening: np.floating,
+    one: Indices,
+    other: Indices,
 ) -> tuple[int, str] | None:
     """The first faulty system of tables `[B, N, 1 + 2 D]`, and its fault.
 
+    A mass of 0 is fine; one that is not, but becomes 0, is among those that `vanish`, `[B, N]`.
     Checks the pairs of bodies one[i] and other[i], `[P]` each.
     """
     dim = (tables.shape[2] - 1) // 2
     mass, position, velocity = np.split(tables, [1, 1 + dim], axis=2)
     kinetic = mass[..., 0] * np.sum(velocity**2, axis=2)
     bodies = {
-        "has a value that overflows or vanishes": np.isfinite(tables).all(2) & (mass[..., 0] > 0),
+        "has a value that overflows or vanishes": np.isfinite(tables).all(2) & ~vanish,
         "has a kinetic energy that overflows": np.isfinite(kinetic),
     }
     for words, fine in bodies.items():
@@ -135,7 +142,7 @@ def _pairs(tables: Table) -> Iterator[tuple[int, Table, Indices, Indices]]:
     count = tables.shape[1]
     if count <= ALL_PAIRS_UP_TO:
         one, other = np.triu_indices(count, k=1)
-        at_once = max(1, PAIRS_AT_ONCE // len(one))
+        at_once = max(1, PAIRS_AT_ONCE // max(1, len(one)))
         for begin in range(0, len(tables), at_once):
             yield begin, tables[begin : begin + at_once], one, other
         return

@@ -4,27 +4,55 @@ A table is float64 `[N, 1 + 2 D]`, columns mass, x..., v...; a batch is `[B, N, 
 Invalid tables raise `UserError`.
 """
 
+import codecs
+import gzip
+import io
+import re
+import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import SupportsInt
+from typing import NamedTuple, SupportsInt
 
 import numpy as np
 import numpy.typing as npt
 
 from jaxstepper.errors import UserError, require
-from jaxstepper.machine.memory import require_memory
+from jaxstepper.machine.memory import physical_memory, require_memory
+from jaxstepper.physics.columns import are_names, columns_of
 
 Table = npt.NDArray[np.float64]
 TEXT_SUFFIXES = (".txt", ".dat", ".csv")
 # Reading a text of short numbers takes this many times its size.
 GROWTH_OF_TEXT = 10
+# More are likely columns that are no part of a table, unless they are asked for.
+MOST_DIMENSIONS = 3
+GZIP = b"\x1f\x8b"
+# The longer marks first: that of UTF-32 begins as that of UTF-16.
+ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# What no text holds, in any encoding that is the right one.
+CONTROL = frozenset(map(chr, range(32))) - set("\t\n\r\f\v\x1a")
+FORTRAN_EXPONENT = re.compile(r"^(\s*[+-]?[\d.]+)[dD]([+-]?\d+\s*)$")
 
 
-def load_table(path: str | Path) -> Table:
-    """Reads a table from text (# comments), or a table or batch from `.npy`.
+def load_table(path: str | Path, dim: int | None = None, in_field: bool = False) -> Table:
+    """Reads a table from text (# comments), or a table or batch from `.npy`; either may be `.gz`.
 
-    Columns are separated by blanks; in `.csv` by commas, with or without a line of names.
-    Coincident bodies pass, since a file does not know the softening: see `validate_table`.
+    Columns are separated by blanks; in `.csv` by commas. They are mass, x..., v..., unless a line
+    of names above them, in text behind a #, says otherwise (see `columns`). Numbers may have the
+    exponents of Fortran, 1.0D+00. Coincident bodies pass, since a file does not know the softening:
+    see `validate_table`.
+
+    Args:
+        path: the file.
+        dim: the number of dimensions, if it is known: more than three need it, or names.
+        in_field: whether the bodies are in an external field, where one is enough.
 
     Raises:
         UserError: the file cannot be read, or holds no valid table.
@@ -33,13 +61,24 @@ def load_table(path: str | Path) -> Table:
     try:
         # Not /dev/zero, which never ends; pipes are fine, as in <(...) of a shell.
         require(not path.is_char_device(), f"{path}: is a device, not a file; check the path")
-        is_npy = path.suffix == ".npy"
-        growth = 1 if is_npy else GROWTH_OF_TEXT
+        kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+        growth = 1 if kind == ".npy" else GROWTH_OF_TEXT
         require_memory(growth * path.stat().st_size, f"{path}: to read it")
-        table = _read_npy(path) if is_npy else _read_text(path)
+        content = _unpacked(path.read_bytes(), growth, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    return _checked_values(table, str(path))
+    if kind == ".npy":
+        table, named = _read_npy(content, path), False
+    else:
+        table, named = _read_text(_decoded(content, path), path, kind == ".csv")
+    values = _checked_values(table, str(path), in_field)
+    found = (values.shape[-1] - 1) // 2
+    require(
+        found <= MOST_DIMENSIONS or named or dim is not None,
+        f"{path}: has {values.shape[-1]} columns, which would be {found} dimensions; if they are, "
+        f"ask for them (--dim {found}), else name the columns in a first line (mass x y z vx ...)",
+    )
+    return values
 
 
 def save_table(path: str | Path, table: Table) -> None:
@@ -50,7 +89,7 @@ def save_table(path: str | Path, table: Table) -> None:
             cannot be written.
     """
     path = Path(path)
-    table = _checked_values(table, str(path))
+    table = _checked_values(table, str(path), in_field=True)
     known = (".npy", *TEXT_SUFFIXES)
     require(path.suffix in known, f"{path}: unknown suffix; use one of {', '.join(known)}")
     try:
@@ -74,6 +113,7 @@ def validate_table(
     softening: float = 0.0,
     dim: int | None = None,
     num_particles: int | None = None,
+    in_field: bool = False,
 ) -> Table:
     """Checks a table or batch, and returns it as float64.
 
@@ -83,11 +123,12 @@ def validate_table(
         softening: if 0, two bodies in the same place are refused.
         dim: the number of dimensions asked for, if any.
         num_particles: the number of bodies asked for, if any.
+        in_field: whether the bodies are in an external field, where one is enough.
 
     Raises:
         UserError: the first fault found.
     """
-    values = _checked_values(table, where)
+    values = _checked_values(table, where, in_field)
     bodies, columns = values.shape[-2:]
     found = (columns - 1) // 2
     require(dim in (None, found), f"{where}: has {found} dimensions, not {dim}; set dim = {found}")
@@ -108,11 +149,43 @@ def validate_table(
     return values
 
 
-def _read_npy(path: Path) -> npt.NDArray[np.generic]:
+def _unpacked(content: bytes, growth: int, path: Path) -> bytes:
+    """The content, decompressed if it is that of gzip."""
+    if not content.startswith(GZIP):
+        return content
+    try:
+        # Reads no more than fits: a small file may decompress to any size.
+        most = min(physical_memory() / growth, 2.0**62)
+        with gzip.open(io.BytesIO(content)) as file:
+            unpacked = file.read(int(most) + 1)
+    except (EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{path}: is damaged gzip; compress the table again") from error
+    require_memory(growth * len(unpacked), f"{path}: to read it")
+    return unpacked
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    """Text by its byte order mark, or else UTF-8; or else Latin-1, if it looks like text."""
+    encoding = next((name for mark, name in ENCODINGS.items() if content.startswith(mark)), "")
+    if not encoding:
+        try:
+            content.decode(encoding := "utf-8")
+        except UnicodeDecodeError:
+            encoding = "latin-1"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not text in {encoding}; save it as UTF-8") from error
+    if CONTROL.intersection(text):
+        rule = "a binary table must end in .npy; text is UTF-8, or UTF-16 with a byte order mark"
+        raise UserError(f"{path}: is not text; {rule}")
+    return text
+
+
+def _read_npy(content: bytes, path: Path) -> npt.NDArray[np.generic]:
     # np.load would also open a zip of arrays under this name; a table is one plain array.
     try:
-        with path.open("rb") as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        return np.asarray(np.lib.format.read_array(io.BytesIO(content), allow_pickle=False))
     except (ValueError, EOFError, MemoryError) as error:
         raise UserError(
             f"{path}: is not a plain .npy array (empty, pickled or damaged); "
@@ -120,45 +193,86 @@ def _read_npy(path: Path) -> npt.NDArray[np.generic]:
         ) from error
 
 
-def _read_text(path: Path) -> Table:
+class _Header(NamedTuple):
+    """A line of names, and where it stands."""
+
+    number: int
+    names: list[str]
+
+
+def _read_text(text: str, path: Path, is_csv: bool) -> tuple[Table, bool]:
+    """The table, and whether its columns have names."""
     # The format of np.loadtxt, read here so that a fault is named by its line in the file.
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not text; a binary table must end in .npy") from error
-    is_csv = path.suffix == ".csv"
-    rows: list[list[float]] = []
-    for number, line in enumerate(lines, start=1):
-        line = line.split("#")[0]
-        words = line.split("," if is_csv and "," in line else None)
-        is_header = is_csv and not rows and all(_is_name(word) for word in words)
-        if not line.strip() or is_header:
+    header: _Header | None = None
+    remarks: list[_Header] = []
+    rows: list[tuple[int, list[str]]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line, is_remark, remark = line.partition("#")
+        if not line.strip():
+            if is_remark and not rows:
+                names = remark.strip("# \t").rpartition(":")[2]  # as in "columns: m x v"
+                remarks.append(_Header(number, _words(names, True)))
             continue
-        row = [
-            _number(word, f"{path}: line {number}, column {i}") for i, word in enumerate(words, 1)
-        ]
-        width = len(rows[0]) if rows else len(row)
-        message = f"line {number} has {len(row)} columns, those above {width}; give all the same"
-        require(len(row) == width, f"{path}: {message}")
-        rows.append(row)
+        words = _words(line, is_csv)
+        if not rows and header is None and _is_header(words, is_csv):
+            header = _Header(number, words)
+            continue
+        width = len(rows[0][1]) if rows else len(words)
+        message = f"line {number} has {len(words)} columns, those above {width}; give all the same"
+        require(len(words) == width, f"{path}: {message}")
+        rows.append((number, words))
     require(bool(rows), f"{path}: is empty; write one row 'mass x... v...' per body")
-    return np.array(rows)
+    width = len(rows[0][1])
+    for remark_line in reversed(remarks):
+        if header is None and len(remark_line.names) == width and are_names(remark_line.names):
+            header = remark_line
+    columns = list(range(width)) if header is None else _columns(header, width, path)
+    numbers = [
+        [_number(words[i], f"{path}: line {number}, column {i + 1}") for i in columns]
+        for number, words in rows
+    ]
+    return np.array(numbers), header is not None
 
 
-def _is_name(word: str) -> bool:
-    name = word.strip().lower()
-    return name.isidentifier() and name not in ("nan", "inf", "infinity")
+def _words(line: str, with_commas: bool) -> list[str]:
+    return line.split("," if with_commas and "," in line else None)
+
+
+def _is_header(words: list[str], is_csv: bool) -> bool:
+    """Whether a line before all rows is one of names; in .csv, any line without a number is."""
+    return not any(map(_is_number, words)) and "" not in words if is_csv else are_names(words)
+
+
+def _columns(header: _Header, width: int, path: Path) -> list[int]:
+    """The columns to read, in the order mass, x..., v...; warns of those left out."""
+    number, names = header
+    where = f"{path}: line {number}"
+    message = f"names {len(names)} columns, but the rows have {width}; name every column"
+    require(len(names) == width, f"{where} {message}")
+    columns, extras = columns_of(names, where)
+    if extras:
+        warnings.warn(f"{path}: column {', '.join(extras)} is not read", stacklevel=4)
+    return columns
+
+
+def _is_number(word: str) -> bool:
+    try:
+        _number(word, "")
+    except UserError:
+        return False
+    return True
 
 
 def _number(word: str, where: str) -> float:
+    plain = FORTRAN_EXPONENT.sub(r"\1e\2", word)
     try:
-        return float(word.replace("_", "?"))  # float() takes 1_000, np.loadtxt does not
+        return float(plain.replace("_", "?"))  # float() takes 1_000, np.loadtxt does not
     except ValueError as error:
         message = f"{word[:40]!r} is not a number; write numbers separated by blanks (.csv: commas)"
         raise UserError(f"{where}: {message}") from error
 
 
-def _checked_values(table: npt.ArrayLike, where: str) -> Table:
+def _checked_values(table: npt.ArrayLike, where: str, in_field: bool = False) -> Table:
     """The table as float64, after checks of its type, shape and values."""
     array = np.asarray(table)
     shapes = "[N, 1 + 2 D] or a batch [B, N, 1 + 2 D]"
@@ -169,15 +283,19 @@ def _checked_values(table: npt.ArrayLike, where: str) -> Table:
     bodies, columns = array.shape[-2:]
     message = f"{where}: has {columns} columns; give mass, D positions and D velocities (1 + 2 D)"
     require(columns >= 3 and columns % 2 == 1, message)
-    require(bodies >= 2, f"{where}: has only one body; give two or more")
+    message = "has only one body; give two or more, or an external field (--external-field-mass)"
+    require(bodies >= 2 or in_field, f"{where}: {message}")
     with np.errstate(over="ignore"):  # of a wider type than ours: named below
         values = array.astype(np.float64)
     for *body, column in np.argwhere(~np.isfinite(values))[:1]:
         what = f"has {_column_names(columns)[column]} = {values[(*body, column)]}"
         raise UserError(f"{where}: {_body_name(body)} {what}; give a finite number")
-    for body in np.argwhere(values[..., 0] <= 0)[:1]:
-        mass = values[(*body, 0)]
-        raise UserError(f"{where}: {_body_name(body.tolist())} has mass = {mass}; give a mass > 0")
+    for body in np.argwhere(values[..., 0] < 0)[:1]:
+        what = f"{_body_name(body.tolist())} has mass = {values[(*body, 0)]}"
+        raise UserError(f"{where}: {what}; give a mass >= 0")
+    for system in np.argwhere(np.all(values[..., 0] == 0, axis=-1))[: 0 if in_field else 1]:
+        prefix = f"system {system[0]}: " if system.size else ""
+        raise UserError(f"{where}: {prefix}no body has a mass > 0; give one a mass")
     return values
 
 

@@ -95,7 +95,8 @@ def _is_kepler_pair(request: Request) -> bool:
 def _tables_from_file(request: Request, many: bool) -> np.ndarray:
     config = request.config
     assert config.ic_path is not None
-    tables = load_table(config.ic_path)
+    dim = config.dim if request.sets("dim") else None
+    tables = load_table(config.ic_path, dim, config.external_field_mass is not None)
     check_tables(request, tables, config.ic_path)
     tables = tables if tables.ndim == 3 else tables[None]
     if len(tables) > 1 and not many:
@@ -124,6 +125,7 @@ def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
         softening=config.softening,
         dim=config.dim if request.sets("dim") else None,
         num_particles=config.num_particles if request.sets("num_particles") else None,
+        in_field=config.external_field_mass is not None,
     )
 
 

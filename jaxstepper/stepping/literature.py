@@ -3,6 +3,9 @@
 h is the step; r, v and a are the relative position, velocity and acceleration of a pair, and mu is
 the sum of its two masses. Distances are softened as the force is: r^2 becomes r^2 + softening^2. No
 rule but the logarithmic Hamiltonian evaluates accelerations.
+
+With an external field (`external=gravity.external`) h is at most eta / w, where w is the rate of
+the field at the body for which it is largest (`field_rate`).
 """
 
 from collections.abc import Callable
@@ -16,14 +19,16 @@ from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
+from jaxstepper.physics.field_rate import squared_rate_and_slope
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
 from jaxstepper.physics.integrators import logarithmic_leapfrog, logarithmic_leapfrog_to
 from jaxstepper.physics.pairs import Pairs, Quantity, minimum_over_pairs, sum_over_pairs
 from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.field_rule import FieldRule, check_pairs
 from jaxstepper.stepping.rule import STATIC, Fixed, Memory, Number, Rule
 
 
-class Acceleration(Rule):
+class Acceleration(FieldRule):
     """h = eta sqrt(softening / max a), with the acceleration a of each body.
 
     Source: Springel 2005 (GADGET-2).
@@ -44,10 +49,11 @@ class Acceleration(Rule):
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         largest = jnp.max(safe_norm(particles.acceleration))
-        return _like_time(self.eta * jnp.sqrt(self.softening / largest), particles), memory
+        h = self.eta * jnp.sqrt(self.softening / largest)
+        return self.shortened(h, self.eta, particles), memory
 
 
-class DistanceOverAcceleration(Rule):
+class DistanceOverAcceleration(FieldRule):
     """h = eta min sqrt(r / a) over pairs, with their relative acceleration a."""
 
     eta: Number
@@ -57,10 +63,10 @@ class DistanceOverAcceleration(Rule):
         smallest = minimum_over_pairs(
             lambda pairs: jnp.sqrt(pairs.distance / pairs.acceleration), particles, self.softening
         )
-        return _like_time(self.eta * smallest, particles), memory
+        return self.shortened(self.eta * smallest, self.eta, particles), memory
 
 
-class FreeFall(Rule):
+class FreeFall(FieldRule):
     """h = eta min sqrt(r^3 / mu) over pairs."""
 
     eta: Number
@@ -70,10 +76,10 @@ class FreeFall(Rule):
         smallest = minimum_over_pairs(
             lambda pairs: jnp.sqrt(pairs.distance**3 / pairs.mu), particles, self.softening
         )
-        return _like_time(self.eta * smallest, particles), memory
+        return self.shortened(self.eta * smallest, self.eta, particles), memory
 
 
-class PowerLaw(Rule):
+class PowerLaw(FieldRule):
     """h = eta min r^power over pairs."""
 
     eta: Number
@@ -84,10 +90,10 @@ class PowerLaw(Rule):
         smallest = minimum_over_pairs(
             lambda pairs: pairs.distance**self.power, particles, self.softening
         )
-        return _like_time(self.eta * smallest, particles), memory
+        return self.shortened(self.eta * smallest, self.eta, particles), memory
 
 
-class Huayno(Rule):
+class Huayno(FieldRule):
     """The smallest time scale of any pair, extrapolated half a step ahead.
 
     t1 = eta sqrt(r^3 / (2 mu)) and t2 = eta r / v change at the rates d1 and d2;
@@ -102,7 +108,7 @@ class Huayno(Rule):
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         h = minimum_over_pairs(self._time_scale, particles, self.softening)
-        return _like_time(h, particles), memory
+        return self.shortened(h, self.eta, particles), memory
 
     def _time_scale(self, pairs: Pairs) -> Array:
         r, mu, v = pairs.distance, pairs.mu, pairs.speed
@@ -125,7 +131,7 @@ def _half_a_step_ahead(t: Array, rate: Array) -> Array:
     return t / (1 - 0.5 * jnp.minimum(rate, 1))
 
 
-class HairerSoderlind(Rule):
+class HairerSoderlind(FieldRule):
     """h = eta / rho, where rho follows Q = sqrt(sum mu / r^3) over pairs reversibly.
 
     At every state rho <- rho + eta d(ln Q)/dt; the first rho lies half such a step ahead of Q.
@@ -147,14 +153,19 @@ class HairerSoderlind(Rule):
         return _like_time(self.eta / rho, particles), rho
 
     def _density(self, particles: Particles) -> tuple[Array, Array]:
-        """Q^2 = sum mu / r^3, and d(ln Q)/dt."""
+        """Q^2 = sum mu / r^3, to which a field adds the w^2 of every body; and d(ln Q)/dt."""
+        check_pairs(self.external, particles)
 
         def total(quantity: Quantity) -> Array:
             return sum_over_pairs(quantity, particles, self.softening)
 
         square = total(lambda pairs: pairs.mu / pairs.distance**3)
         rate = total(lambda pairs: -3 * pairs.mu * pairs.r_dot_v / pairs.distance**5)
-        return square, 0.5 * rate / square
+        if self.external is not None:
+            of_field, its_slope = squared_rate_and_slope(self.external, particles)
+            square, rate = square + of_field, rate + its_slope
+        acts = square > 0
+        return square, jnp.where(acts, 0.5 * rate / jnp.where(acts, square, 1.0), 0.0)
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, eta=factor * self.eta)
@@ -178,6 +189,12 @@ class LogarithmicHamiltonian(Rule):
     gravity: Gravity = field(metadata=STATIC)
 
     irreversible = "the logarithmic Hamiltonian's leapfrog is reversible as it is"
+
+    def __post_init__(self) -> None:
+        if self.gravity.external is not None:
+            raise UserError(
+                "logarithmic-hamiltonian does not see an external field; use free-fall or huayno"
+            )
 
     def init(self, particles: Particles, /) -> Memory:
         p = particles
@@ -257,17 +274,17 @@ class NamedRule(NamedTuple):
     make: Callable[[Number, Gravity], Rule]
 
 
-def _softened(kind: Callable[[Number, Number], Rule]) -> Callable[[Number, Gravity], Rule]:
-    return lambda eta, gravity: kind(eta, gravity.softening)
+def _in_gravity(kind: Callable[..., Rule]) -> Callable[[Number, Gravity], Rule]:
+    return lambda eta, gravity: kind(eta, gravity.softening, external=gravity.external)
 
 
 BY_NAME = {
     "fixed": NamedRule(0.01, lambda eta, gravity: Fixed(eta)),
-    "acceleration": NamedRule(0.1, _softened(Acceleration)),
-    "distance-over-acceleration": NamedRule(0.01, _softened(DistanceOverAcceleration)),
-    "free-fall": NamedRule(0.01, _softened(FreeFall)),
-    "huayno": NamedRule(0.02, _softened(Huayno)),
-    "hairer-soderlind": NamedRule(0.01, _softened(HairerSoderlind)),
+    "acceleration": NamedRule(0.1, _in_gravity(Acceleration)),
+    "distance-over-acceleration": NamedRule(0.01, _in_gravity(DistanceOverAcceleration)),
+    "free-fall": NamedRule(0.01, _in_gravity(FreeFall)),
+    "huayno": NamedRule(0.02, _in_gravity(Huayno)),
+    "hairer-soderlind": NamedRule(0.01, _in_gravity(HairerSoderlind)),
     "logarithmic-hamiltonian": NamedRule(0.02, LogarithmicHamiltonian),
 }
 POWER_LAW_ETA = 0.01
@@ -280,6 +297,7 @@ def by_name(name: str, gravity: Gravity, eta: Number | None = None, power: float
         UserError: the rule cannot run with this gravity.
     """
     if name == "power-law":
-        return PowerLaw(POWER_LAW_ETA if eta is None else eta, power, gravity.softening)
+        eta = POWER_LAW_ETA if eta is None else eta
+        return PowerLaw(eta, power, gravity.softening, external=gravity.external)
     named = BY_NAME[name]
     return named.make(named.eta if eta is None else eta, gravity)

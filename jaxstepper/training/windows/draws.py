@@ -49,7 +49,8 @@ def make_pool(plan: WindowPlan, tables: ArrayLike, span: ArrayLike) -> Pool:
 
 
 def _reference_work(plan: WindowPlan, tables: Array, span: Array) -> Float[Array, " M"]:
-    rule = as_trained(free_fall(REFERENCE_ETA, plan.gravity.softening))
+    gravity = plan.gravity
+    rule = as_trained(free_fall(REFERENCE_ETA, gravity.softening, external=gravity.external))
 
     def of_system(system: tuple[Array, Array]) -> Array:
         table, span = system

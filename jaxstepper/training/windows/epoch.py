@@ -134,7 +134,9 @@ def loss_of_draw(
     rule = learned_rule(plan.network, plan.features, plan.gravity, variables, draw.tolerance)
     start = start_of(plan, draw.table)
     if imitate:
-        teacher = free_fall(jnp.sqrt(draw.tolerance), plan.gravity.softening)
+        gravity = plan.gravity
+        eta = jnp.sqrt(draw.tolerance)
+        teacher = free_fall(eta, gravity.softening, external=gravity.external)
         loss = imitation_loss(rule, teacher, plan.gravity, start, draw.time, plan.steps)
         none = jnp.zeros_like(loss)
         return loss, (none, none, none)

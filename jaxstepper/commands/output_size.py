@@ -1,0 +1,53 @@
+"""How large a recorded rollout will be, where that is known before it starts."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxstepper.machine.memory import GIGABYTE, require_disk, require_memory
+from jaxstepper.reporting.note import note
+from jaxstepper.settings.config import Config
+from jaxstepper.stepping.rollout import MOST_STEPS, Limits
+from jaxstepper.stepping.rule import Fixed, Rule
+
+# The states are in memory twice: in the pieces that were recorded, and as one array.
+COPIES = 2
+
+
+def check_size(config: Config, rule: Rule, limits: Sequence[Limits]) -> None:
+    """Says how large `--output` will be, from a gigabyte on, and refuses what cannot fit.
+
+    Where the rule chooses the steps to a given time, their number is not known: such rollouts pass.
+
+    Args:
+        config: with the number of particles and dimensions of the bodies.
+        rule: the step-size rule.
+        limits: of every rollout.
+
+    Raises:
+        UserError: the recorded states exceed the memory, or their file the free disk.
+    """
+    if config.output is None and not config.movie:
+        return
+    steps = max(most_steps(rule, each) for each in limits)
+    # Time, dt and energy, and the position and velocity of every body.
+    numbers = 3 + 2 * config.num_particles * config.dim
+    size = len(limits) * steps * numbers * np.dtype(config.dtype).itemsize
+    what = f"a recording of {steps:,} steps, {size / GIGABYTE:,.1f} GB"
+    what = what if config.output is None else f"--output {config.output}: {what}"
+    require_memory(COPIES * size, what)
+    if config.output is not None:
+        require_disk(size, Path(config.output), what)
+    if size >= GIGABYTE:
+        note(what, quiet=config.quiet)
+
+
+def most_steps(rule: Rule, limits: Limits) -> int:
+    """The number of steps of a rollout; 0 if it is not known."""
+    by_time = MOST_STEPS
+    if isinstance(rule, Fixed) and math.isfinite(float(limits.time)):
+        by_time = math.ceil(abs(float(limits.time) / float(rule.dt)))
+    steps = min(by_time, int(limits.steps))
+    return steps if steps < MOST_STEPS else 0
