@@ -5,7 +5,7 @@ and a state, and one trainer trains them. What a program can bring besides are b
 Flax module, an optax optimiser, a force, and an objective of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -119,7 +119,7 @@ class Trained:
 
 
 def train(
-    bodies: ArrayLike | Particles | None = None,
+    bodies: ArrayLike | Sequence[Any] | Particles | None = None,
     *,
     gravity: Gravity | None = None,
     network: nn.Module | None = None,
@@ -179,7 +179,7 @@ def train(
     return Trained(start, result, about)
 
 
-def as_tables(bodies: ArrayLike | Particles) -> np.ndarray:
+def as_tables(bodies: ArrayLike | Sequence[Any] | Particles) -> np.ndarray:
     """Bodies as a batch of tables, `[B, N, 1 + 2 D]` in float64.
 
     Raises:

@@ -94,8 +94,10 @@ def test_what_is_installed_is_there_to_install() -> None:
         assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
-def test_the_programs_print_what_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_programs_print_what_stands_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for number, block in enumerate(blocks("python")):
         test = doctest.DocTestParser().get_doctest(
