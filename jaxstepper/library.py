@@ -27,7 +27,7 @@ from jaxstepper.physics.tables import validate_table
 from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
-from jaxstepper.runs.objectives import KINDS, Own
+from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
 from jaxstepper.runs.resume import what_was_set
 from jaxstepper.runs.start import Start, start_run
@@ -158,7 +158,7 @@ def train(
         config = request.config
         validate_table(tables, "bodies", softening=config.softening)
         check_precision(tables, "bodies", config.dtype, config.softening)
-    own = Own(network, optimizer, own_objective, gravity)
+    own = Overrides(network, optimizer, own_objective, gravity)
     start = start_run(request, share=False, bodies=tables, own=own, configure=False)
     epochs = start.config.epochs
     with open_bars(quiet=not progress) as bars:

@@ -32,8 +32,8 @@ DEFAULT_TOLERANCE = 1e-3
 REFERENCE_TOLERANCE = 1e-3
 # A step of this many times the dynamical time times sqrt(tolerance) has about that energy error.
 STEP_SCALE = 2.0
-# Of a network that does not see an external field, a step is at most this part of the time scale of
-# the field: energy errors are then about 1e-3.
+# The dt of a network that cannot see the external field is capped at this fraction of the field's
+# time scale, where energy errors are about 1e-3.
 SHARE_OF_FIELD_TIME = 0.1
 
 

@@ -12,7 +12,7 @@ from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import AccelerationFn, Particles
 
-# A step that shall end at a time is found to so many rounding errors, or with so many tries.
+# The search for a step that ends at a given time: its tolerance, in rounding errors, and its limit.
 CLOSE = 4
 MOST_TRIES = 60
 

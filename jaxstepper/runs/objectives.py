@@ -28,7 +28,7 @@ KINDS: dict[str, type[Objective]] = {"gate": TwoPhase, "window": Windows}
 
 
 @dataclass(frozen=True)
-class Own:
+class Overrides:
     """What a program brings itself; None where the configuration decides.
 
     Attributes:
@@ -51,10 +51,10 @@ class Own:
         return {name: str(part) for name, part in parts.items() if part is not None}
 
 
-NOTHING = Own()
+NO_OVERRIDES = Overrides()
 
 
-def make_objective(config: Config, tables: np.ndarray, own: Own = NOTHING) -> Objective:
+def make_objective(config: Config, tables: np.ndarray, own: Overrides = NO_OVERRIDES) -> Objective:
     """Everything about a training run that does not change while it runs.
 
     Raises:

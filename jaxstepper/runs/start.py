@@ -16,7 +16,7 @@ from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.checkpoints import Checkpoint
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, variables_for
-from jaxstepper.runs.objectives import NOTHING, Own, make_objective, with_mesh
+from jaxstepper.runs.objectives import NO_OVERRIDES, Overrides, make_objective, with_mesh
 from jaxstepper.runs.plans import adopt, with_scales
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
@@ -47,7 +47,7 @@ def start_run(
     *,
     share: bool = True,
     bodies: np.ndarray | None = None,
-    own: Own = NOTHING,
+    own: Overrides = NO_OVERRIDES,
     configure: bool = True,
 ) -> Start:
     """A new run.
@@ -92,7 +92,7 @@ def prepare(
     model: TrainedModel | None = None,
     *,
     share: bool = True,
-    own: Own = NOTHING,
+    own: Overrides = NO_OVERRIDES,
 ) -> tuple[Any, Any]:
     """The objective of a run, and its state before the first epoch.
 
@@ -140,7 +140,9 @@ def fresh_tables(
     return initial_tables(request, config.multi_orbit, draw)
 
 
-def resume_training(config: Config, checkpoint: Checkpoint, own: Own = NOTHING) -> tuple[Any, Any]:
+def resume_training(
+    config: Config, checkpoint: Checkpoint, own: Overrides = NO_OVERRIDES
+) -> tuple[Any, Any]:
     """The objective of a run, and its state in a checkpoint.
 
     Args:

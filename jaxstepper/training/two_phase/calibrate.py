@@ -1,4 +1,4 @@
-"""The cure of phase 1: start from a dt that physics says is right.
+"""The first dt of phase 1: one whose energy error lies in the band.
 
 A fresh network says dt ~ 0.7 whatever the system. There bodies are flung apart, the energy error is
 no longer monotone in dt, and thousands of small optimiser steps must drag one output down to 1e-4.
