@@ -1,4 +1,4 @@
-"""How much work a device call gets.
+"""The host loop of everything that takes many device calls, and how much work a call gets.
 
 A call should last a few seconds, so that the work can be interrupted, watched and saved in between.
 """

@@ -1,8 +1,7 @@
 """Tables of bodies: reads, writes and checks them (numpy, on the host).
 
 A table is float64 `[N, 1 + 2 D]`, columns mass, x..., v...; a batch is `[B, N, 1 + 2 D]`. G = 1.
-Invalid tables raise `UserError`. Whether the values of a table overflow in the dtype of a run is for
-`precision` to say.
+Invalid tables raise `UserError`. Whether values overflow in the dtype of a run, `precision` says.
 """
 
 import codecs
