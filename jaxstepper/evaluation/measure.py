@@ -63,7 +63,7 @@ class Run:
         evaluations_per_unit: those per unit of the problem, such as an orbit.
         unit: "orbit" or "time".
         max_error: largest relative energy error of any state, in any frame: |E - E0| / |E0| with
-            energies about the barycentre, or relative to (T0 + |U0|) / 100 where that is more than
+            energies about the barycentre, or relative to (T0 + |U0|) / 1000 where that is more than
             |E0|.
         median_error: its median over states.
         final_error: the error of the first state at or after the end.

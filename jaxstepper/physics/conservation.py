@@ -21,7 +21,7 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
     """How well a rollout conserved energy, momentum and angular momentum.
 
     The residuals are the same in every inertial frame and unit. energy_residual is (E - E0) / E0
-    with energies about the barycentre; where |E0| is less than (T0 + |U0|) / 100, it is E - E0
+    with energies about the barycentre; where |E0| is less than (T0 + |U0|) / 1000, it is E - E0
     relative to that. momentum_residual is |P - P0| relative to sum m |v|, and
     angular_momentum_residual |L - L0| relative to sum m |x| |v|, both about the barycentre at the
     start; a scalar L gives it the sign of (L - L0) / L0, or of L - L0 where |L0| is less than a

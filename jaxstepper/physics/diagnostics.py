@@ -14,8 +14,8 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 
 # Where |E| is a smaller part than this of kinetic plus potential energy, that part is the scale of
-# errors. A bound pair meets it at the pericentre of an orbit of e > 0.96, else nowhere.
-SMALL_FRACTION = 1e-2
+# errors. A bound pair meets it at the pericentre of an orbit of e > 0.996, else nowhere.
+SMALL_FRACTION = 1e-3
 
 
 class Energy(NamedTuple):
@@ -69,7 +69,7 @@ def internal_energy(particles: Particles, gravity: Gravity) -> Float[Array, ""]:
 def reference_energy(particles: Particles, gravity: Gravity) -> Energy:
     """The internal energy E = T + U, and the scale of its errors: |E|, where that is not small.
 
-    The scale is max(|E|, (T + |U|) / 100), which a parabola does not make 0.
+    The scale is max(|E|, (T + |U|) / 1000), which a parabola does not make 0.
     """
     kinetic = kinetic_energy(barycentric(particles, gravity))
     potential = gravity.potential_energy(particles.position, particles.mass, particles.time)

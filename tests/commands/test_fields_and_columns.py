@@ -24,7 +24,8 @@ def simulate(tmp_path, text, *flags, name="bodies.txt"):
 @pytest.mark.parametrize("text", [ONE, TWO], ids=["one", "two"])
 @pytest.mark.parametrize("rule", ["free-fall", "huayno", "hairer-soderlind", "learned"])
 def test_light_bodies_in_a_tide(tmp_path, text, rule):
-    model = "--model-path kepler" if rule == "learned" else ""
+    # Steps of a tolerance of 1e-3 are too long for a system whose energy grows a hundredfold.
+    model = "--model-path kepler --eta 0.5" if rule == "learned" else ""
     flags = f"--controller {rule} --duration 2 --output path.npz {model}"
     outcome = simulate(tmp_path, text, FIELD, flags)
     assert outcome.code == 0, outcome.err

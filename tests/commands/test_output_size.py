@@ -23,7 +23,9 @@ def machine(monkeypatch, ram, disk):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=disk))
 
 
-@pytest.mark.parametrize("flags", ["--output x.npz", "--output x.npz --num-particles 100 --dim 3"])
+@pytest.mark.parametrize(
+    "flags", ["--num-particles 3 --output x.npz", "--output x.npz --num-particles 100 --dim 3"]
+)
 def test_two_thousand_million_steps_are_refused_at_once(tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)
     machine(monkeypatch, 1e11, 1e12)

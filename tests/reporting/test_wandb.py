@@ -170,7 +170,7 @@ def test_what_has_no_export_or_no_figures_says_so_in_a_line_each(tmp_path, monke
 
 def test_a_simulation_logs_its_report_and_keeps_its_trajectory(tmp_path):
     flags = "simulate --no-compilation-cache --num-particles 3 --seed 0 --steps 5 --quiet"
-    outcome = call(flags, "--wandb --wandb-artifacts --output path.npz")
+    outcome = call(flags, "--dt 1e-5 --wandb --wandb-artifacts --output path.npz")
     assert outcome.code == 0
     (row,) = logged(tmp_path)
     (report,) = outcome.reports()

@@ -117,7 +117,7 @@ def test_a_shortened_step_has_the_right_derivatives(share):
 
     def place(time, kick):
         moved = first.replace(velocity=first.velocity.at[1, 0].add(kick))
-        rollout = advance(rule, GRAVITY, start(rule, moved), time)
+        rollout = advance(rule, GRAVITY, start(rule, moved), Limits(time=time))
         return rollout.particles.position[1], rollout.particles.time
 
     time = share * whole * (1 - 1e-9)
