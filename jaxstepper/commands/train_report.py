@@ -11,11 +11,6 @@ from jaxstepper.runs.writer import RunWriter
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result
 
-# Pairs of bodies, and multiplications in a network, in a second of a CPU, roughly.
-PAIRS_PER_SECOND, PRODUCTS_PER_SECOND = 2e8, 1e10
-# A device call that lasts longer is announced.
-LONG_CALL = 60.0
-
 
 def announce(job: Job, seconds: float, wandb_place: str) -> None:
     """What is about to be trained, where, and where it is kept; in five lines at most."""
@@ -27,23 +22,8 @@ def announce(job: Job, seconds: float, wandb_place: str) -> None:
     say(f"checkpoints in {job.folder}; set up in {seconds:.1f}s")
     if wandb_place:
         say(f"W&B: {wandb_place}")
-    warn_of_long_calls(job)
     if job.checkpoint is not None:
         say(f"goes on from {job.checkpoint.path}, in epoch {int(job.state.epoch)}")
-
-
-def warn_of_long_calls(job: Job) -> None:
-    """Says so if a single unit of work, which nothing can interrupt, will take minutes."""
-    bodies, systems = job.config.num_particles, len(job.tables)
-    pairs, passes = job.objective.work_per_unit(bodies, systems)
-    weights = sum(x.size for x in jax.tree.leaves(job.state.variables["params"]))
-    seconds = pairs / PAIRS_PER_SECOND + passes * weights / PRODUCTS_PER_SECOND
-    if seconds > LONG_CALL:
-        note(
-            f"one device call will take about {seconds / 60:.0f} minutes on a CPU, with {bodies} "
-            f"bodies and a network of {weights:,} parameters; until it ends, a first signal waits "
-            "and nothing is saved. A second signal leaves at once."
-        )
 
 
 def verdict(result: Result, objective: Objective, writer: RunWriter) -> int:

@@ -1,7 +1,10 @@
 """A run before its first epoch, or where it was saved."""
 
+import math
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +14,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import are_several
+from jaxstepper.network.step_network import init_variables
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.checkpoints import Checkpoint
@@ -23,6 +27,11 @@ from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import CHECKPOINT
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.status import RUNNING
+
+# Pairs of bodies, and multiplications in a network, in a second of a CPU, roughly.
+PAIRS_PER_SECOND, PRODUCTS_PER_SECOND = 2e8, 1e10
+# A device call that lasts longer, in seconds, is warned of.
+LONG_CALL = 60.0
 
 
 @dataclass(frozen=True)
@@ -117,8 +126,26 @@ def prepare(
     variables = None
     if model is not None:
         variables = variables_for(objective.network, objective.features, model)
+    warn_of_long_calls(objective, tables)
     key = jax.random.PRNGKey(config.seed)
     return objective, objective.init(tables, key, variables)
+
+
+def warn_of_long_calls(objective: Objective, tables: np.ndarray) -> None:
+    """Warns if a single device call, which nothing can interrupt, will take minutes on a CPU."""
+    systems, bodies, _ = tables.shape
+    pairs, passes = objective.longest_call(bodies, systems)
+    init = partial(init_variables, objective.network, input_size=objective.features.size)
+    params = jax.eval_shape(init, jax.random.PRNGKey(0))["params"]
+    weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    seconds = pairs / PAIRS_PER_SECOND + passes * weights / PRODUCTS_PER_SECOND
+    if seconds > LONG_CALL:
+        warnings.warn(
+            f"one device call will take about {seconds / 60:.0f} minutes on a CPU, with {systems} "
+            f"x {bodies} bodies and a network of {weights:,} parameters; until it ends, a first "
+            "signal waits and nothing is saved. A second signal leaves at once.",
+            stacklevel=2,
+        )
 
 
 def is_fresh(config: Config, done: int) -> bool:

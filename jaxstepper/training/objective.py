@@ -231,8 +231,12 @@ class Objective:
         """How bad things are, 0 for well, and words; training warns when the number rises."""
         return 0, str
 
-    def work_per_unit(self, bodies: int, systems: int) -> tuple[float, float]:
-        """Pairs of bodies, and passes of a state through the network, in a unit of work."""
+    def longest_call(self, bodies: int, systems: int) -> tuple[float, float]:
+        """The most that a device call must do at once, which nothing can interrupt.
+
+        Returns:
+            The pairs of bodies it looks at, and the passes of a state through the network.
+        """
         return 0.0, 0.0
 
     def look(self, every: int, replay_every: int) -> Look | None:

@@ -144,6 +144,27 @@ def test_a_resumed_run_is_bit_identical(tmp_path):
     assert {**whole.metrics, "epoch_time": 0} == {**second.metrics, "epoch_time": 0}
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_calls_may_end_within_an_epoch_and_a_run_go_on_from_there(most, tmp_path, monkeypatch):
+    whole = run(PLAN, new_state(), 3)
+    monkeypatch.setattr("jaxstepper.training.run.LARGEST_BUDGET", most)  # iterations; 3 an epoch
+    calls = []
+    first = run(
+        PLAN,
+        new_state(),
+        3,
+        on_call=lambda state, metrics: calls.append(int(state.progress.iteration)),
+        interrupted=lambda: len(calls) == 2,
+    )
+    assert first.stopped == "interrupted" and calls[0] == 1
+    checkpoints.write(tmp_path / "0.1", first.state, TABLES, config={}, metrics={}, about={})()
+    again = checkpoints.restore(checkpoints.load(tmp_path), new_state(seed=5))
+    second = run(PLAN, again, 3)
+    for x, y in zip(leaves_of(whole.state), leaves_of(second.state), strict=True):
+        assert np.array_equal(x, y)
+    assert {**whole.metrics, "epoch_time": 0} == {**second.metrics, "epoch_time": 0}
+
+
 def test_a_window_that_goes_wrong_does_not_move_the_network():
     state = new_state()
     tables = state.pool.tables.at[0].set(jnp.nan)

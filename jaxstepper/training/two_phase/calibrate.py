@@ -21,6 +21,7 @@ from jaxstepper.training.two_phase.samples import Sample
 SMALLEST = 2.0**-30
 DOUBLINGS = 36
 BISECTIONS = 20
+TRIALS = DOUBLINGS + BISECTIONS
 
 
 def calibrate(plan: Plan, variables: Variables, systems: Sample) -> Variables:

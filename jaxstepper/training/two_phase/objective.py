@@ -17,7 +17,7 @@ from jaxstepper.training.objective import Look, Objective, Outcome, Part, Path
 from jaxstepper.training.run import all_finite
 from jaxstepper.training.status import NOT_FINITE, RUNNING
 from jaxstepper.training.two_phase import words
-from jaxstepper.training.two_phase.calibrate import calibrate
+from jaxstepper.training.two_phase.calibrate import TRIALS, calibrate
 from jaxstepper.training.two_phase.collect import collect
 from jaxstepper.training.two_phase.epoch import EpochMetrics, epoch_metrics, next_epoch
 from jaxstepper.training.two_phase.generalize import generalize
@@ -126,10 +126,11 @@ class TwoPhase(Plan, Objective):
         worst = int(jnp.max(state.progress.failures))
         return worst // PATIENCE, partial(words.retraining, state)
 
-    def work_per_unit(self, bodies: int, systems: int) -> tuple[float, float]:
-        """An attempt: the steps of a trial, with their slopes and energies, in each of a batch."""
-        tried = min(systems, self.retrain_batch)
-        return 3.0 * tried * self.gate.num_steps * bodies**2, 3.0 * tried
+    def longest_call(self, bodies: int, systems: int) -> tuple[float, float]:
+        """An attempt: trial steps with slopes and energies; or the calibration before the first."""
+        tried = 3.0 * min(systems, self.retrain_batch)
+        calibrating = 2.0 * systems * TRIALS if self.calibrated else 0.0
+        return max(tried, calibrating) * self.gate.num_steps * bodies**2, tried
 
     @classmethod
     def value(cls, name: str, metrics: Mapping[str, Any]) -> float:

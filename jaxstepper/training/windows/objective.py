@@ -13,6 +13,7 @@ from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.training.objective import Objective, Outcome, Part
 from jaxstepper.training.windows import words
+from jaxstepper.training.windows.draws import REFERENCE_STEPS
 from jaxstepper.training.windows.epoch import WindowMetrics, epoch_metrics, iterate, next_epoch
 from jaxstepper.training.windows.plan import WindowPlan
 from jaxstepper.training.windows.state import WindowState, init_window_state
@@ -70,7 +71,8 @@ class Windows(WindowPlan, Objective):
         """How far the current epoch has come."""
         return Part("iterations", int(state.progress.iteration), self.iterations, "")
 
-    def work_per_unit(self, bodies: int, systems: int) -> tuple[float, float]:
-        """An iteration: every step of its windows forwards, once more, and backwards."""
+    def longest_call(self, bodies: int, systems: int) -> tuple[float, float]:
+        """An iteration: its windows forwards, again, and back; or free fall's before the first."""
         steps = 5.0 * self.batch * self.steps
-        return steps * bodies**2, steps * (bodies if self.features.is_native else 1)
+        before = 2.0 * systems * REFERENCE_STEPS
+        return max(steps, before) * bodies**2, steps * (bodies if self.features.is_native else 1)
