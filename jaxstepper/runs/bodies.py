@@ -129,12 +129,6 @@ def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
     )
 
 
-def end_times(config: Config, tables: np.ndarray) -> np.ndarray:
-    """When each system retires, `[B]`: a bound pair after a period if asked to, others never."""
-    periods = [ics.orbital_period(table) if config.stop_at_period else None for table in tables]
-    return np.array([np.inf if period is None else period for period in periods])
-
-
 def with_shape_of(config: Config, tables: np.ndarray) -> Config:
     """The config with the number of particles and dimensions of the tables in use.
 
