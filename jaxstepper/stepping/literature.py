@@ -142,6 +142,7 @@ class HairerSoderlind(FieldRule):
     softening: Number = 0.0
 
     irreversible = "Hairer and Soderlind's rule is reversible as it is"
+    reversible = True
 
     def init(self, particles: Particles, /) -> Memory:
         square, slope = self._density(particles)
@@ -189,6 +190,7 @@ class LogarithmicHamiltonian(Rule):
     gravity: Gravity = field(metadata=STATIC)
 
     irreversible = "the logarithmic Hamiltonian's leapfrog is reversible as it is"
+    reversible = True
 
     def __post_init__(self) -> None:
         if self.gravity.external is not None:

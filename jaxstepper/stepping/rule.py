@@ -75,6 +75,11 @@ class Rule:
         """
         return ""
 
+    @property
+    def reversible(self) -> bool:
+        """Whether a leapfrog with these steps is time-reversible, and its error does not drift."""
+        return False
+
     def init(self, particles: Particles, /) -> Memory:
         """The memory before the first step."""
         del particles
@@ -190,6 +195,8 @@ class Fixed(Rule):
 
     dt: Number
 
+    reversible = True
+
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         return jnp.asarray(self.dt, particles.time.dtype), memory
 
@@ -206,6 +213,10 @@ class _Wrapper(Rule):
     @property
     def irreversible(self) -> str:
         return self.rule.irreversible
+
+    @property
+    def reversible(self) -> bool:
+        return self.rule.reversible
 
     def init(self, particles: Particles, /) -> Memory:
         return self.rule.init(particles)
@@ -250,6 +261,10 @@ class Symmetrized(_Wrapper):
     @property
     def irreversible(self) -> str:
         return "it is reversible as it is"
+
+    @property
+    def reversible(self) -> bool:
+        return True
 
     def init(self, particles: Particles, /) -> Memory:
         # A rho of 0 marks the start.

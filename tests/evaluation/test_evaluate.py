@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commandline import assert_refused, call
+from jaxstepper.evaluation.ias15 import ias15
 
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation import measure as protocol
-from jaxstepper.evaluation.ias15 import ias15
 from jaxstepper.evaluation.measure import evaluate
 from jaxstepper.evaluation.problems import KEPLER, problem
 from jaxstepper.evaluation.work_precision import COLUMNS, Curve, curves, evaluations_at, summary
