@@ -1,8 +1,8 @@
 """Accelerations and their rates of change along the motion (jerks). Units: G = 1.
 
-With r = x_j - x_i and v = v_j - v_i, both softened as the force is,
+With r = x_j - x_i, v = v_j - v_i and the softened distance d, d^2 = r^2 + softening^2,
 
-    a_i = sum_j m_j r / d^3,   j_i = sum_j m_j [v / d^3 - 3 (r.v) r / d^5],   d^2 = r^2 + softening^2.
+    a_i = sum_j m_j r / d^3,   j_i = sum_j m_j [v / d^3 - 3 (r.v) r / d^5].
 
 An external field adds its acceleration, and the derivative of that along the motion. Source: Makino
 & Aarseth 1992.
@@ -83,7 +83,7 @@ def _by_sources(targets: Both, sources: Both, mass: Array, softening: float) -> 
     masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
     x, v = ([z[:, k] for k in range(dim)] for z in targets)
 
-    def add_pull(total: list[Array], block: tuple[Array, Array, Array]) -> tuple[list[Array], None]:
+    def add_pull(total: list[Array], block: tuple[Array, ...]) -> tuple[list[Array], None]:
         x_s, v_s, m_s = block
         for s in range(size):
             r = [x_s[s, k] - x[k] for k in range(dim)]
