@@ -197,7 +197,7 @@ def _begin(rule: Rule, gravity: Gravity, batch: _Batch, tables: Float[Array, "M 
         particles = from_table(table, gravity.acceleration, table.dtype)
         zero = jnp.zeros((), table.dtype)
         return _Member(
-            start(rule.scaled(factor), particles),
+            start(rule.scaled(factor), gravity, particles),
             reference_energy(particles, gravity),
             angular_momentum(barycentric(particles, gravity)),
             angular_momentum_scale(particles, gravity),

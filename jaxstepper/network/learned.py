@@ -96,11 +96,8 @@ class LearnedRule(Rule):
             dt = jnp.minimum(dt, longest.astype(dt.dtype))
         return dt, push(memory, observed)
 
-    def take_step(
-        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> Particles:
+    def check_gravity(self, gravity: Gravity, /) -> None:
         check_field("this learned rule", self.gravity.external, gravity)
-        return super().take_step(memory, particles, dt, gravity)
 
 
 class OrbitalRule(FieldRule):

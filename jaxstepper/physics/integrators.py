@@ -90,7 +90,7 @@ def logarithmic_leapfrog_to(
 
     Args:
         particles: the state.
-        dt: the time that the step shall take, from 0 to that of the whole step.
+        dt: the time that the step shall take, from 0 to that of the whole step, backwards too.
         whole: a step of the transformed time, and the state after it, which is returned if it
             takes the time dt as it is.
         binding: B.
@@ -108,15 +108,18 @@ def _search(
 ) -> tuple[Float[Array, ""], Particles]:
     """The h of `logarithmic_leapfrog_to`, and the state after the step."""
     h, end = whole
-    length = end.dt
-    close = CLOSE * jnp.finfo(dt.dtype).eps * dt
+    # Where time runs backwards, so does h; the search is for their sizes.
+    way = jnp.where(end.dt < 0, -1, 1).astype(dt.dtype)
+    length, wanted = way * end.dt, way * dt
+    close = CLOSE * jnp.finfo(dt.dtype).eps * wanted
 
     def search(b: _Bracket) -> _Bracket:
         h = b.low - b.off_low * (b.high - b.low) / (b.off_high - b.off_low)
         h = jnp.clip(jnp.where(jnp.isfinite(h), h, 0.5 * (b.low + b.high)), b.low, b.high)
-        end = logarithmic_leapfrog(particles, h, binding, gravity)
+        end = logarithmic_leapfrog(particles, way * h, binding, gravity)
         # A step so long that T + B changes its sign takes no time that means anything.
-        off = jnp.where(end.dt > 0, end.dt - dt, length)
+        taken = way * end.dt
+        off = jnp.where(taken > 0, taken - wanted, length)
         over = off > 0
         # Where the same end moves twice, the other counts for half, or it would never move.
         half = jnp.where(over == (b.moved > 0), 0.5, 1.0).astype(dt.dtype)
@@ -126,16 +129,16 @@ def _search(
             off_low=jnp.where(over, half * b.off_low, off),
             high=jnp.where(over, h, b.high),
             off_high=jnp.where(over, off, half * b.off_high),
-            h=h,
+            h=way * h,
             end=end,
             moved=jnp.where(over, 1, -1).astype(b.moved.dtype),
             tries=jnp.where(jnp.abs(off) <= close, MOST_TRIES, b.tries + 1),
         )
 
     # A step that is not shortened needs no search.
-    tries = jnp.where(dt == length, MOST_TRIES, 0)
+    tries = jnp.where(wanted == length, MOST_TRIES, 0)
     zero, moved = jnp.zeros_like(dt), jnp.zeros_like(tries)
-    begin = _Bracket(zero, -dt, h, length - dt, h, end, moved, tries)
+    begin = _Bracket(zero, -wanted, way * h, length - wanted, h, end, moved, tries)
     found = lax.while_loop(lambda b: b.tries < MOST_TRIES, search, begin)
     return found.h, found.end.replace(time=particles.time + dt, dt=dt)
 

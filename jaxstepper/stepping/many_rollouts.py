@@ -77,7 +77,7 @@ def _begin(
     gravity: Gravity, rule: Rule, particles: Particles, limits: Limits
 ) -> tuple[Rollout, Watch]:
     def of_one(particles: Particles, limits: Limits) -> tuple[Rollout, Watch]:
-        begin = start(rule, particles, gravity, limits.time)
+        begin = start(rule, gravity, particles, limits.time)
         return begin, watch_of(gravity, particles)
 
     return jax.vmap(of_one)(particles, limits)

@@ -72,7 +72,7 @@ def run_window(
         return rollout, (error**2, inside, inside * jnp.maximum(change - SMOOTH, 0.0) ** 2)
 
     rollout, (squares, inside, rough) = lax.scan(
-        jax.checkpoint(body), start(rule, particles), length=most_steps
+        jax.checkpoint(body), start(rule, gravity, particles), length=most_steps
     )
     weighted = 0.5 * NORM * jnp.log(squares + TINY) + jnp.log(inside + TINY)
     covered = jnp.minimum(rollout.particles.time / span, 1.0)
@@ -117,7 +117,7 @@ def imitation_loss(
         off = jnp.log(dt / lax.stop_gradient(wanted)) ** 2
         return (new, memory), (inside * off, inside)
 
-    begin = (start(teacher, particles), rule.init(particles))
+    begin = (start(teacher, gravity, particles), rule.init(particles))
     _, (off, inside) = lax.scan(body, begin, length=most_steps)
     return jnp.sum(off) / jnp.sum(inside)
 
