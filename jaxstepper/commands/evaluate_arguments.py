@@ -5,15 +5,16 @@ from typing import Any
 
 from jaxstepper.evaluation.problems import KEPLER, NAMES, THREE_BODIES
 from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG
-from jaxstepper.evaluation.run import LEAPFROG
+from jaxstepper.evaluation.run import LEAPFROG, LOGARITHMIC
 from jaxstepper.evaluation.work_precision import TARGETS
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
 from jaxstepper.settings.values import COUNT, PATH, POSITIVE, integer
 from jaxstepper.stepping import literature as rules
+from jaxstepper.stepping.scheme import BY_NAME
 
 PEERS = (IAS15, REBOUND_LEAPFROG)
 RULES = (*rules.BY_NAME, "power-law", *PEERS)
-SCHEMES = (LEAPFROG,)
+SCHEMES = tuple(name for name in BY_NAME if name != LOGARITHMIC)
 # These are judged in both forms; --symmetrize-all asks that of all.
 SYMMETRIZED = ("free-fall", "power-law", "learned")
 LONGEST, SHORTEST = 32.0, 0.0625
@@ -65,8 +66,8 @@ def _add_methods(parser: CommandParser) -> None:
         choices=SCHEMES,
         default=[LEAPFROG],
         metavar="NAME",
-        help=f"of {', '.join(SCHEMES)}: every rule runs on every one on which it can, but those "
-        f"with a scheme of their own; default: {LEAPFROG}",
+        help=f"of {', '.join(SCHEMES)}: every rule runs on every one on which it can; the "
+        f"logarithmic Hamiltonian has its own; default: {LEAPFROG}",
     )
     parser.add_argument(
         "--model",

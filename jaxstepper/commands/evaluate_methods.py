@@ -12,12 +12,14 @@ from jaxstepper.evaluation import rebound_peers
 from jaxstepper.evaluation.method import Method, RuleMethod
 from jaxstepper.evaluation.problems import Problem
 from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG, Ias15, ReboundLeapfrog
+from jaxstepper.evaluation.run import LEAPFROG
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.rule import Rule, symmetrized
+from jaxstepper.stepping.scheme import BY_NAME, name_of
 
 POWERS = (1.0, 1.25)
 
@@ -132,10 +134,22 @@ def _methods(
         if options.rules is not None:
             note(f"{candidate.name} is left out of {names_of(problems)}: {error}")
         return
-    yield RuleMethod(candidate.name, chosen=chosen)
+    own = name_of(chosen.scheme)
+    # A rule that was made for another scheme than the leapfrog stays on it.
+    for name in options.schemes if own == LEAPFROG else [own]:
+        on_scheme = chosen if name == own else chosen.on(BY_NAME[name])
+        yield from _forms(options, candidate, name, on_scheme)
+
+
+def _forms(
+    options: argparse.Namespace, candidate: Candidate, scheme: str, chosen: Rule
+) -> Iterator[Method]:
+    """A rule on a scheme as it is, and symmetrised where that is wanted and possible."""
+    plain = RuleMethod(candidate.name, scheme, chosen=chosen)
+    yield plain
     by_default = candidate.kind in SYMMETRIZED
     wanted = by_default or (options.symmetrize_all and candidate.kind != "fixed")
     if wanted and not chosen.irreversible:
-        yield RuleMethod(candidate.name, symmetrized=True, chosen=symmetrized(chosen))
+        yield RuleMethod(candidate.name, scheme, symmetrized=True, chosen=symmetrized(chosen))
     elif by_default:
-        note(f"{candidate.name} is not symmetrised: {chosen.irreversible}")
+        note(f"{plain.label} is not symmetrised: {chosen.irreversible}")

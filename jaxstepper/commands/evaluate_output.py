@@ -57,10 +57,8 @@ def tables(found: dict[str, Any]) -> list[str]:
         if _any(rules, "seconds_per_unit"):
             add(f"seconds per {unit}, each run alone", partial(_number, "seconds_per_unit"))
         if judged_by != "position" and _any(rules, "position_error"):
-            add(
-                f"{ERRORS['position']}, when the energy has one of",
-                partial(_number, "position_error"),
-            )
+            title = f"{ERRORS['position']}, beside an energy error of"
+            add(title, partial(_number, "position_error"))
         if entry["systems"] > 1:
             add(f"evaluations over those of the best, {found['confidence']:.0%} interval", _ratio)
     return [*lines, "<: the longest steps tried do already; -: the shortest do not"]

@@ -16,7 +16,7 @@ TINY = np.finfo(float).tiny
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A rule on a scheme, on the B systems of a problem, at F factors from longest steps to shortest.
+    """A rule on a scheme, on B systems, at F factors from the longest steps to the shortest.
 
     Attributes:
         problem: the problem's name.
@@ -128,8 +128,10 @@ def _filled(numbers: Float[np.ndarray, "F B"]) -> Float[np.ndarray, " F"]:
     known = [i for i, row in enumerate(numbers) if not np.isnan(row).all()]
     if not known:
         return np.full(len(numbers), np.nan)
-    nearest = [min(known, key=lambda k, i=i: abs(k - i)) for i in range(len(numbers))]
-    return np.array([np.nanmedian(numbers[k]) for k in nearest])
+    places = np.arange(len(numbers))
+    nearest = np.array(known)[np.argmin(np.abs(places[:, None] - known), axis=1)]
+    medians: Float[np.ndarray, " F"] = np.nanmedian(numbers[nearest], axis=1)
+    return medians
 
 
 class Crossing(NamedTuple):

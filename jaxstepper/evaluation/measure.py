@@ -39,6 +39,7 @@ from jaxstepper.stepping.rollout import (
     start,
 )
 from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.scheme import name_of
 from jaxstepper.stepping.status import STALLED
 
 # Steps in one device call, whose errors the device holds.
@@ -59,6 +60,18 @@ class _Member(NamedTuple):
     worst: Float[Array, ""]
     last: Float[Array, ""]
     worst_spin: Float[Array, ""]
+
+
+class _End(NamedTuple):
+    """What is known of a member at its end, on the host."""
+
+    steps: np.integer
+    status: np.integer
+    time: np.floating
+    position: Float[np.ndarray, "N D"]
+    worst: np.floating
+    last: np.floating
+    worst_spin: np.floating
 
 
 class _Batch(NamedTuple):
@@ -98,9 +111,7 @@ def evaluate(
     """
     systems = [(p, i) for p in problems for i in range(len(p.tables))]
     runs = [(factor, *system) for factor in sorted(factors, reverse=True) for system in systems]
-    few_bodies = problems[0].tables.shape[1] <= TOGETHER_UP_TO
-    together = few_bodies and len(runs) <= MOST_TOGETHER
-    size = len(runs) if together else len(systems)
+    size = len(runs) if all_together(problems, len(factors)) else len(systems)
     for begin in range(0, len(runs), size):
         chosen = runs[begin : begin + size]
         share = partial(_share_of_all, report, begin / len(runs), size / len(runs))
@@ -110,6 +121,12 @@ def evaluate(
         yield from done
         if np.median([run.error for run in done]) <= enough:
             break
+
+
+def all_together(problems: Sequence[Problem], num_factors: int) -> bool:
+    """Whether the factors run side by side, all of them."""
+    num_runs = num_factors * sum(len(problem.tables) for problem in problems)
+    return problems[0].tables.shape[1] <= TOGETHER_UP_TO and num_runs <= MOST_TOGETHER
 
 
 def _share_of_all(
@@ -153,16 +170,19 @@ class _Measurement:
 
     def results(self, name: str, symmetrized: bool) -> Iterator[Run]:
         errors = np.concatenate(self.errors)
-        members = jax.tree.map(np.asarray, self.members)
+        member, rollout = self.members, self.members.rollout
+        p = rollout.particles
+        leaves = (rollout.steps, rollout.status, p.time, p.position)
+        ends = [np.asarray(x) for x in (*leaves, member.worst, member.last, member.worst_spin)]
         for i, (factor, problem, system) in enumerate(self.runs):
-            member = jax.tree.map(lambda x, i=i: x[i], members)
-            steps, particles = int(member.rollout.steps), member.rollout.particles
+            end = _End(*(each[i] for each in ends))
+            steps = int(end.steps)
             evaluations, mine = force_evaluations(self.rule, steps), errors[:, i]
             yield Run(
                 problem=problem.name,
                 system=system,
                 rule=name,
-                scheme="leapfrog",
+                scheme=name_of(self.rule.scheme),
                 symmetrized=symmetrized,
                 reversible=self.rule.reversible,
                 factor=factor,
@@ -170,25 +190,23 @@ class _Measurement:
                 force_evaluations=evaluations,
                 evaluations_per_unit=evaluations / problem.units,
                 unit=problem.unit,
-                max_error=float(member.worst),
+                max_error=float(end.worst),
                 median_error=float(np.median(mine[~np.isnan(mine)])),
-                final_error=float(member.last),
-                position_error=position_error(
-                    problem, system, float(particles.time), particles.position
-                ),
+                final_error=float(end.last),
+                position_error=position_error(problem, system, float(end.time), end.position),
                 judged_by=problem.judged_by,
-                angular_momentum_error=float(member.worst_spin),
+                angular_momentum_error=float(end.worst_spin),
                 seconds=math.nan,
-                failed=self._failed(member),
+                failed=self._failed(end),
             )
 
-    def _failed(self, member: _Member) -> str:
+    def _failed(self, end: _End) -> str:
         """Why a run failed, as in `Run`."""
-        if member.rollout.status == STALLED:
+        if end.status == STALLED:
             return "stalled"
-        if not member.worst <= FAILED_ABOVE:
+        if not end.worst <= FAILED_ABOVE:
             return "energy"
-        return "steps" if member.rollout.steps >= self.max_steps else ""
+        return "steps" if end.steps >= self.max_steps else ""
 
 
 @partial(jax.jit, static_argnames="gravity")

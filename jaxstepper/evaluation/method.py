@@ -68,7 +68,8 @@ class RuleMethod(Method):
 
     @property
     def evaluations(self) -> int:
-        return 1
+        assert self.chosen is not None
+        return self.chosen.scheme.evaluations
 
     def runs(
         self,

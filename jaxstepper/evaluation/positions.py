@@ -39,35 +39,35 @@ def _positions(problem: Problem, system: int, time: float) -> np.ndarray:
     table = problem.tables[system]
     if len(table) == 2 and problem.softening == 0:
         return kepler_positions(table, time)
-    state = _integrated(
-        _at_end(problem, system), table[:, 0], problem.softening, problem.end_time, time
-    )
-    return state.reshape(2, len(table), -1)[0]
+    end = _at_end(problem, system)
+    return _integrated(problem, end, table[:, 0], problem.end_time, time)[0]
 
 
 @lru_cache
 def _at_end(problem: Problem, system: int) -> np.ndarray:
     table = problem.tables[system]
-    x, v = np.split(table[:, 1:], 2, axis=1)
-    return _integrated(
-        np.stack([x, v]).ravel(), table[:, 0], problem.softening, 0.0, problem.end_time
-    )
+    start = np.stack(np.split(table[:, 1:], 2, axis=1))
+    return _integrated(problem, start, table[:, 0], 0.0, problem.end_time)
 
 
 def _integrated(
-    state: np.ndarray, mass: np.ndarray, softening: float, begin: float, end: float
+    problem: Problem, state: np.ndarray, mass: np.ndarray, begin: float, end: float
 ) -> np.ndarray:
-    def slope(_: float, state: np.ndarray) -> np.ndarray:
-        x, v = state.reshape(2, len(mass), -1)
+    """Positions and velocities `[2, N, D]` at another time."""
+
+    def slope(_: float, flat: np.ndarray) -> np.ndarray:
+        x, v = flat.reshape(state.shape)
         apart = x - x[:, None]
-        square = np.sum(apart**2, axis=-1) + softening**2
+        square = np.sum(apart**2, axis=-1) + problem.softening**2
         np.fill_diagonal(square, np.inf)
         return np.stack([v, np.sum((mass / square**1.5)[..., None] * apart, axis=1)]).ravel()
 
     if end == begin:
         return state
     tolerances = {"rtol": TOLERANCE, "atol": TOLERANCE}
-    return solve_ivp(slope, (begin, end), state, METHOD, t_eval=[end], **tolerances).y[:, -1]
+    found = solve_ivp(slope, (begin, end), state.ravel(), METHOD, t_eval=[end], **tolerances)
+    last: np.ndarray = found.y[:, -1].reshape(state.shape)
+    return last
 
 
 def kepler_positions(table: Table, time: float) -> np.ndarray:
@@ -98,9 +98,9 @@ def kepler_positions(table: Table, time: float) -> np.ndarray:
 
 
 def _anomaly(mean: float, e_cos: float, e_sin: float) -> float:
-    """The change D of eccentric anomaly with D - e_cos sin D + e_sin (1 - cos D) = mean, by halving.
+    """The change D of eccentric anomaly with D - e_cos sin D + e_sin (1 - cos D) = mean.
 
-    The left side grows with D, and is within 2 e of D.
+    By halving: the left side grows with D, and is within 2 e of it.
     """
     low, high = mean - 2.0, mean + 2.0
     for _ in range(100):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from jaxstepper.evaluation.measure import all_together
 from jaxstepper.evaluation.method import Method, Report
 from jaxstepper.evaluation.positions import position_error
 from jaxstepper.evaluation.problems import Problem
@@ -60,7 +61,8 @@ class ReboundMethod(Method):
                     found.append(self._run(problem, system, factor, max_steps))
                 report((done + (i + 1) / len(systems)) / len(factors))
             yield from found
-            if np.median([run.error for run in found]) <= enough:
+            small = np.median([run.error for run in found]) <= enough
+            if small and not all_together(problems, len(factors)):
                 break
 
     def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:

@@ -67,7 +67,7 @@ def fastest(run: Callable[[], None]) -> float:
 @partial(jax.jit, static_argnames="gravity")
 def _begin(rule: Rule, gravity: Gravity, table: Float[Array, "N C"], limits: Limits) -> Rollout:
     particles = from_table(table, gravity.acceleration, table.dtype)
-    return start(rule, particles, gravity, limits.time)
+    return start(rule, gravity, particles, limits.time)
 
 
 @partial(jax.jit, static_argnames="gravity")

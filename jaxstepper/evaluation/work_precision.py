@@ -77,18 +77,15 @@ def _add_ratios(
 ) -> None:
     """Adds the ratios to the best of a group, and their intervals, at a target."""
     key = key_of(target)
-
-    def needs(curve: Curve) -> float | None:
-        number: float | None = rules[curve.label]["evaluations_per_unit"][key]
-        return number
-
-    able = [(number, c) for c in all_curves if belongs(c) and (number := needs(c)) is not None]
-    least, best = min(able, key=lambda pair: pair[0], default=(None, None))
+    needs = {c.label: rules[c.label]["evaluations_per_unit"][key] for c in all_curves}
+    able = [c for c in all_curves if belongs(c) and needs[c.label] is not None]
+    best = min(able, key=lambda curve: needs[curve.label], default=None)
     for curve in all_curves:
-        entry, number = rules[curve.label], needs(curve)
-        known = number is not None and least is not None and best is not None
-        ratio = number / least if known else None
-        interval = ratio_interval(curve, best, target) if known else None
+        ratio = interval = None
+        if best is not None and needs[curve.label] is not None:
+            ratio = needs[curve.label] / needs[best.label]
+            interval = ratio_interval(curve, best, target)
+        entry = rules[curve.label]
         entry.setdefault(f"ratio_to_{group}", {})[key] = ratio
         entry.setdefault(f"interval_to_{group}", {})[key] = interval and [
             end if math.isfinite(end) else None for end in interval

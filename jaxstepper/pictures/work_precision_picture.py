@@ -15,8 +15,6 @@ UNITS = {"orbit": "orbit", "time": "unit of time"}
 ERRORS = {"energy": "max |E / E0 - 1|", "position": "position error at the end"}
 # Smaller errors are drawn at the edge.
 SMALLEST_ERROR = 1e-7
-# How wide and high a panel is, and what is around all of them, in inches.
-PANEL, AROUND = (4.0, 3.4), (1.0, 1.2)
 
 
 def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
@@ -34,11 +32,7 @@ def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
     measures = ("evaluations", "seconds") if timed else ("evaluations",)
     columns = min(4 if timed else 3, len(problems) * len(measures))
     rows = -(-len(problems) * len(measures) // columns)
-    width, height = (
-        around + count * each
-        for around, count, each in zip(AROUND, (columns, rows), PANEL, strict=True)
-    )
-    figure = new_figure(width, height, layout="constrained")
+    figure = new_figure(1 + 4 * columns, 1.2 + 3.4 * rows, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     colours = list(dict.fromkeys((curve.rule, curve.scheme) for curve in all_curves))
     handles: dict[str, Any] = {}

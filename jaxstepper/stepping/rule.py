@@ -71,7 +71,7 @@ class Rule:
 
     @property
     def reversible(self) -> bool:
-        """Whether a leapfrog with these steps is time-reversible, and its error does not drift."""
+        """Whether its steps on its scheme are time-reversible, so that the error does not drift."""
         return False
 
     def init(self, particles: Particles, /) -> Memory:
@@ -261,6 +261,10 @@ class OnScheme(_Wrapper):
     @property
     def irreversible(self) -> str:
         return self.chosen.irreversible or self.rule.irreversible
+
+    @property
+    def reversible(self) -> bool:
+        return self.rule.reversible and not self.chosen.irreversible
 
     def on(self, scheme: Scheme, /) -> Rule:
         return self.rule.on(scheme)

@@ -109,15 +109,13 @@ def test_a_summary_has_intervals_seconds_and_the_best_of_each_group():
     assert (found["systems"], found["judged_by"]) == (20, "energy")
     rules = found["rules"]
     assert list(rules) == ["free-fall", "learned:kepler", "free-fall on chin"]
-    numbers = {
-        label: evaluations_at(c, 1e-3)[0]
-        for label, c in zip(rules, (free_fall, learned, chin), strict=True)
+    numbers = {c.label: evaluations_at(c, 1e-3)[0] for c in (free_fall, learned, chin)}
+    best_of = {
+        "best": "free-fall on chin",
+        "best_classical": "free-fall on chin",
+        "best_leapfrog": "learned:kepler",
     }
-    for group, best in (
-        ("best", "free-fall on chin"),
-        ("best_classical", "free-fall on chin"),
-        ("best_leapfrog", "learned:kepler"),
-    ):
+    for group, best in best_of.items():
         for label, entry in rules.items():
             ratio = entry[f"ratio_to_{group}"]["0.001"]
             assert ratio == pytest.approx(numbers[label] / numbers[best])
