@@ -85,7 +85,7 @@ def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], N
         runs = timed(method, problems, runs, options.targets, options.max_steps)
     failed = sum(bool(run.failed) for run in runs)
     failures = f", {failed} failed" if failed else ""
-    note(f"{sweep.label}: {len(runs)} runs{failures}, {time.monotonic() - began:.1f} s")
+    note(f"{sweep.label}, {len(runs)} runs{failures}, {time.monotonic() - began:.1f} s")
     return runs
 
 

@@ -63,7 +63,7 @@ class Sweep:
     @property
     def label(self) -> str:
         """What is run, for bars and notes."""
-        return f"{self.method.label} on {names_of(self.problems)}"
+        return f"{self.method.label}: {names_of(self.problems)}"
 
 
 def names_of(problems: Sequence[Problem]) -> str:

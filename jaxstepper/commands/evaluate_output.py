@@ -81,13 +81,13 @@ def _any(rules: dict[str, Any], name: str) -> bool:
 
 def _evaluations(rule: dict[str, Any], key: str) -> str:
     sign = "<" if key in rule["at_most"] else ""
-    number = _number("evaluations_per_unit", rule, key)
+    number = _number("evaluations_per_unit", rule, key, 4)
     return number if number == "-" else sign + number
 
 
-def _number(name: str, rule: dict[str, Any], key: str) -> str:
+def _number(name: str, rule: dict[str, Any], key: str, digits: int = 3) -> str:
     number = rule[name][key]
-    return "-" if number is None else f"{number:.4g}"
+    return "-" if number is None else f"{number:.{digits}g}"
 
 
 def _ratio(rule: dict[str, Any], key: str) -> str:

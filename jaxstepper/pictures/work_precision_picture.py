@@ -66,7 +66,8 @@ def _style(index: int, curve: Curve) -> dict[str, Any]:
     colour = MORE_COLOURS[index % len(MORE_COLOURS)]
     return {
         "color": colour,
-        "marker": MARKERS[index % len(MARKERS)],
+        # There are as many markers as colours; the second round pairs them otherwise.
+        "marker": MARKERS[(index + index // len(MORE_COLOURS)) % len(MARKERS)],
         "linestyle": "-" if curve.reversible else "--",
         "markerfacecolor": colour if curve.reversible else "white",
         "markersize": 4,
