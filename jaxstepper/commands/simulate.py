@@ -145,9 +145,9 @@ def _print_report(
     wandb_run: WandbRun,
 ) -> bool:
     """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
-    steps = int(end.steps)
+    steps, searched = int(end.steps), int(controller.scheme.searched(end.carried))
     result = {
-        "force_evaluations": force_evaluations(controller, steps),
+        "force_evaluations": force_evaluations(controller, steps, searched),
         "end_time": finite_or_none(float(end.particles.time)),
         "max_energy_error": finite_or_none(float(watch.worst)),
         **report(gravity, first, end.particles, steps),
