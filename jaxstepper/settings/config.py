@@ -43,6 +43,7 @@ CONTROLLERS = (
     "logarithmic-hamiltonian",
     "learned",
 )
+SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
 NATIVE_FEATURES = ("orbital", "encounters")
@@ -57,6 +58,7 @@ _initial = partial(option, group="initial conditions")
 _orbits = partial(option, group="many orbits")
 _force = partial(option, group="force")
 _simulation = partial(option, group="simulation (train accepts these, and stores them)")
+_scheme = partial(option, group="scheme")
 _rule = partial(option, group="step-size rule", takes="simulate")
 _device = partial(option, group="device")
 _processes = partial(option, group="several processes")
@@ -235,6 +237,14 @@ class Config:
         False, YES_NO, "start from the checkpoint's initial conditions"
     )
 
+    scheme: str = _scheme(
+        "leapfrog",
+        one_of(*SCHEMES),
+        "how a step is taken: leapfrog, second order; chin and bm4, fourth order and symmetric, "
+        "with 3 and 6 evaluations of forces a step; hermite, fourth order, of forces and jerks; "
+        "logarithmic, for the controller of that name. train takes it with objective window, and "
+        "simulate takes it from the checkpoint",
+    )
     controller: str | None = _rule(
         None,
         one_of(*CONTROLLERS),

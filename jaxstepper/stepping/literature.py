@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError, require
 from jaxstepper.physics.field_rate import squared_rate_and_slope
