@@ -11,7 +11,6 @@ from jaxstepper.settings.values import nearest, refusal
 GROUPS = (
     "optimisation",
     "two-phase training",
-    "window training (objective window)",
     "network (simulate takes it from the checkpoint)",
     "features and history",
 )
@@ -119,7 +118,8 @@ def read_choices(table: Any, path: str) -> list[Choice]:
 def can_be_swept(name: str) -> bool:
     """Whether a sweep may choose this key."""
     option = OPTIONS[name]
-    return (option.group in GROUPS and name not in SAME_FOR_ALL) or name in ALSO
+    in_groups = option.group in GROUPS or option.objective
+    return bool(in_groups and name not in SAME_FOR_ALL) or name in ALSO
 
 
 def _read_choice(name: str, raw: Any, source: str) -> Choice:

@@ -88,7 +88,7 @@ def train_seeds(
 
     def pause(done: int) -> None:
         nonlocal states
-        if is_fresh(config, done):
+        if is_fresh(config, objective, done):
             tables = [fresh_tables(start.config, given, start.tables, done) for start in starts]
             fresh = (
                 start.objective.restart(states.member(k), tables[k])
@@ -101,7 +101,7 @@ def train_seeds(
         members,
         config.epochs,
         call,
-        pause_after=lambda epoch: is_fresh(config, epoch + 1),
+        pause_after=lambda epoch: is_fresh(config, objective, epoch + 1),
         on_epoch=lambda member, metrics: None,
         on_pause=pause,
         on_call=lambda ended: on_call(members),

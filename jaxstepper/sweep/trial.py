@@ -12,7 +12,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.runs.objectives import KINDS
 from jaxstepper.runs.start import Start, complete, start_run
 from jaxstepper.settings.command_line import combine
-from jaxstepper.settings.config import Config, flag_of
+from jaxstepper.settings.config import Config, flag_of, matters
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.sweep_space import Choice, Suggests
 from jaxstepper.settings.toml_file import Sourced
@@ -194,7 +194,7 @@ def _check_imitation(config: Config) -> None:
 
 def _uncounted(config: Config) -> int:
     """Epochs at the start that say nothing: those in which free fall is imitated."""
-    return config.imitation_epochs if config.objective == "window" else 0
+    return config.imitation_epochs if matters(config, "imitation_epochs") else 0
 
 
 def run_trial(
