@@ -5,8 +5,9 @@ A layer y = f(z), z = x W + b, enters the loss only through z. With delta = d(lo
 d(loss)/dx that the layer before starts from (Rumelhart, Hinton and Williams 1986, Nature 323, 533).
 Automatic differentiation gives the same, but returns gradients as large as the network. This code
 keeps only their small factors: it can choose among the samples after the forward pass, form a
-gradient where it is used, and change the weights in place. Compared with `jax.vjp` in a `cond`, an attempt on one
-state is 1.14 to 1.37 times faster, and one on 512 states of which 8 fail 1.8 to 2.3 times.
+gradient where it is used, and change the weights in place. Compared with `jax.vjp` in a `cond`, an
+attempt on one state is 1.14 to 1.37 times faster, and one on 512 states of which 8 fail 1.8 to 2.3
+times.
 
 `propose` is the way in and `descend` the way out. A module that is not a `StepNetwork` has no
 passes to keep, and goes through `jax.vjp`.
