@@ -12,7 +12,7 @@ from jaxstepper.evaluation import ias15 as reference
 from jaxstepper.evaluation.problems import KEPLER, NAMES, THREE_BODIES
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
-from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
+from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.settings.values import COUNT, PATH, POSITIVE, integer
@@ -56,7 +56,7 @@ class Candidate:
         """The rule at factor 1."""
         if self.model is not None:
             config, _ = from_dict(self.model.config)
-            return learned_controller(replace(config, dtype="float64"), self.model, gravity)
+            return rule_of_model(replace(config, dtype="float64"), self.model, gravity)
         if self.power is not None:
             return rules.by_name("power-law", gravity, power=self.power)
         return rules.by_name(self.name, gravity)

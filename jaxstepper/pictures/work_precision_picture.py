@@ -11,7 +11,7 @@ from jaxstepper.pictures.figures import MORE_COLOURS, new_figure, save
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 UNITS = {"orbit": "orbit", "time": "unit of time"}
-# Smaller errors are drawn at the edge.
+# Smaller errors are drawn at the edge of the picture.
 SMALLEST_ERROR = 1e-7
 # Rules that are reversible without symmetrising; their lines are solid.
 REVERSIBLE = ("fixed", "hairer-soderlind", "logarithmic-hamiltonian")
@@ -20,9 +20,8 @@ REVERSIBLE = ("fixed", "hairer-soderlind", "logarithmic-hamiltonian")
 def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
     """Draws the largest energy error against force evaluations, a panel for each problem.
 
-    Lines are medians over the systems of a problem, and bands their 16 to 84 % quantiles. Dashed
-    lines are plain rules; solid ones are symmetrised, or reversible as they are. Errors below 1e-7
-    are drawn at the edge.
+    Lines are medians over the systems of a problem, and bands the 16 to 84 % quantiles. Dashed
+    lines are plain rules; solid ones are symmetrised, or reversible anyway.
 
     Raises:
         UserError: matplotlib is missing, or the picture cannot be written.
@@ -54,7 +53,7 @@ def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
 
 
 def _style(index: int, curve: Curve) -> dict[str, Any]:
-    """The style of a curve: colour and marker by rule, line and fill by form."""
+    """Colour and marker of a curve tell its rule; dashes and fill, whether it is reversible."""
     colour = MORE_COLOURS[index % len(MORE_COLOURS)]
     symmetric = curve.symmetrized or curve.rule in REVERSIBLE
     return {
