@@ -6,7 +6,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.exchange import save_as_run, to_torch
 from jaxstepper.runs.places import check_file_place, check_folder_place, check_run_place
-from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
+from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
 from jaxstepper.settings.values import PATH
 from jaxstepper.torch_files import file as torch_bridge
 
@@ -16,20 +16,12 @@ def run_export(arguments: list[str]) -> int:
     parser = CommandParser(
         prog="jaxstepper export",
         description="Writes checkpoints of a run as model_epoch_XXXX.pt for the torch simulator.",
-        allow_abbrev=False,
     )
-    parser.add_argument(
-        "run", type=value_of(PATH), metavar="RUN", help="a run's name or folder, or RUN/EPOCH"
-    )
+    parser.take("run", allowed=PATH, metavar="RUN", help="a run's name or folder, or RUN/EPOCH")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--epoch", type=int, metavar="E", help="this epoch; else the newest")
     which.add_argument("--all", action="store_true", help="every epoch that was kept")
-    parser.add_argument(
-        "--out",
-        type=value_of(PATH),
-        metavar="PATH",
-        help="a folder, or a .pt file; else the run's own",
-    )
+    parser.take("--out", allowed=PATH, help="a folder, or a .pt file; else the run's own")
     add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     run, name = folders.locate(options.run, options.checkpoint_dir)
@@ -60,15 +52,10 @@ def run_import(arguments: list[str]) -> int:
     parser = CommandParser(
         prog="jaxstepper import",
         description="Makes a run of a checkpoint file of the torch system. No code in it is run.",
-        allow_abbrev=False,
     )
-    parser.add_argument("file", type=value_of(PATH), metavar="FILE.pt")
-    parser.add_argument(
-        "--out",
-        type=value_of(PATH),
-        metavar="RUN",
-        help="the run's folder; else named like the file",
-    )
+    parser.take("file", allowed=PATH, metavar="FILE.pt")
+    words = "the run's folder; else named like the file"
+    parser.take("--out", allowed=PATH, metavar="RUN", help=words)
     add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = torch_bridge.read(options.file)

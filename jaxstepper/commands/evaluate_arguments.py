@@ -69,9 +69,9 @@ def _add_methods(parser: CommandParser) -> None:
         help=f"of {', '.join(SCHEMES)}: every rule runs on every one on which it can; the "
         f"logarithmic Hamiltonian has its own; default: {LEAPFROG}",
     )
-    parser.add_argument(
+    parser.take(
         "--model",
-        type=value_of(PATH),
+        allowed=PATH,
         action="append",
         default=[],
         metavar="PATH",
@@ -94,24 +94,22 @@ def _add_problems(parser: CommandParser) -> None:
         help=f"{NAMES}; default: {' '.join(FULL['problems'])}; planet-in-binary is judged by the "
         "position at the end",
     )
-    parser.add_argument(
+    parser.take(
         "--orbits",
-        type=value_of(POSITIVE),
+        allowed=POSITIVE,
         metavar="X",
         help="that pairs, the outer body of triple and the planet run; default: 100",
     )
-    parser.add_argument(
-        "--end-time", type=value_of(POSITIVE), metavar="T", help="of every problem instead"
-    )
-    parser.add_argument(
+    parser.take("--end-time", allowed=POSITIVE, metavar="T", help="of every problem instead")
+    parser.take(
         "--systems",
-        type=value_of(COUNT),
+        allowed=COUNT,
         metavar="N",
         help="drawn for each of triples, triples-unequal (default: 32) and plummer-N (10)",
     )
-    parser.add_argument(
+    parser.take(
         "--seed",
-        type=value_of(integer(0)),
+        allowed=integer(0),
         default=0,
         metavar="N",
         help="of drawn systems; whatever it is, no training draws the same",
@@ -135,17 +133,17 @@ def _add_sweep(parser: CommandParser) -> None:
         f"default: {FULL['num_factors']}; with many bodies or systems, each rule tries them from "
         "the largest until its errors are below all targets",
     )
-    parser.add_argument(
+    parser.take(
         "--targets",
         nargs="+",
-        type=value_of(POSITIVE),
+        allowed=POSITIVE,
         default=list(TARGETS),
         metavar="X",
         help="errors to be reached; default: " + " ".join(f"{each:g}" for each in TARGETS),
     )
-    parser.add_argument(
+    parser.take(
         "--max-steps",
-        type=value_of(COUNT),
+        allowed=COUNT,
         metavar="N",
         help="a run that needs more fails; default: 2e6",
     )
@@ -169,9 +167,9 @@ def _add_where(parser: CommandParser) -> None:
         default=True,
         help="keep compiled programs on disk for this user's next runs",
     )
-    parser.add_argument(
+    parser.take(
         "--out",
-        type=value_of(PATH),
+        allowed=PATH,
         default="evaluation",
         metavar="DIR",
         help="folder to write to (default: evaluation)",

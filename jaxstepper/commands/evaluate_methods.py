@@ -15,7 +15,7 @@ from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG, Ias15, 
 from jaxstepper.evaluation.run import LEAPFROG
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
-from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
+from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.rule import Rule, symmetrized
@@ -47,7 +47,7 @@ class Candidate:
         """The rule at factor 1."""
         if self.model is not None:
             config, _ = from_dict(self.model.config)
-            return learned_controller(replace(config, dtype="float64"), self.model, gravity)
+            return rule_of_model(replace(config, dtype="float64"), self.model, gravity)
         if self.power is not None:
             return rules.by_name("power-law", gravity, power=self.power)
         return rules.by_name(self.name, gravity)
@@ -128,6 +128,8 @@ def _methods(
         return
     try:
         chosen = candidate.chosen(Gravity(problems[0].softening))
+        for each in problems:
+            chosen.check_masses(each.tables[..., 0])
     except UserError as error:
         if candidate.model is not None:
             raise

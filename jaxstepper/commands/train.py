@@ -117,7 +117,7 @@ def _train(
     def on_pause(state: Any, metrics: dict[str, Any]) -> Any:
         done = metrics["epoch"] + 1
         movie.add(state)
-        if is_fresh(config, done):
+        if is_fresh(config, job.objective, done):
             fresh = fresh_tables(config, job.given, job.tables, done)
             state = job.objective.restart(state, fresh)
             movie.add(state)
@@ -136,7 +136,7 @@ def _train(
         config.epochs,
         metrics=job.checkpoint.metrics if job.checkpoint else {},
         pause_after=lambda epoch: (
-            movie.is_on or _is_saved(config, epoch) or is_fresh(config, epoch + 1)
+            movie.is_on or _is_saved(config, epoch) or is_fresh(config, job.objective, epoch + 1)
         ),
         on_epoch=on_epoch,
         on_pause=on_pause,

@@ -92,7 +92,7 @@ def open_job(request: Request) -> Job:
 
 def _new_job(request: Request) -> Job:
     start, asked = start_run(request), what_was_set(request)
-    _warn_of_training(Request(start.config, request.sources))
+    _warn_of_training(Request(start.config, request.sources), start.objective)
     return Job(start.config, asked, start.tables, start.objective, start.state)
 
 
@@ -103,7 +103,7 @@ def _resumed_job(request: Request, checkpoint: Checkpoint) -> Job:
     return Job(config, given, tables, *resume_training(config, checkpoint), checkpoint)
 
 
-def _warn_of_training(request: Request) -> None:
+def _warn_of_training(request: Request, objective: Objective) -> None:
     config = request.config
     if config.num_orbits > 1 and not config.multi_orbit:
         warnings.warn(
@@ -117,8 +117,9 @@ def _warn_of_training(request: Request) -> None:
             f"Using the epoch count (epochs={config.epochs}).",
             stacklevel=2,
         )
-    if config.movie and config.objective == "window":
-        warnings.warn("--movie: window training follows no path, so no movie is made", stacklevel=2)
+    if config.movie and not objective.follows_paths:
+        kind = f"{config.objective} training"
+        warnings.warn(f"--movie: {kind} follows no path, so no movie is made", stacklevel=2)
     warn_of_ineffective(request)
     warn_of_unused_orbit(request, config.multi_orbit)
 

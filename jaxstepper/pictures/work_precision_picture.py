@@ -13,7 +13,7 @@ from jaxstepper.pictures.figures import MORE_COLOURS, new_figure, save
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 UNITS = {"orbit": "orbit", "time": "unit of time"}
 ERRORS = {"energy": "max |E / E0 - 1|", "position": "position error at the end"}
-# Smaller errors are drawn at the edge.
+# Smaller errors are drawn at the edge of the picture.
 SMALLEST_ERROR = 1e-7
 
 

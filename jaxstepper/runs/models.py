@@ -65,7 +65,7 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
     )
 
 
-def learned_controller(
+def rule_of_model(
     config: Config, model: TrainedModel, gravity: Gravity, own: nn.Module | None = None
 ) -> Rule:
     """The step-size rule of a model, whose network and inputs are those of `config`.
@@ -119,7 +119,7 @@ def load_rule(
     request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
     # Whatever dtype the network was trained in, it runs in that of the particles.
     config = replace(request.config, dtype=jnp.zeros((), float).dtype.name)
-    return learned_controller(config, model, gravity, network)
+    return rule_of_model(config, model, gravity, network)
 
 
 load_controller = load_rule

@@ -1,6 +1,7 @@
 """From a configuration to the objective that is trained."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from jaxstepper.runs.plans import (
     make_optimizer,
     require_room,
 )
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import Config, matters
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.two_phase.gate import Gate
 from jaxstepper.training.two_phase.objective import TwoPhase
@@ -72,21 +73,17 @@ def make_objective(config: Config, tables: np.ndarray, own: Overrides = NO_OVERR
         "gravity": own.gravity or make_gravity(config),
         "optimizer": own.optimizer or _optimizer(config),
     }
-    if kind is TwoPhase:
-        return TwoPhase(**common, **_two_phase_fields(config))
-    if kind is Windows:
-        return Windows(**common, **_window_fields(config, tables))
-    return kind(**common)
+    fields = FIELDS[kind](config, tables) if kind in FIELDS else {}
+    return kind(**common, **fields)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    steps = 0
-    if config.objective == "window" and config.lr_decay == "cosine":
-        steps = config.epochs * config.window_iterations
+    decays = matters(config, "lr_decay") and config.lr_decay == "cosine"
+    steps = config.epochs * config.window_iterations if decays else 0
     return make_optimizer(config.optimizer, config.lr, config.weight_decay, config.momentum, steps)
 
 
-def _two_phase_fields(config: Config) -> dict[str, Any]:
+def _two_phase_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
     robust = config.phase1 == "robust"
     gate = Gate(
         num_steps=config.n_steps,
@@ -123,6 +120,8 @@ def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
     }
 
 
-def with_mesh(objective: Any, mesh: Any) -> Any:
-    """The objective with its systems shared among devices."""
-    return replace(objective, mesh=mesh) if objective.shares_devices else objective
+FIELDS: dict[type[Objective], Callable[[Config, np.ndarray], dict[str, Any]]] = {
+    TwoPhase: _two_phase_fields,
+    Windows: _window_fields,
+}
+"""What a configuration and the bodies decide of an objective's own fields."""

@@ -113,8 +113,33 @@ def make_optimizer(
     rate = optax.cosine_decay_schedule(lr, decay_steps) if decay_steps else lr
     if name == "adamw":
         return optax.adamw(rate, weight_decay=weight_decay)
-    step = optax.sgd(rate, momentum=momentum) if name == "sgd" else optax.adam(rate)
+    step = optax.sgd(rate, momentum=momentum) if name == "sgd" else _adam(rate)
     return optax.chain(optax.add_decayed_weights(weight_decay), step)
+
+
+def _adam(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """`optax.adam` with one division a weight, not three; they are a sixth of an attempt's time.
+
+    m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) = scale m / (sqrt(v) + eps c), with
+    c = sqrt(1 - b2^t) and scale = c / (1 - b1^t) (Kingma and Ba 2015, end of section 2).
+    """
+    b1, b2, eps = 0.9, 0.999, 1e-8
+    moments = optax.scale_by_adam(b1, b2, eps)
+
+    def update(
+        gradient: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        _, state = moments.update(gradient, state, params)
+
+        def step(m: jax.Array, v: jax.Array) -> jax.Array:
+            t = state.count.astype(m.dtype)
+            c = jnp.sqrt(1 - b2**t)
+            return c / (1 - b1**t) * (m / (jnp.sqrt(v) + eps * c))
+
+        return jax.tree.map(step, state.mu, state.nu), state
+
+    scale = optax.GradientTransformation(moments.init, update)
+    return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
 
 def require_room(config: Config) -> None:

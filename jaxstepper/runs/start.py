@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.checkpoints import Checkpoint
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, variables_for
-from jaxstepper.runs.objectives import NO_OVERRIDES, Overrides, make_objective, with_mesh
+from jaxstepper.runs.objectives import NO_OVERRIDES, Overrides, make_objective
 from jaxstepper.runs.plans import adopt, with_scales
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
@@ -118,7 +118,7 @@ def prepare(
     assert config.seed is not None
     objective: Any = make_objective(config, tables, own)
     if share and objective.shares_devices:
-        objective = with_mesh(objective, choose_mesh(len(tables)))
+        objective = replace(objective, mesh=choose_mesh(len(tables)))
     elif share and are_several():
         raise UserError(
             f"--objective {config.objective} trains in one process; leave out --distributed"
@@ -148,9 +148,10 @@ def warn_of_long_calls(objective: Objective, tables: np.ndarray) -> None:
         )
 
 
-def is_fresh(config: Config, done: int) -> bool:
+def is_fresh(config: Config, objective: Objective, done: int) -> bool:
     """Whether the systems start anew after so many epochs."""
-    return config.objective == "gate" and config.fresh_every > 0 and done % config.fresh_every == 0
+    every = config.fresh_every
+    return objective.follows_paths and every > 0 and done % every == 0
 
 
 def fresh_tables(

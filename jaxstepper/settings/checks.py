@@ -3,14 +3,11 @@
 import math
 import warnings
 
-from jaxstepper.settings.config import NATIVE_FEATURES, OPTIONS, flag_of
+from jaxstepper.settings.config import NATIVE_FEATURES, OBJECTIVES, OPTIONS, flag_of
 from jaxstepper.settings.option import Command
 from jaxstepper.settings.request import Request
 
 LEAST_DISTANCE = 1e-100  # whose cube is still a number
-
-WINDOW_WIDTHS = (32, 32)
-"""The hidden widths of objective window, unless others are set."""
 
 
 def check(command: Command, request: Request) -> Request:
@@ -120,24 +117,23 @@ def _check_band(request: Request) -> None:
 
 
 def _check_objective(request: Request) -> Request:
-    """Refuses networks that the objective cannot train; window training has no dropout."""
-    config = request.config
+    """Refuses networks that the objective cannot train, and fills in what suits it."""
+    config, suits = request.config, OBJECTIVES[request.config.objective]
     if config.feature_type in NATIVE_FEATURES:
-        if config.objective != "window":
-            rule = "needs objective window (--objective window)"
-            raise request.refusal("feature_type", rule)
+        if not suits.native:
+            able = " or ".join(name for name, each in OBJECTIVES.items() if each.native)
+            raise request.refusal("feature_type", f"needs objective {able} (--objective {able})")
         if config.history_len > 0 or config.normalize_inputs:
             rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
             raise request.refusal("feature_type", rule)
-    if config.objective != "window":
-        return request
-    if request.sets("dropout") and config.dropout > 0:
-        rule = "must be 0 with objective window, where all steps of a window are of one network"
-        raise request.refusal("dropout", rule)
-    if not request.sets("hidden_dims"):
-        # One iteration with the default of two-phase training takes half a minute.
-        request = request.replace(hidden_dims=WINDOW_WIDTHS)
-    return request.replace(dropout=0.0)
+    if suits.no_dropout:
+        if request.sets("dropout") and config.dropout > 0:
+            rule = f"must be 0 with objective {config.objective}, {suits.no_dropout}"
+            raise request.refusal("dropout", rule)
+        request = request.replace(dropout=0.0)
+    if suits.hidden_dims and not request.sets("hidden_dims"):
+        request = request.replace(hidden_dims=suits.hidden_dims)
+    return request
 
 
 def _check_momentum(request: Request) -> None:

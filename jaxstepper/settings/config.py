@@ -43,13 +43,38 @@ CONTROLLERS = (
     "logarithmic-hamiltonian",
     "learned",
 )
+SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
 NATIVE_FEATURES = ("orbital", "encounters")
 
+
+@dataclass(frozen=True)
+class Suits:
+    """Which networks suit an objective.
+
+    Attributes:
+        hidden_dims: the hidden widths, unless others are set; None for the default.
+        native: whether it trains networks with `NATIVE_FEATURES`.
+        no_dropout: why their dropout must be 0; "" if it need not.
+    """
+
+    hidden_dims: tuple[int, ...] | None = None
+    native: bool = False
+    no_dropout: str = ""
+
+
+OBJECTIVES = {
+    "gate": Suits(),
+    # One iteration with the default widths takes half a minute.
+    "window": Suits((32, 32), True, "where all steps of a window are of one network"),
+}
+
 _optimisation = partial(option, group="optimisation", takes="train")
 _loop = partial(option, group="two-phase training", takes="train")
-_window = partial(option, group="window training (objective window)", takes="train")
+_window = partial(
+    option, group="window training (objective window)", takes="train", objective="window"
+)
 _network = partial(option, group="network (simulate takes it from the checkpoint)")
 _features = partial(option, group="features and history")
 _scales = partial(option, group="normalisation")
@@ -57,6 +82,7 @@ _initial = partial(option, group="initial conditions")
 _orbits = partial(option, group="many orbits")
 _force = partial(option, group="force")
 _simulation = partial(option, group="simulation (train accepts these, and stores them)")
+_scheme = partial(option, group="scheme")
 _rule = partial(option, group="step-size rule", takes="simulate")
 _device = partial(option, group="device")
 _processes = partial(option, group="several processes")
@@ -103,9 +129,10 @@ class Config:
 
     objective: str = _window(
         "gate",
-        one_of("gate", "window"),
+        one_of(*OBJECTIVES),
         "gate is two-phase training, on single steps; window trains through all steps of a window, "
         "on their number and largest energy error",
+        objective="",
     )
     window_steps: int = _window(1024, COUNT, "most steps of a window")
     window_length: float = _window(
@@ -235,6 +262,14 @@ class Config:
         False, YES_NO, "start from the checkpoint's initial conditions"
     )
 
+    scheme: str = _scheme(
+        "leapfrog",
+        one_of(*SCHEMES),
+        "how a step is taken: leapfrog, second order; chin and bm4, fourth order and symmetric, "
+        "with 3 and 6 evaluations of forces a step; hermite, fourth order, of forces and jerks; "
+        "logarithmic, for the controller of that name. train takes it with objective window, and "
+        "simulate takes it from the checkpoint",
+    )
     controller: str | None = _rule(
         None,
         one_of(*CONTROLLERS),
@@ -388,6 +423,11 @@ def flag_of(name: str) -> str:
 def accepts(command: Command, name: str) -> bool:
     """Whether `command` takes the option `name`; `both` takes every one."""
     return "both" in (command, OPTIONS[name].takes) or command == OPTIONS[name].takes
+
+
+def matters(config: Config, name: str) -> bool:
+    """Whether the option `name` matters to the objective that is trained."""
+    return OPTIONS[name].objective in ("", config.objective)
 
 
 def read_option(name: str, raw: Any, source: str) -> Any:

@@ -20,6 +20,7 @@ class Option:
         also: a second spelling of its flag.
         flag: whether it has a flag; if not, only a TOML file can set it.
         effect: whether it does anything; if not, it is there for old command lines.
+        objective: the one objective that it matters to; "" if it matters to all.
     """
 
     allowed: Allowed
@@ -29,6 +30,7 @@ class Option:
     also: str | None
     flag: bool
     effect: bool
+    objective: str
 
 
 def option(
@@ -41,7 +43,8 @@ def option(
     also: str | None = None,
     flag: bool = True,
     effect: bool = True,
+    objective: str = "",
 ) -> Any:
     """Declares one field of `Config`."""
-    declared = Option(allowed, help, group, takes, also, flag, effect)
+    declared = Option(allowed, help, group, takes, also, flag, effect, objective)
     return field(default=default, metadata={"option": declared})

@@ -14,9 +14,10 @@ from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, require
 from jaxstepper.physics.field_rate import squared_rate_and_slope
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
 from jaxstepper.physics.pairs import Pairs, Quantity, minimum_over_pairs, sum_over_pairs
@@ -213,6 +214,13 @@ class LogarithmicHamiltonian(Rule):
                 "scheme logarithmic takes"
             )
         return self
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        require(
+            bool(np.all(np.count_nonzero(mass, axis=-1) > 1)),
+            "logarithmic-hamiltonian needs two bodies with a mass: beside a single one, the energy "
+            "it divides by is 0; use free-fall or huayno",
+        )
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, eta=factor * self.eta)

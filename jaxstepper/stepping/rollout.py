@@ -159,14 +159,15 @@ def reverse(rule: Rule, rollout: Rollout) -> Rollout:
     )
 
 
-def force_evaluations(rule: Rule, steps: int) -> int:
+def force_evaluations(rule: Rule, steps: int, searched: int = 0) -> int:
     """How often a rollout of so many steps evaluates the accelerations of all bodies.
 
-    Once at the start, and in each step as often as the scheme and the rule do.
+    Once at the start, in each step as often as the scheme and the rule do, and where the scheme
+    searched for a step (`Scheme.searched`), for each of its tries.
     """
     scheme = rule.scheme
     at_start = 1 + scheme.evaluations_at_start
-    return at_start + steps * (scheme.evaluations + rule.evaluations)
+    return at_start + steps * (scheme.evaluations + rule.evaluations) + searched
 
 
 def is_running(rollout: Rollout, limits: Limits) -> Bool[Array, ""]:

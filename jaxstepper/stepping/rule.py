@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, dataclass_transform
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, Partial, register_pytree_with_keys
 from jaxtyping import Array, Float
 
@@ -92,6 +93,14 @@ class Rule:
             UserError: it was not.
         """
         del gravity
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        """Refuses bodies with masses, `[N]` or of many systems `[B, N]`, that it cannot step.
+
+        Raises:
+            UserError: it cannot.
+        """
+        del mass
 
     def on(self, scheme: Scheme, /) -> "Rule":
         """The rule on a scheme, which takes its steps.
@@ -230,6 +239,9 @@ class _Wrapper(Rule):
 
     def check_gravity(self, gravity: Gravity, /) -> None:
         self.rule.check_gravity(gravity)
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        self.rule.check_masses(mass)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array | float, Memory]:
         return self.rule.step_size(memory, particles)

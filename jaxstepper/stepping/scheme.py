@@ -77,6 +77,11 @@ class Scheme:
         """The state after a step, with its `acceleration`, `time` and `dt`; and what is carried."""
         raise NotImplementedError
 
+    def searched(self, carried: Carried, /) -> Float[Array, ""] | int:
+        """Evaluations of forces so far beyond those of every step, `[]`."""
+        del carried
+        return 0
+
 
 class Leapfrog(Scheme):
     """The kick-drift-kick leapfrog: second order, one evaluation; `physics.integrators`."""
@@ -136,29 +141,35 @@ class Logarithmic(Scheme):
 
     Rules on it say h, the step of the transformed time. How long a step takes is known only after
     it, so `length` takes it, with its one evaluation of forces, and `step` hands it out. A step
-    that is shortened to end at a given time is searched for, with some ten evaluations more.
+    that is shortened to end at a given time is searched for, with some ten evaluations more, which
+    are counted.
     """
 
     def init(self, particles: Particles, gravity: Gravity, /) -> Carried:
         p = particles
         potential = gravity.potential_energy(p.position, p.mass, p.time)
         binding = -(kinetic_energy(barycentric(p, gravity)) + potential)
-        return binding, jnp.zeros_like(p.time), p
+        zero = jnp.zeros_like(p.time)
+        return binding, zero, p, zero
 
     def length(
         self, carried: Carried, particles: Particles, asked: Float[Array, ""], gravity: Gravity, /
     ) -> tuple[Float[Array, ""], Carried]:
-        binding, *_ = carried
+        binding, *_, searched = carried
         end = logarithmic_leapfrog(particles, asked, binding, gravity)
-        return end.dt, (binding, asked, end)
+        return end.dt, (binding, asked, end, searched)
 
     def step(
         self, carried: Carried, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
     ) -> tuple[Particles, Carried]:
-        binding, h, end = carried
+        binding, h, end, searched = carried
         dt = jnp.asarray(dt, end.dt.dtype)
-        cut = logarithmic_leapfrog_to(particles, dt, (h, end), binding, gravity)
-        return jax.tree.map(lambda x, y: jnp.where(dt == end.dt, x, y), end, cut), carried
+        cut, tries = logarithmic_leapfrog_to(particles, dt, (h, end), binding, gravity)
+        after = jax.tree.map(lambda x, y: jnp.where(dt == end.dt, x, y), end, cut)
+        return after, (binding, h, end, searched + tries)
+
+    def searched(self, carried: Carried, /) -> Float[Array, ""] | int:
+        return carried[-1]
 
 
 BY_NAME: dict[str, Scheme] = {

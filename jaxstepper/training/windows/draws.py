@@ -1,4 +1,4 @@
-"""The windows that an iteration trains on, drawn from a pool of systems."""
+"""Draws the windows of an iteration from a pool of systems."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,12 +15,12 @@ from jaxstepper.stepping.literature import free_fall
 from jaxstepper.training.windows.loss import as_trained, run_window
 from jaxstepper.training.windows.plan import WindowPlan
 
-# A window is chosen for this share of the steps that there are, as free fall would need them.
+# A window is so long that free fall would need this share of the steps.
 STEPS_EXPECTED = 0.8
-# No window is shorter, in spans; the tolerance is raised instead. Half an orbit from an apsis shows
-# a reversible rule all there is.
+# The shortest window, in spans; the tolerance is raised instead. Half an orbit from an apsis shows
+# everything to a reversible rule.
 SHORTEST = 0.6
-# The free-fall rule that the learned one is measured against, and the steps to do so.
+# The free-fall rule that the learned one is compared with, and the steps of the comparison.
 REFERENCE_ETA, REFERENCE_STEPS = 0.03, 2048
 REFERENCES_AT_ONCE = 128
 
@@ -32,7 +32,7 @@ class Pool:
 
     Attributes:
         tables: `[M, N, 1 + 2 D]`, initial conditions.
-        span: `[M]`, a time of each system, such as its period.
+        span: `[M]`, a time scale of each system, such as its period.
         work: `[M]`, log(steps a span) + log(error) / 2 of the symmetrised free-fall rule.
     """
 
@@ -42,7 +42,7 @@ class Pool:
 
 
 def make_pool(plan: WindowPlan, tables: ArrayLike, span: ArrayLike) -> Pool:
-    """The pool of systems `[M, N, 1 + 2 D]`, each with a time `[M]` of its own."""
+    """The pool of systems `[M, N, 1 + 2 D]` with the time scales `span` `[M]`."""
     dtype = plan.network.dtype
     tables, span = jnp.asarray(tables, dtype), jnp.asarray(span, dtype)
     return Pool(tables, span, _reference_work(plan, tables, span))
@@ -65,7 +65,7 @@ def start_of(plan: WindowPlan, table: Array) -> Particles:
 
 
 class Draw(NamedTuple):
-    """A window to be trained on: where it starts, how long it is and what error to aim for."""
+    """A window to train on: its start, its length in time and in spans, its tolerance."""
 
     table: Float[Array, "*B N C"]
     time: Float[Array, "*B"]
@@ -75,7 +75,7 @@ class Draw(NamedTuple):
 
 
 def draw_windows(plan: WindowPlan, pool: Pool, key: Array) -> Draw:
-    """The windows `[B]` of an iteration, a function of the pool and the key."""
+    """The windows `[B]` of an iteration."""
     draw_systems, draw_tolerances, draw_units = jax.random.split(key, 3)
     chosen = jax.random.randint(draw_systems, (plan.batch,), 0, pool.span.shape[0])
     low, high = np.log(plan.tolerances)
@@ -92,7 +92,7 @@ def draw_windows(plan: WindowPlan, pool: Pool, key: Array) -> Draw:
 
 
 def _in_units(table: Array, mass: Array, length: Array) -> Array:
-    """The table `[N, 1 + 2 D]` of a system with masses and lengths times these factors."""
+    """The table `[N, 1 + 2 D]` with masses and lengths scaled by these factors."""
     dim = (table.shape[1] - 1) // 2
     m, x, v = jnp.split(table, [1, 1 + dim], axis=1)
     return jnp.concatenate([mass * m, length * x, jnp.sqrt(mass / length) * v], axis=1)
