@@ -19,7 +19,7 @@ NAMES = (
     "kepler-E, pythagorean, figure-eight, triple, planet-in-binary, triples, triples-unequal, "
     "plummer-N, or a file of bodies"
 )
-# Training draws from a seed alone: no seed of a run gives the systems of a problem.
+# Problems have a branch of random numbers of their own: no seed of a run gives their systems.
 HELD_OUT = 2000
 NUM_SPHERES, NUM_TRIPLES = 10, 32
 # Spheres of so many bodies run for a shorter time.
@@ -80,7 +80,7 @@ def problem(
         UserError: no problem has this name, or a file lacks an end time or cannot be read.
     """
     family, _, argument = name.partition("-")
-    rng = np.random.default_rng([HELD_OUT, seed])
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(HELD_OUT,)))
     if name in _CLASSIC:
         found = _CLASSIC[name](name, orbits)
     elif family == "kepler" and argument:

@@ -34,7 +34,7 @@ def seconds_alone(
         max_steps: a run ends after so many.
     """
     gravity = Gravity(problem.softening)
-    rule = rule.scaled(jnp.asarray(factor))
+    rule = rule.scaled(jnp.asarray(factor, float))
     table = jnp.asarray(problem.tables[system])
     limits = Limits(jnp.asarray(problem.end_time), jnp.asarray(max_steps, jnp.int32))
     first = max(1, PAIRS_IN_FIRST_CALL // table.shape[0] ** 2)

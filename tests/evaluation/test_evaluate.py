@@ -330,6 +330,31 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
     assert_refused(again, "found/ev", "holds an evaluation already")
 
 
+@pytest.mark.usefixtures("_in_empty_folder")
+def test_the_command_runs_schemes_times_them_and_gives_intervals():
+    outcome = run_command(
+        "--problems triples --systems 4 --end-time 1 --rules hairer-soderlind rebound-leapfrog "
+        "--schemes chin --factors 16 8 4 2 --targets 1e-1 1e-2 --out found"
+    )
+    assert outcome.code == 0, outcome.err
+    content = json.loads(Path("found/summary.json").read_text())
+    assert content["targets"] == [0.1, 0.01]
+    entry = content["problems"]["triples"]
+    assert entry["systems"] == 4
+    found = entry["rules"]["hairer-soderlind on chin"]
+    for key in ("0.1", "0.01"):
+        assert 0 < found["seconds_per_unit"][key] < 0.1
+        low, high = found["interval_to_best"][key]
+        assert low <= found["ratio_to_best"][key] <= high
+        assert found["position_error"][key] is None
+    titles = [line for line in outcome.out.splitlines() if line.startswith("triples: ")]
+    assert [title.split(" ")[1] for title in titles] == ["evaluations", "seconds", "evaluations"]
+    assert "95% interval" in titles[-1]
+    with open("found/runs.csv", newline="") as file:
+        timed = [row for row in csv.DictReader(file) if float(row["seconds"]) > 0]
+    assert {row["system"] for row in timed} == {"0", "1", "2"}
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -338,6 +363,9 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
         ("--problems frog", ("there is no problem frog", "plummer-N")),
         ("--factors 1 0", ("--factors", "must be a number > 0")),
         ("--num-factors 1", ("--num-factors", ">= 2")),
+        ("--schemes frog", ("--schemes", "frog", "chin")),
+        ("--targets 1e-3 0", ("--targets", "must be a number > 0")),
+        ("--systems 0", ("--systems", ">= 1")),
         ("--model nowhere", ("nowhere",)),
         ("--problems kepler-0.5 --rules acceleration", ("can run",)),
         (
