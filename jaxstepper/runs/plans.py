@@ -167,8 +167,8 @@ def require_room(config: Config) -> None:
 def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request:
     """The request with the network, inputs, scheme and dtype that a checkpoint was trained with.
 
-    A dtype or scheme that was set explicitly wins over the checkpoint's. A network or input that was
-    set explicitly must be the checkpoint's.
+    A dtype or scheme that was set explicitly wins over that of the checkpoint. A network or input
+    that was set explicitly must be the same.
 
     Args:
         request: what the command was asked to do.
