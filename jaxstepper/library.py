@@ -88,7 +88,8 @@ class Trained:
         """
         objective, variables = self.start.objective, self.result.state.variables
         gravity = gravity or objective.gravity
-        return learned_rule(objective.network, objective.features, gravity, variables, tolerance)
+        network, features, scheme = objective.network, objective.features, objective.scheme
+        return learned_rule(network, features, gravity, variables, tolerance, scheme)
 
     def save(self, path: str | Path) -> Path:
         """Writes a run for `load_rule`, `--model-path`, `plot` and `export`; returns its folder.

@@ -51,6 +51,7 @@ from jaxstepper.stepping.rollout import (
     has_failed,
 )
 from jaxstepper.stepping.rule import Rule, scaled, symmetrized
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.stepping.watch import Watch, watch_of_recorded
 
 DEFAULT_STEPS = 1000
@@ -234,7 +235,8 @@ def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | No
         rule = rule_of_model(config, model, gravity)
         return rule if config.eta is None else scaled(rule, config.eta)
     eta = config.dt if name == "fixed" and config.dt > 0 else None
-    return rules.by_name(name, gravity, config.eta or eta, config.power)
+    rule = rules.by_name(name, gravity, config.eta or eta, config.power)
+    return rule.on(SCHEMES[config.scheme])
 
 
 def _limits(request: Request, table: np.ndarray) -> Limits:

@@ -19,7 +19,9 @@ from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import TorchCheckpoint
 from jaxstepper.torch_files.state_dict import network_shape, to_state_dict
@@ -90,7 +92,9 @@ def rule_of_model(
     else:
         require_room(config)
     variables = variables_for(network, features, model)
-    return learned_rule(network, features, gravity, variables, config.tolerance)
+    trained = SCHEMES[from_dict(model.config)[0].scheme]
+    rule = learned_rule(network, features, gravity, variables, config.tolerance, trained)
+    return rule.on(SCHEMES[config.scheme])
 
 
 def load_rule(

@@ -19,6 +19,7 @@ from jaxstepper.runs.plans import (
     require_room,
 )
 from jaxstepper.settings.config import Config, matters
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.two_phase.gate import Gate
 from jaxstepper.training.two_phase.objective import TwoPhase
@@ -117,6 +118,7 @@ def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
         "tolerances": (config.tolerance_min, config.tolerance_max),
         "unit_spread": config.unit_spread,
         "imitation": config.imitation_epochs,
+        "scheme": SCHEMES[config.scheme],
     }
 
 

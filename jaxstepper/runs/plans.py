@@ -165,10 +165,10 @@ def require_room(config: Config) -> None:
 
 
 def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request:
-    """The request with the network, inputs and dtype that a checkpoint was trained with.
+    """The request with the network, inputs, scheme and dtype that a checkpoint was trained with.
 
-    A dtype that was set explicitly wins over the checkpoint's. A network or input that was set
-    explicitly must be the checkpoint's.
+    A dtype or scheme that was set explicitly wins over that of the checkpoint. A network or input
+    that was set explicitly must be the same.
 
     Args:
         request: what the command was asked to do.
@@ -188,8 +188,9 @@ def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request
                 f"{request.source(field)} {_words(mine)}: {name} was trained with {_words(theirs)}"
             )
         request = request.replace(**{field: theirs})
-    if not request.sets("dtype"):
-        request = request.replace(dtype=trained.dtype)
+    for field in ("dtype", "scheme"):
+        if not request.sets(field):
+            request = request.replace(**{field: getattr(trained, field)})
     return check_together(request)
 
 

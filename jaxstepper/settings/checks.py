@@ -126,6 +126,10 @@ def _check_objective(request: Request) -> Request:
         if config.history_len > 0 or config.normalize_inputs:
             rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
             raise request.refusal("feature_type", rule)
+    if not suits.schemes and config.scheme != "leapfrog":
+        able = " or ".join(name for name, each in OBJECTIVES.items() if each.schemes)
+        rule = f"needs objective {able} (--objective {able}); the gate takes leapfrog steps"
+        raise request.refusal("scheme", rule)
     if suits.no_dropout:
         if request.sets("dropout") and config.dropout > 0:
             rule = f"must be 0 with objective {config.objective}, {suits.no_dropout}"
@@ -133,6 +137,19 @@ def _check_objective(request: Request) -> Request:
         request = request.replace(dropout=0.0)
     if suits.hidden_dims and not request.sets("hidden_dims"):
         request = request.replace(hidden_dims=suits.hidden_dims)
+    return request
+
+
+def _check_scheme(request: Request) -> Request:
+    """Pairs the scheme logarithmic with its rule, and refuses others on either."""
+    own, config = "logarithmic-hamiltonian", request.config
+    if config.controller == own:
+        if request.sets("scheme") and config.scheme != "logarithmic":
+            rule = f"is not for --controller {own}, which only the scheme logarithmic takes"
+            raise request.refusal("scheme", rule)
+        return request.replace(scheme="logarithmic")
+    if config.scheme == "logarithmic":
+        raise request.refusal("scheme", f"is for --controller {own} alone")
     return request
 
 
@@ -153,6 +170,7 @@ def _check_controller(request: Request) -> Request:
     if mode.startswith("-"):
         request = request.replace(controller=None)
     config = request.config
+    request = _check_scheme(request)
     if request.sets("power") and config.controller != "power-law":
         raise request.refusal("power", "is for --controller power-law alone")
     mode_is_fixed = config.controller is None and config.integrator_mode == "analytic"

@@ -51,23 +51,25 @@ NATIVE_FEATURES = ("orbital", "encounters")
 
 @dataclass(frozen=True)
 class Suits:
-    """Which networks suit an objective.
+    """What suits an objective.
 
     Attributes:
         hidden_dims: the hidden widths, unless others are set; None for the default.
         native: whether it trains networks with `NATIVE_FEATURES`.
         no_dropout: why their dropout must be 0; "" if it need not.
+        schemes: whether it trains through any scheme, or the leapfrog alone.
     """
 
     hidden_dims: tuple[int, ...] | None = None
     native: bool = False
     no_dropout: str = ""
+    schemes: bool = False
 
 
 OBJECTIVES = {
     "gate": Suits(),
     # One iteration with the default widths takes half a minute.
-    "window": Suits((32, 32), True, "where all steps of a window are of one network"),
+    "window": Suits((32, 32), True, "where all steps of a window are of one network", True),
 }
 
 _optimisation = partial(option, group="optimisation", takes="train")

@@ -108,7 +108,7 @@ class Rule:
         Raises:
             UserError: the rule does not fit on the scheme.
         """
-        return OnScheme(self, scheme)
+        return self if scheme == self.scheme else OnScheme(self, scheme)
 
     def scaled(self, factor: Number, /) -> "Rule":
         """The rule with steps made longer or shorter by a factor > 0."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Int
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.stepping.scheme import Leapfrog, Scheme
 from jaxstepper.training.status import RUNNING
 
 
@@ -119,6 +120,7 @@ class Objective:
         network: the network that is trained, a `StepNetwork` or a module with the same outputs.
         features: its inputs.
         gravity: what moves the bodies.
+        scheme: takes the steps of the trained rule.
         optimizer: an optax transformation.
         mesh: the devices that share the systems; None for one device.
         first_budget: the units of work in the first device call, and the fewest in any.
@@ -135,6 +137,7 @@ class Objective:
     gravity: Gravity
     optimizer: optax.GradientTransformation
     mesh: Mesh | None = None
+    scheme: ClassVar[Scheme] = Leapfrog()
     first_budget: ClassVar[int] = 1
     shares_devices: ClassVar[bool] = False
     follows_paths: ClassVar[bool] = False

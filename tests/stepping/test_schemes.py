@@ -13,6 +13,7 @@ from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import ExternalField, Gravity
 from jaxstepper.physics.initial_conditions import figure_eight, kepler_pair
 from jaxstepper.physics.particles import from_table
+from jaxstepper.settings.config import SCHEMES
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.rollout import (
     Limits,
@@ -204,3 +205,7 @@ def test_a_scheme_of_ones_own_is_a_class_with_a_step():
     np.testing.assert_allclose(end.position, PAIR[:, 1:3] + PAIR[:, 3:], rtol=1e-12)
     assert force_evaluations(rule, 5) == 1
     assert Drift(2.0) == Drift(2.0) != Drift(1.0)
+
+
+def test_the_command_line_names_every_scheme():
+    assert tuple(BY_NAME) == SCHEMES

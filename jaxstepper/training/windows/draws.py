@@ -10,8 +10,10 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxstepper.network.learned import root
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.stepping.literature import free_fall
+from jaxstepper.stepping.rule import Rule
 from jaxstepper.training.windows.loss import as_trained, run_window
 from jaxstepper.training.windows.plan import WindowPlan
 
@@ -33,7 +35,7 @@ class Pool:
     Attributes:
         tables: `[M, N, 1 + 2 D]`, initial conditions.
         span: `[M]`, a time scale of each system, such as its period.
-        work: `[M]`, log(steps a span) + log(error) / 2 of the symmetrised free-fall rule.
+        work: `[M]`, log(steps a span) + log(error) / order of the symmetrised free-fall rule.
     """
 
     tables: Float[Array, "M N C"]
@@ -49,15 +51,22 @@ def make_pool(plan: WindowPlan, tables: ArrayLike, span: ArrayLike) -> Pool:
 
 
 def _reference_work(plan: WindowPlan, tables: Array, span: Array) -> Float[Array, " M"]:
-    gravity = plan.gravity
-    rule = as_trained(free_fall(REFERENCE_ETA, gravity.softening, external=gravity.external))
+    order = plan.scheme.order
+    # The error is about the same on every scheme.
+    rule = as_trained(teacher(plan, root(jnp.asarray(REFERENCE_ETA**2, span.dtype), order)))
 
     def of_system(system: tuple[Array, Array]) -> Array:
         table, span = system
         window = run_window(rule, plan.gravity, start_of(plan, table), span, REFERENCE_STEPS)
-        return window.log_steps + 0.5 * window.log_error
+        return window.log_steps + window.log_error / order
 
     return lax.map(of_system, (tables, span), batch_size=REFERENCES_AT_ONCE)
+
+
+def teacher(plan: WindowPlan, eta: Array) -> Rule:
+    """The free-fall rule, on the scheme and in the gravity of the plan."""
+    gravity = plan.gravity
+    return free_fall(eta, gravity.softening, external=gravity.external).on(plan.scheme)
 
 
 def start_of(plan: WindowPlan, table: Array) -> Particles:
@@ -81,9 +90,10 @@ def draw_windows(plan: WindowPlan, pool: Pool, key: Array) -> Draw:
     low, high = np.log(plan.tolerances)
     share = jax.random.uniform(draw_tolerances, (plan.batch,), plan.network.dtype)
     tolerance = jnp.exp(low + share * (high - low))
+    order = plan.scheme.order
     work, enough = pool.work[chosen], STEPS_EXPECTED * plan.steps
-    tolerance = jnp.maximum(tolerance, (SHORTEST * jnp.exp(work) / enough) ** 2)
-    spans = jnp.minimum(plan.spans, enough * jnp.sqrt(tolerance) / jnp.exp(work))
+    tolerance = jnp.maximum(tolerance, (SHORTEST * jnp.exp(work) / enough) ** order)
+    spans = jnp.minimum(plan.spans, enough * root(tolerance, order) / jnp.exp(work))
     exponents = jax.random.uniform(draw_units, (2, plan.batch), plan.network.dtype, -1.0, 1.0)
     mass, length = plan.unit_spread**exponents
     tables = jax.vmap(_in_units)(pool.tables[chosen], mass, length)

@@ -10,10 +10,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxstepper.network.learned import learned_rule
-from jaxstepper.stepping.literature import free_fall
+from jaxstepper.network.learned import learned_rule, root
 from jaxstepper.training.status import NOT_FINITE, RUNNING
-from jaxstepper.training.windows.draws import Draw, draw_windows, start_of
+from jaxstepper.training.windows.draws import Draw, draw_windows, start_of, teacher
 from jaxstepper.training.windows.loss import as_trained, imitation_loss, run_window, window_loss
 from jaxstepper.training.windows.plan import WindowPlan
 from jaxstepper.training.windows.state import WindowState, new_progress
@@ -129,20 +128,19 @@ def loss_of_draw(
     The last three are 0 while the network learns to imitate the free-fall rule.
     """
     variables = {"params": params, "constants": constants}
-    rule = learned_rule(plan.network, plan.features, plan.gravity, variables, draw.tolerance)
+    gravity, scheme, order = plan.gravity, plan.scheme, plan.scheme.order
+    rule = learned_rule(plan.network, plan.features, gravity, variables, draw.tolerance, scheme)
     start = start_of(plan, draw.table)
     if imitate:
-        gravity = plan.gravity
-        eta = jnp.sqrt(draw.tolerance)  # the free-fall rule's error goes as its square
-        teacher = free_fall(eta, gravity.softening, external=gravity.external)
-        loss = imitation_loss(rule, teacher, plan.gravity, start, draw.time, plan.steps)
+        guide = teacher(plan, root(draw.tolerance, order))
+        loss = imitation_loss(rule, guide, gravity, start, draw.time, plan.steps)
         none = jnp.zeros_like(loss)
         return loss, (none, none, none)
-    window = run_window(as_trained(rule), plan.gravity, start, draw.time, plan.steps)
+    window = run_window(as_trained(rule), gravity, start, draw.time, plan.steps)
     reference = jnp.log(draw.spans) + draw.work
-    relative_work = window.log_steps + 0.5 * window.log_error - reference
+    relative_work = window.log_steps + window.log_error / order - reference
     off = window.log_error - jnp.log(draw.tolerance)
-    loss = window_loss(window, draw.tolerance) - reference
+    loss = window_loss(window, draw.tolerance, order) - reference
     return loss, (relative_work, off, window.covered)
 
 

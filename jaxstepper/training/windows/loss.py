@@ -41,7 +41,8 @@ class Window(NamedTuple):
         log_error: `[]`, logarithm of the largest relative energy error.
         log_steps: `[]`, logarithm of the number of steps for the whole window.
         covered: `[]`, share of the window that the available steps were enough for.
-        roughness: `[]`, mean square of the excess of changes of log(dt) over `SMOOTH`.
+        roughness: `[]`, mean square of the excess of changes of log(dt) over `SMOOTH`, and on
+            schemes of higher order the mean product of changes one way and back.
     """
 
     log_error: Float[Array, ""]
@@ -59,20 +60,29 @@ def run_window(
     gradient. If the steps do not fill the window, their number is extrapolated to all of it.
     """
     initial = reference_energy(particles, gravity)
+    order = rule.scheme.order
 
-    def body(rollout: Rollout, _: None) -> tuple[Rollout, tuple[Array, Array, Array]]:
+    def body(
+        carry: tuple[Rollout, Array], _: None
+    ) -> tuple[tuple[Rollout, Array], tuple[Array, Array, Array]]:
+        rollout, last_change = carry
         before = rollout.particles.time
         new = advance(rule, gravity, rollout)
         dt = new.particles.time - before
         inside = jnp.clip((span - before) / dt, 0.0, 1.0)
         error = relative_energy_error(internal_energy(new.particles, gravity), initial)
         last = rollout.particles.dt
-        change = jnp.abs(jnp.log(dt / jnp.where(last > 0, last, dt)))
+        change = jnp.log(dt / jnp.where(last > 0, last, dt))
+        rough = jnp.maximum(jnp.abs(change) - SMOOTH * order / 2, 0.0) ** 2
+        if order > 2:
+            # Steps so long as a higher order allows swing within that limit.
+            rough = rough + jnp.maximum(-change * last_change, 0.0)
         rollout = jax.tree.map(lambda x, y: jnp.where(before < span, x, y), new, rollout)
-        return rollout, (error**2, inside, inside * jnp.maximum(change - SMOOTH, 0.0) ** 2)
+        return (rollout, change), (error**2, inside, inside * rough)
 
-    rollout, (squares, inside, rough) = lax.scan(
-        jax.checkpoint(body), start(rule, gravity, particles), length=most_steps
+    begin = start(rule, gravity, particles)
+    (rollout, _), (squares, inside, rough) = lax.scan(
+        jax.checkpoint(body), (begin, jnp.zeros_like(begin.particles.dt)), length=most_steps
     )
     weighted = 0.5 * NORM * jnp.log(squares + TINY) + jnp.log(inside + TINY)
     covered = jnp.minimum(rollout.particles.time / span, 1.0)
@@ -85,14 +95,15 @@ def run_window(
     )
 
 
-def window_loss(window: Window, tolerance: Array) -> Float[Array, ""]:
-    """log(steps) + log(error) / 2 + a pull of the error to the tolerance + roughness.
+def window_loss(window: Window, tolerance: Array, order: int = 2) -> Float[Array, ""]:
+    """log(steps) + log(error) / order + a pull of the error to the tolerance + roughness.
 
-    The error of small steps goes as their square, so the sum of the first two is constant along a
-    work-precision curve: they ask for the best curve, and the pull for the place on it.
+    The error of small steps goes as their size to the order of the scheme, so the sum of the first
+    two is constant along a work-precision curve: they ask for the best curve, and the pull for the
+    place on it.
     """
     off = jnp.clip(window.log_error - jnp.log(tolerance), -MOST_LOG_RATIO, MOST_LOG_RATIO)
-    work = window.log_steps + 0.5 * window.log_error
+    work = window.log_steps + window.log_error / order
     return work + PULL * off**2 + SMOOTHNESS * window.roughness
 
 

@@ -7,6 +7,8 @@ import optax
 
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class WindowPlan:
         network: the network.
         features: its inputs.
         gravity: what moves the bodies.
+        scheme: takes the steps.
         optimizer: an optax transformation.
         iterations: optimiser steps in an epoch.
         batch: windows in an iteration.
@@ -40,3 +43,4 @@ class WindowPlan:
     tolerances: tuple[float, float] = (1e-3, 3e-2)
     unit_spread: float = 1.0
     imitation: int = 0
+    scheme: Scheme = Rule.scheme
