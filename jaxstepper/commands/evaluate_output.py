@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxstepper.errors import UserError
-from jaxstepper.evaluation.run import Run
+from jaxstepper.evaluation.run import UNITS, Run
 from jaxstepper.evaluation.work_precision import key_of
 
 COLUMNS = tuple(field.name for field in fields(Run))
@@ -48,7 +48,7 @@ def tables(found: dict[str, Any]) -> list[str]:
     keys = [key_of(target) for target in found["targets"]]
     lines: list[str] = []
     for name, entry in found["problems"].items():
-        rules, unit, judged_by = entry["rules"], entry["unit"], entry["judged_by"]
+        rules, unit, judged_by = entry["rules"], UNITS[entry["unit"]], entry["judged_by"]
 
         def add(title: str, cell: Cell, name: str = name, rules: dict = rules) -> None:
             lines.extend(_table(f"{name}: {title}", keys, rules, cell))

@@ -21,7 +21,7 @@ NAMES = (
 )
 # Problems have a branch of random numbers of their own: no seed of a run gives their systems.
 HELD_OUT = 2000
-NUM_SPHERES, NUM_TRIPLES = 10, 32
+NUM_SPHERES, NUM_TRIPLES = 10, 64
 # Spheres of so many bodies run for a shorter time.
 MANY_BODIES = 1024
 
@@ -67,7 +67,7 @@ def problem(
             `triple`: a stable hierarchy, in orbits of the outer body;
             `planet-in-binary`: a planet of 1e-9 around one of two equal stars, whose energy is 1e-8
             of all, so that it is judged by position, in orbits of the planet;
-            `triples`, `triples-unequal`: `virial_system`s of three bodies, 32 draws, T = 30; equal
+            `triples`, `triples-unequal`: `virial_system`s of three bodies, 64 draws, T = 30; equal
             masses, or log-uniform ones from 0.1 to 10 in proportion;
             `plummer-N`: Henon units, softening 0.01, ten draws, T = 10, or 2 from 1024 bodies on;
             a path as `load_table` reads it.

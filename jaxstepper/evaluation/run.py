@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+UNITS = {"orbit": "orbit", "time": "unit of time"}
+"""What evaluations are counted per, in words."""
+
 # A run whose relative energy error exceeds this has failed, and ends.
 FAILED_ABOVE = 1.0
 LEAPFROG, LOGARITHMIC = "leapfrog", "logarithmic"

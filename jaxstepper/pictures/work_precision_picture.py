@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxstepper.evaluation.curves import Curve
-from jaxstepper.evaluation.run import is_learned
+from jaxstepper.evaluation.run import UNITS, is_learned
 from jaxstepper.pictures.figures import MORE_COLOURS, new_figure, save
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
-UNITS = {"orbit": "orbit", "time": "unit of time"}
 ERRORS = {"energy": "max |E / E0 - 1|", "position": "position error at the end"}
 # Smaller errors are drawn at the edge of the picture.
 SMALLEST_ERROR = 1e-7

@@ -118,9 +118,9 @@ def test_three_systems_are_timed_at_the_factors_that_reach_the_targets():
 
 
 def test_short_runs_are_repeated_and_the_fastest_counts(monkeypatch):
-    clock = iter([0.0, 0.4, 1.0, 1.2, 2.0, 2.3, 3.0, 3.4, 4.0, 4.4, 10.0, 12.0])
+    clock = iter([0.0, 0.2, 1.0, 1.05, 2.0, 2.1, 10.0, 12.0])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-    assert timing.fastest(lambda: None) == pytest.approx(0.2)
+    assert timing.fastest(lambda: None) == pytest.approx(0.05)
     assert timing.fastest(lambda: None) == pytest.approx(2.0)
 
 
@@ -154,7 +154,7 @@ def test_rebounds_leapfrog_is_a_leapfrog_with_a_constant_step():
 @pytest.mark.parametrize("name", ["triples", "triples-unequal"])
 def test_triples_are_in_virial_equilibrium_in_henon_units(name):
     mine = problem(name)
-    assert (mine.tables.shape, mine.end_time, mine.regular) == ((32, 3, 7), 30.0, False)
+    assert (mine.tables.shape, mine.end_time, mine.regular) == ((64, 3, 7), 30.0, False)
     mass, x, v = mine.tables[..., 0], mine.tables[..., 1:4], mine.tables[..., 4:]
     np.testing.assert_allclose(mass.sum(axis=1), 1)
     np.testing.assert_allclose(np.einsum("bi,bid->bd", mass, x), 0, atol=1e-14)
