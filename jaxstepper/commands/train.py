@@ -30,7 +30,7 @@ from jaxstepper.settings.stored import to_dict
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result, run
 
-# Of how this part of a run was started, which is nothing to the next.
+# How this part of a run was started, which does not matter to the next.
 NOT_KEPT: dict[str, Any] = {
     "resume": False,
     "overwrite": False,
@@ -44,27 +44,16 @@ NOT_KEPT: dict[str, Any] = {
 def run_train(request: Request, lines_on_stderr: bool = False) -> int:
     """`train`: sets up, trains, keeps checkpoints; returns the exit code.
 
-    Args:
-        request: what the run was asked to do.
-        lines_on_stderr: where the epoch lines and the summary go; else to standard output.
+    The lines of epochs and the summary go to standard output, or standard error if asked.
     """
     began = time.perf_counter()
     with open_bars(request.config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
         job = open_job(request)
         config = job.config
-        movie = open_training_movie(
-            config,
-            job.folder,
-            job.objective,
-            job.state,
-            is_resumed=job.checkpoint is not None,
-        )
-        console = Console(
-            job.objective,
-            config.epochs,
-            sys.stderr if lines_on_stderr else sys.stdout,
-            config.quiet,
-        )
+        is_resumed = job.checkpoint is not None
+        movie = open_training_movie(config, job.folder, job.objective, job.state, is_resumed)
+        stream = sys.stderr if lines_on_stderr else sys.stdout
+        console = Console(job.objective, config.epochs, stream, config.quiet)
         wandb_id = job.about.get("wandb_id")
         with open_wandb(config, run_id=wandb_id, step="epoch") as wandb_run:
             metrics_file = on_main(partial(_open_folder, job))
@@ -107,7 +96,7 @@ def _train(
     movie: TrainingMovie,
     interrupted: Callable[[], bool],
 ) -> Result:
-    """Trains, tells of every epoch, and saves what is to be saved on the way."""
+    """Trains, reports every epoch, and saves checkpoints."""
     config = job.config
 
     def on_epoch(metrics: dict[str, Any]) -> None:

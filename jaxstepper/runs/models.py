@@ -30,12 +30,12 @@ class TrainedModel:
     """A network and what it was trained with.
 
     Attributes:
-        name: where it came from, for messages.
+        name: its origin, for messages.
         epoch: the epoch it was saved in, from 0.
         variables: the network's weights and constants.
         config: the flat config that it was trained with.
-        initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
-        own: the module of a program's own that it was trained with; else empty.
+        initial_conditions: the tables `[B, N, 1 + 2 D]` that it was trained on, if they are known.
+        own: a description of the program's own module that it is the weights of, or "".
     """
 
     name: str
@@ -47,7 +47,7 @@ class TrainedModel:
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
-    """Loads the model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+    """Loads the model of `--model-path`: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
 
     Raises:
         UserError: there is no such model, or it cannot be read.
@@ -68,13 +68,7 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
 def rule_of_model(
     config: Config, model: TrainedModel, gravity: Gravity, own: nn.Module | None = None
 ) -> Rule:
-    """The step-size rule of a model, whose network and inputs are those of `config`.
-
-    Args:
-        config: what the model was trained with.
-        model: the weights.
-        gravity: the force.
-        own: the module whose weights they are, if it was a program's own.
+    """The step-size rule of a model; its network and inputs are those of `config`, or `own`.
 
     Raises:
         UserError: the model has another network.
@@ -123,7 +117,7 @@ def load_rule(
 
 
 load_controller = load_rule
-"""The name that `load_rule` had first."""
+"""The former name of `load_rule`."""
 
 
 def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
@@ -133,7 +127,7 @@ def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
 
 
 def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
-    """The config of a `.pt` file, corrected where its weights say otherwise."""
+    """The config of a `.pt` file, corrected by what its weights say."""
     state_dict = to_state_dict(file.variables, float(file.has_dropout))
     shape = network_shape(state_dict)
     return {
@@ -146,10 +140,10 @@ def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
 
 
 def variables_for(network: nn.Module, features: FeatureSpec, model: TrainedModel) -> Variables:
-    """The model's variables in the dtype of a network with these inputs.
+    """The model's variables, in the dtype of the network.
 
     Raises:
-        UserError: the model's network is another one.
+        UserError: they are not those of such a network with these inputs.
     """
     init = partial(init_variables, network, input_size=features.size)
     like = jax.eval_shape(init, jax.random.PRNGKey(0))

@@ -1,4 +1,4 @@
-"""From a config to force, network, inputs and optimiser."""
+"""The force, network, inputs and optimiser of a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ from jaxstepper.settings.stored import from_dict
 
 LEAST_BYTES = 4  # a number takes them in float32
 
-# What a network was trained with, and what a simulation must repeat.
+# What a network was trained with, and a simulation must repeat.
 NETWORK_FIELDS = ("hidden_dims", "activation", "dropout", "fourier_scale", "fourier_dim")
 INPUT_FIELDS = (
     "feature_type",
@@ -50,7 +50,7 @@ def make_gravity(config: Config) -> Gravity:
 
 
 def with_scales(config: Config, tables: np.ndarray) -> Config:
-    """The config with the normalisation scales filled in, so that they travel with it."""
+    """The config with the normalisation scales filled in."""
     if not config.normalize_inputs:
         return config
     if config.norm_mode == "manual":
@@ -143,10 +143,10 @@ def _adam(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
 
 def require_room(config: Config) -> None:
-    """Refuses a network or an epoch of samples that this machine's memory cannot hold.
+    """Checks that this machine's memory can hold the network and an epoch of samples.
 
     Raises:
-        UserError: the memory is too small.
+        UserError: it cannot.
     """
     inputs = FeatureSpec(config.feature_type, config.history_len).size
     has_fourier = config.fourier_scale > 0
@@ -165,18 +165,12 @@ def require_room(config: Config) -> None:
 
 
 def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request:
-    """The request with the network, inputs and dtype that a checkpoint was trained with.
+    """The request with the network, inputs and dtype of a checkpoint, given by its flat config.
 
-    A dtype that was set explicitly wins over the checkpoint's. A network or input that was set
-    explicitly must be the checkpoint's.
-
-    Args:
-        request: what the command was asked to do.
-        checkpoint: the flat config of the checkpoint.
-        name: name of the checkpoint, for messages.
+    A dtype that was set explicitly wins over the checkpoint's.
 
     Raises:
-        UserError: a network or input that was set is not the checkpoint's.
+        UserError: a network or input that was set explicitly is not the checkpoint's.
     """
     trained, _ = from_dict(checkpoint)
     for field in (*NETWORK_FIELDS, *INPUT_FIELDS):
