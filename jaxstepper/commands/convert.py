@@ -1,4 +1,4 @@
-"""What `export` and `import` do: from one file to another."""
+"""`export` and `import`: from our checkpoints to files of the torch simulator, and back."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The movies that a config asks for: where they go, and how they are made."""
+"""The movies that a config asks for."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases, and what it leaves there: figures, its checkpoint, its export."""
+"""A run in Weights & Biases: its figures, its checkpoint and its export."""
 
 import tempfile
 from contextlib import AbstractContextManager, nullcontext

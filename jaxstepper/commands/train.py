@@ -1,4 +1,4 @@
-"""What `train` does, once its arguments are known to be good."""
+"""`train`, once its arguments are known to be good."""
 
 import sys
 import time

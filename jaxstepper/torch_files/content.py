@@ -1,4 +1,4 @@
-"""What a checkpoint of the torch simulator holds, as numpy arrays and plain values."""
+"""The content of a checkpoint of the torch simulator, as numpy arrays and plain values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,7 @@ class TorchCheckpoint:
 
     @property
     def adam(self) -> optax.ScaleByAdamState | None:
-        """Our state of Adam, or None if the checkpoint has none."""
+        """The state of our Adam; None if there is none."""
         return adam_from_state_dict(self.optimizer, self.variables)
 
 

@@ -112,7 +112,7 @@ def _layer_indices(state_dict: Mapping[Any, Any]) -> list[int]:
 
 
 def _stride(dropout: bool) -> int:
-    """How far apart Linear layers are in the stack, with activation and perhaps dropout."""
+    """The distance of Linear layers in the stack, with activation and perhaps dropout between."""
     return 3 if dropout else 2
 
 
@@ -135,10 +135,10 @@ def adam_state_dict(
     Args:
         adam: our state; its moments have the shapes of `variables["params"]`.
         variables: the network's weights and constants.
-        lr: learning rate.
-        weight_decay: coefficient of the weight decay.
-        decoupled: whether to decay as AdamW does, not by an L2 term in the gradient.
-        dtype: dtype of the step count, which torch keeps as a float.
+        lr: the learning rate.
+        weight_decay: its coefficient.
+        decoupled: whether weights decay as in AdamW, instead of by an L2 term in the gradient.
+        dtype: that of the step count, which is a float in torch.
     """
     constants = variables.get("constants", {})
     moments = [
@@ -163,7 +163,7 @@ def adam_state_dict(
 def adam_from_state_dict(
     state_dict: Mapping[Any, Any] | None, variables: Variables
 ) -> optax.ScaleByAdamState | None:
-    """Our state of Adam; None if there is none, or if it is another optimiser's.
+    """The state of our Adam; None if there is none, or if it is another optimiser's.
 
     Raises:
         UserError: the state does not fit the network.
