@@ -184,10 +184,7 @@ def as_tables(bodies: ArrayLike | Sequence[Any] | Particles) -> np.ndarray:
 
 
 def _request(
-    objective: str,
-    tables: np.ndarray | None,
-    gravity: Gravity | None,
-    options: Mapping[str, Any],
+    objective: str, tables: np.ndarray | None, gravity: Gravity | None, options: Mapping[str, Any]
 ) -> Request:
     """The options as a checked request, with defaults that suit a program."""
     for name in options:
