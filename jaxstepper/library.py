@@ -166,11 +166,7 @@ def train(
 
 
 def as_tables(bodies: ArrayLike | Sequence[Any] | Particles) -> np.ndarray:
-    """Bodies as a batch of tables, `[B, N, 1 + 2 D]` in float64.
-
-    Raises:
-        UserError: they have another shape.
-    """
+    """Bodies as tables `[B, N, 1 + 2 D]` in float64; a UserError if they have another shape."""
     if isinstance(bodies, Particles):
         many = bodies.mass.ndim == 2
         bodies = (jax.vmap(to_table) if many else to_table)(bodies)

@@ -34,11 +34,7 @@ def run_both(train: Request, simulate: Request) -> int:
 
 
 def _check_simulation(request: Request, trained: Config) -> None:
-    """Finds, before the training, what would stop the simulation after it.
-
-    Raises:
-        UserError: the output cannot be written, or the network or the bodies do not fit.
-    """
+    """Raises a UserError, before the training, for what would stop the simulation after it."""
     check_output(request.config)
     if trained.model_path is None and not trained.resume:  # else those decide on the network
         name = str(request.config.model_path)

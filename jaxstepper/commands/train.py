@@ -19,7 +19,7 @@ from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.console import Console
 from jaxstepper.reporting.note import note
 from jaxstepper.reporting.training_bars import TrainingBars
-from jaxstepper.reporting.wandb_run import WandbRun, summary_values
+from jaxstepper.reporting.wandb_run import summary_values
 from jaxstepper.runs import folders
 from jaxstepper.runs.metrics_file import MetricsFile
 from jaxstepper.runs.start import fresh_tables, is_fresh
@@ -68,10 +68,14 @@ def run_train(request: Request, lines_on_stderr: bool = False) -> int:
                 newest=job.checkpoint.path if job.checkpoint else None,
             )
             training_bars = TrainingBars(bars, job.objective, int(job.state.epoch), config.epochs)
-            told: list[Callable[[Mapping[str, Any]], None]]
-            told = [console.epoch, partial(_log, wandb_run, job.objective), training_bars.epoch]
+            objective = job.objective
+            told: list[Callable[[Mapping[str, Any]], None]] = [
+                console.epoch,
+                lambda metrics: wandb_run.log(objective.wandb_keys(metrics)),
+                training_bars.epoch,
+            ]
             told += [metrics_file.epoch] if metrics_file is not None else []
-            told += [partial(_debug_epoch, job.objective)] if config.debug else []
+            told += [partial(_debug_epoch, objective)] if config.debug else []
             result = _train(job, told, training_bars, writer, movie, interrupted)
             if result.stopped not in ("", "not finite") and not writer.holds(result.state):
                 writer.save_partial(int(result.state.epoch), result.state, result.metrics)
@@ -148,10 +152,6 @@ def _debug_look(job: Job) -> Callable[[Any, int], int] | None:
         return more
 
     return show
-
-
-def _log(wandb_run: WandbRun, objective: Objective, metrics: Mapping[str, Any]) -> None:
-    wandb_run.log(objective.wandb_keys(metrics))
 
 
 def _debug_epoch(objective: Objective, metrics: Mapping[str, Any]) -> None:

@@ -93,11 +93,7 @@ def _tables_from_file(request: Request, many: bool) -> np.ndarray:
 
 
 def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
-    """Checks tables `[..., N, 1 + 2 D]`, and that they have the shape that was asked for.
-
-    Raises:
-        UserError: a table of this `source` is invalid, or has another shape.
-    """
+    """Raises a UserError if tables `[..., N, 1 + 2 D]` are invalid, or not of the shape asked."""
     config = request.config
     validate_table(
         tables,

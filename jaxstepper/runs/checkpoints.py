@@ -113,11 +113,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def metrics_of(path: Path) -> dict[str, Any]:
-    """The metrics of a checkpoint, whose seal is not checked.
-
-    Raises:
-        Damaged: they cannot be read.
-    """
+    """The metrics of a checkpoint, whose seal is not checked; `Damaged` if they cannot be read."""
     try:
         with warnings.catch_warnings(action="ignore"), _alone():
             return ocp.metadata(path.resolve()).custom_metadata["metrics"]

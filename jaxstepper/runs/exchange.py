@@ -36,11 +36,7 @@ def export(run: Path, name: str | int | None, out: Path) -> Path:
 
 
 def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
-    """Converts a checkpoint to what the torch simulator reads.
-
-    Raises:
-        UserError: the torch simulator does not have such inputs.
-    """
+    """The torch simulator's form of a checkpoint; a UserError if it does not have such inputs."""
     config, _ = from_dict(checkpoint.config)
     if own := checkpoint.about.get("own_network"):
         raise UserError(

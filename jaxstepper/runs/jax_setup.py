@@ -14,11 +14,7 @@ from jaxstepper.settings.config import Config
 
 
 def join(config: Config) -> None:
-    """Joins the processes of the run, if there are several; call it before any other use of JAX.
-
-    Raises:
-        UserError: they cannot be reached.
-    """
+    """Joins the processes of the run, if there are several; call it before any other use of JAX."""
     if config.distributed or config.coordinator is not None:
         processes.join(config.coordinator, config.num_processes, config.process_id)
 

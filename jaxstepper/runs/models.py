@@ -140,11 +140,7 @@ def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
 
 
 def variables_for(network: nn.Module, features: FeatureSpec, model: TrainedModel) -> Variables:
-    """The model's variables, in the dtype of the network.
-
-    Raises:
-        UserError: they are not those of such a network with these inputs.
-    """
+    """The model's variables in the network's dtype; a UserError if they are another network's."""
     init = partial(init_variables, network, input_size=features.size)
     like = jax.eval_shape(init, jax.random.PRNGKey(0))
     if jax.tree.map(jnp.shape, model.variables) != jax.tree.map(jnp.shape, like):

@@ -55,11 +55,7 @@ NO_OVERRIDES = Overrides()
 
 
 def make_objective(config: Config, tables: np.ndarray, own: Overrides = NO_OVERRIDES) -> Objective:
-    """The objective of a configuration and bodies.
-
-    Raises:
-        UserError: it does not fit into memory.
-    """
+    """The objective of a configuration and bodies; a UserError if it does not fit into memory."""
     kind = own.objective or KINDS[config.objective]
     network = make_network(config)
     if own.network is None:

@@ -143,11 +143,7 @@ def _adam(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
 
 def require_room(config: Config) -> None:
-    """Checks that this machine's memory can hold the network and an epoch of samples.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Raises a UserError if memory cannot hold the network or an epoch of samples."""
     inputs = FeatureSpec(config.feature_type, config.history_len).size
     has_fourier = config.fourier_scale > 0
     frequencies = inputs * config.fourier_dim // 2 if has_fourier else 0

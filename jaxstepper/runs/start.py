@@ -166,11 +166,7 @@ def fresh_tables(
 def resume_training(
     config: Config, checkpoint: Checkpoint, own: Overrides = NO_OVERRIDES
 ) -> tuple[Any, Any]:
-    """The objective of a run, and its state in a checkpoint; as `prepare`.
-
-    Raises:
-        UserError: the checkpoint is of another kind of run.
-    """
+    """The objective of a run, and its state in a checkpoint; raises as `prepare` and `restore`."""
     model = TrainedModel(str(checkpoint.path), 0, checkpoint.variables, {}, None)
     objective, template = prepare(config, checkpoint.initial_conditions, model, own=own)
     state = checkpoints.restore(checkpoint, template)

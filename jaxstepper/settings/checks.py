@@ -53,11 +53,7 @@ def check_together(request: Request) -> Request:
 
 
 def check_history(request: Request) -> None:
-    """Checks that integrator_mode history has a history.
-
-    Raises:
-        UserError: integrator_mode is history and history_len is 0.
-    """
+    """Raises a UserError if integrator_mode is history and history_len is 0."""
     if request.config.integrator_mode == "history" and request.config.history_len == 0:
         rule = "needs history_len (--history-len), an integer >= 1"
         raise request.refusal("integrator_mode", rule)

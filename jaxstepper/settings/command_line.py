@@ -35,11 +35,7 @@ def parse_both(argv: Sequence[str], prog: str | None = None) -> tuple[Request, R
 
 
 def combine(command: Command, file: Sourced, flags: Sourced) -> Request:
-    """The request of the options of a file and of the command line, of which flags win.
-
-    Raises:
-        UserError: two options contradict each other.
-    """
+    """The request of the options of a file and of flags, which win; raises as `parse`."""
     options = file | {name: flags[name] for name in flags if accepts(command, name)}
     config = Config(**{name: value for name, (value, _) in options.items()})
     return check(command, Request(config, {name: source for name, (_, source) in options.items()}))

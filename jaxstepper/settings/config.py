@@ -419,9 +419,5 @@ def matters(config: Config, name: str) -> bool:
 
 
 def read_option(name: str, raw: Any, source: str) -> Any:
-    """The checked value of `name`; `raw` is flag text, or a TOML or JSON value.
-
-    Raises:
-        UserError: `raw` is of the wrong kind or not allowed.
-    """
+    """The checked value of `name`, of flag text or a TOML or JSON value; raises as `read_value`."""
     return read_value(OPTIONS[name].allowed, name, raw, source)

@@ -73,11 +73,7 @@ def to_content(checkpoint: TorchCheckpoint) -> dict[str, Any]:
 
 
 def from_content(content: Any) -> TorchCheckpoint:
-    """The checkpoint of a file's content.
-
-    Raises:
-        UserError: something is missing, of a wrong type, or contradicts the rest.
-    """
+    """The checkpoint of a file's content; a UserError if that is incomplete or contradictory."""
     if type(content) is not dict:
         raise UserError("holds no checkpoint: give the path of a model_epoch_XXXX.pt")
     config = _field(content, "config", dict)

@@ -43,11 +43,7 @@ def to_state_dict(variables: Variables, dropout: float) -> dict[str, np.ndarray]
 
 
 def from_state_dict(state_dict: Mapping[Any, Any]) -> Variables:
-    """The variables of a `StepNetwork`; the inverse of `to_state_dict`.
-
-    Raises:
-        UserError: names, shapes or dtypes are not those of such a network.
-    """
+    """The inverse of `to_state_dict`; raises as `network_shape`."""
     indices = _layer_indices(state_dict)
     constants = {"B": _array(state_dict[FREQUENCIES])} if FREQUENCIES in state_dict else {}
     params = {
@@ -163,11 +159,7 @@ def adam_state_dict(
 def adam_from_state_dict(
     state_dict: Mapping[Any, Any] | None, variables: Variables
 ) -> optax.ScaleByAdamState | None:
-    """The state of our Adam; None if there is none, or if it is another optimiser's.
-
-    Raises:
-        UserError: the state does not fit the network.
-    """
+    """The state of our Adam, or None; a UserError if it does not fit the network."""
     if state_dict is None:
         return None
     groups: Any = state_dict.get("param_groups")
