@@ -28,7 +28,7 @@ from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
 from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
-from jaxstepper.runs.resume import what_was_set
+from jaxstepper.runs.resume import OF_A_PART, what_was_set
 from jaxstepper.runs.start import Start, start_run
 from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.command_line import combine
@@ -49,8 +49,6 @@ WINDOWS = {
     "window_length": 4.0,
 }
 EPOCHS = 60
-# Options of the command that a function has no use for.
-NOT_TAKEN = ("resume", "overwrite", "distributed", "coordinator", "num_processes", "process_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +182,7 @@ def _request(
 ) -> Request:
     """The options as a checked request, with defaults that suit a program."""
     for name in options:
-        if name not in OPTIONS or name in NOT_TAKEN or OPTIONS[name].takes == "simulate":
+        if name not in OPTIONS or name in OF_A_PART or OPTIONS[name].takes == "simulate":
             hint = nearest(name, OPTIONS, "jaxstepper train --help lists them")
             raise UserError(f"train({name}=...): there is no such option; {hint}")
     require(

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,23 +21,14 @@ from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.reporting.wandb_run import summary_values
 from jaxstepper.runs import folders
 from jaxstepper.runs.metrics_file import MetricsFile
+from jaxstepper.runs.resume import OF_A_PART
 from jaxstepper.runs.start import fresh_tables, is_fresh
 from jaxstepper.runs.writer import RunWriter
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import DEFAULTS, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result, run
-
-# How this part of a run was started, which does not matter to the next.
-NOT_KEPT: dict[str, Any] = {
-    "resume": False,
-    "overwrite": False,
-    "distributed": False,
-    "coordinator": None,
-    "num_processes": None,
-    "process_id": None,
-}
 
 
 def run_train(request: Request, lines_on_stderr: bool = False) -> int:
@@ -61,7 +51,7 @@ def run_train(request: Request, lines_on_stderr: bool = False) -> int:
             writer = RunWriter(
                 job.folder,
                 job.tables,
-                to_dict(replace(config, **NOT_KEPT)),
+                to_dict(config) | {name: DEFAULTS[name] for name in OF_A_PART},
                 about={"given": job.given, "wandb_id": wandb_run.id},
                 keep=config.keep,
                 minutes=config.checkpoint_minutes,
