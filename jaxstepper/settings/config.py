@@ -1,8 +1,6 @@
-"""The table of everything that can be set, with defaults and help.
+"""The table of all options, with defaults and help.
 
-`Config` is the one table: the command line, the help text, the TOML reader and the checkpoint
-reader are generated from it. Only the standard library is imported here, so that `--help` answers
-at once.
+The command line, the help text, and the readers of TOML files and checkpoints follow from `Config`.
 """
 
 from dataclasses import dataclass, fields
@@ -97,7 +95,7 @@ _unused_key = partial(_unused, takes="train", flag=False)
 
 @dataclass(frozen=True)
 class Config:
-    """All options of a run in one flat table; `parse` and `from_dict` check the values."""
+    """All options of a run; `parse` and `from_dict` check the values."""
 
     optimizer: str = _optimisation("adam", OPTIMIZERS, "optimiser", also="-o")
     lr: float = _optimisation(1e-4, POSITIVE, "learning rate")
@@ -433,9 +431,5 @@ def matters(config: Config, name: str) -> bool:
 
 
 def read_option(name: str, raw: Any, source: str) -> Any:
-    """The checked value of `name`; `raw` is flag text, or a TOML or JSON value.
-
-    Raises:
-        UserError: `raw` is of the wrong kind or not allowed.
-    """
+    """The checked value of `name`, of flag text or a TOML or JSON value; raises as `read_value`."""
     return read_value(OPTIONS[name].allowed, name, raw, source)
