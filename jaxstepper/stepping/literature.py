@@ -141,6 +141,7 @@ class HairerSoderlind(FieldRule):
     softening: Number = 0.0
 
     irreversible = "Hairer and Soderlind's rule is reversible as it is"
+    reversible = True
 
     def init(self, particles: Particles, /) -> Memory:
         square, slope = self._density(particles)
@@ -186,6 +187,7 @@ class LogarithmicHamiltonian(Rule):
 
     scheme = Logarithmic()
     irreversible = "the logarithmic Hamiltonian's leapfrog is reversible as it is"
+    reversible = True
 
     def __post_init__(self) -> None:
         if self.gravity.external is not None:

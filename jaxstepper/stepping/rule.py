@@ -70,6 +70,11 @@ class Rule:
         """
         return ""
 
+    @property
+    def reversible(self) -> bool:
+        """Whether its steps on its scheme are time-reversible, so that the error does not drift."""
+        return False
+
     def init(self, particles: Particles, /) -> Memory:
         """The memory before the first step."""
         del particles
@@ -202,6 +207,8 @@ class Fixed(Rule):
 
     dt: Number
 
+    reversible = True
+
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         return jnp.asarray(self.dt, particles.time.dtype), memory
 
@@ -222,6 +229,10 @@ class _Wrapper(Rule):
     @property
     def irreversible(self) -> str:
         return self.rule.irreversible
+
+    @property
+    def reversible(self) -> bool:
+        return self.rule.reversible
 
     def init(self, particles: Particles, /) -> Memory:
         return self.rule.init(particles)
@@ -262,6 +273,10 @@ class OnScheme(_Wrapper):
     @property
     def irreversible(self) -> str:
         return self.chosen.irreversible or self.rule.irreversible
+
+    @property
+    def reversible(self) -> bool:
+        return self.rule.reversible and not self.chosen.irreversible
 
     def on(self, scheme: Scheme, /) -> Rule:
         return self.rule.on(scheme)
@@ -304,6 +319,10 @@ class Symmetrized(_Wrapper):
     @property
     def irreversible(self) -> str:
         return "it is reversible as it is"
+
+    @property
+    def reversible(self) -> bool:
+        return True
 
     def init(self, particles: Particles, /) -> Memory:
         # A rho of 0 marks the start.
