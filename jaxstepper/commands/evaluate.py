@@ -113,7 +113,10 @@ def _forms(
         yield False
         return
     try:
-        rule = candidate.controller(Gravity(problems[0].softening))
+        gravity = Gravity(problems[0].softening)
+        rule = candidate.controller(gravity)
+        for each in problems:
+            rule.check_masses(each.tables[..., 0])
     except UserError as error:
         if candidate.model is not None:
             raise

@@ -147,7 +147,7 @@ def _print_report(
     """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
     steps = int(end.steps)
     result = {
-        "force_evaluations": force_evaluations(controller, steps),
+        "force_evaluations": force_evaluations(controller, steps, int(end.searched)),
         "end_time": finite_or_none(float(end.particles.time)),
         "max_energy_error": finite_or_none(float(watch.worst)),
         **report(gravity, first, end.particles, steps),

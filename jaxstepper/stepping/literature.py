@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, require
 from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
 from jaxstepper.physics.field_rate import squared_rate_and_slope
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
@@ -182,7 +183,7 @@ class LogarithmicHamiltonian(Rule):
     The rule brings its own integrator, `logarithmic_leapfrog`. How long a step takes is known only
     after it, so `step_size` takes it, with its one evaluation of forces, and `take_step` hands it
     out. A step that is shortened to end at a given time is searched for, with some ten evaluations
-    more.
+    more, which the rollout counts.
     """
 
     eta: Number
@@ -215,10 +216,23 @@ class LogarithmicHamiltonian(Rule):
     def take_step(
         self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
     ) -> Particles:
+        return self.take_counted_step(memory, particles, dt, gravity)[0]
+
+    def take_counted_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> tuple[Particles, Array]:
         h, binding, end = memory
         dt = jnp.asarray(dt, end.dt.dtype)
-        cut = logarithmic_leapfrog_to(particles, dt, (h, end), binding, gravity)
-        return jax.tree.map(lambda x, y: jnp.where(dt == end.dt, x, y), end, cut)
+        cut, tries = logarithmic_leapfrog_to(particles, dt, (h, end), binding, gravity)
+        end = jax.tree.map(lambda x, y: jnp.where(dt == end.dt, x, y), end, cut)
+        return end, tries.astype(jnp.int32)
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        require(
+            bool(np.all(np.count_nonzero(mass, axis=-1) > 1)),
+            "logarithmic-hamiltonian needs two bodies with a mass: beside a single one, the energy "
+            "it divides by is 0; use free-fall or huayno",
+        )
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, eta=factor * self.eta)

@@ -14,7 +14,7 @@ from jaxstepper.machine.devices import each_its_share
 from jaxstepper.machine.processes import to_host
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.rollout import Limits, Rollout, is_running, share_done, start
+from jaxstepper.stepping.rollout import Limits, Rollout, check, is_running, share_done, start
 from jaxstepper.stepping.rule import Rule
 from jaxstepper.stepping.watch import Watch, watch_of, watch_on
 
@@ -51,7 +51,12 @@ def roll_out(
 
     Returns:
         Every rollout at its end, and its energy errors on the way, on the host.
+
+    Raises:
+        UserError: the rule cannot step these bodies.
     """
+    for each in starts:
+        check(rule, each)
     particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     ends = Limits(
         jnp.asarray([limit.time for limit in limits], particles.time.dtype),

@@ -29,6 +29,7 @@ class Rollout(NamedTuple):
         steps: `[]`, the number taken so far.
         clock: where its time began, and what rounding took from it.
         status: `[]`, one of the codes of `status`; the first failure stays.
+        searched: `[]`, evaluations of forces beyond those of every step.
     """
 
     particles: Particles
@@ -36,6 +37,7 @@ class Rollout(NamedTuple):
     steps: Int[Array, ""]
     clock: Clock
     status: Int[Array, ""]
+    searched: Int[Array, ""]
 
 
 class Limits(NamedTuple):
@@ -68,7 +70,8 @@ def start(
         particles = p.replace(acceleration=gravity.acceleration(p.position, p.mass, p.time))
     clock = started(particles.time)
     memory = rule.init(_as_it_moves(particles, clock, end_time))
-    return Rollout(particles, memory, jnp.zeros((), jnp.int32), clock, jnp.int32(RUNNING))
+    zero = jnp.zeros((), jnp.int32)
+    return Rollout(particles, memory, zero, clock, jnp.int32(RUNNING), zero)
 
 
 def advance(
@@ -80,7 +83,7 @@ def advance(
     Without limits, time runs forwards, or backwards if the rule's steps are negative, and a step
     that is not a number is taken, so that a loss shows it.
     """
-    particles, memory, steps, clock, status = rollout
+    particles, memory, steps, clock, status, searched = rollout
     end = np.inf if limits is None else limits.time
     wanted, memory = rule.step_size(memory, _as_it_moves(particles, clock, end))
     wanted = jnp.asarray(wanted, particles.time.dtype)
@@ -94,9 +97,10 @@ def advance(
     new = jnp.where(jnp.isfinite(dt), new, NOT_FINITE)
     if limits is not None:
         dt = jnp.where(new == RUNNING, dt, 0)
-    after = rule.take_step(memory, particles, dt, gravity)
+    after, more = rule.take_counted_step(memory, particles, dt, gravity)
     clock, after = tick(clock, particles, after)
-    return Rollout(after, memory, steps + 1, clock, jnp.where(has_failed(status), status, new))
+    status = jnp.where(has_failed(status), status, new)
+    return Rollout(after, memory, steps + 1, clock, status, searched + more)
 
 
 def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
@@ -145,12 +149,13 @@ def reverse(rule: Rule, rollout: Rollout) -> Rollout:
     return rollout._replace(particles=particles, memory=memory)
 
 
-def force_evaluations(rule: Rule, steps: int) -> int:
+def force_evaluations(rule: Rule, steps: int, searched: int = 0) -> int:
     """How often a rollout of so many steps evaluates the accelerations of all bodies.
 
-    Once at the start, and in each step once for the integrator plus the evaluations of the rule.
+    Once at the start, in each step once for the integrator plus the evaluations of the rule, and
+    where a rule searched for a step, for each of its tries.
     """
-    return 1 + steps * (1 + rule.evaluations)
+    return 1 + steps * (1 + rule.evaluations) + searched
 
 
 def is_running(rollout: Rollout, limits: Limits) -> Bool[Array, ""]:
@@ -167,12 +172,30 @@ def share_done(rollout: Rollout, limits: Limits) -> Float[Array, ""]:
     return jnp.where(is_running(rollout, limits), share, 1.0)
 
 
-@partial(jax.jit, static_argnames=("gravity", "num_steps"))
+def check(rule: Rule, particles: Particles) -> None:
+    """Refuses bodies that a rule cannot step, unless they are being traced.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not isinstance(particles.mass, jax.core.Tracer):
+        rule.check_masses(np.asarray(particles.mass))
+
+
 def run_steps(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int) -> Rollout:
     """A rollout of `num_steps` steps, in a `scan`; differentiable in both directions.
 
     The time is a plain sum of the steps; `run_until` loses none of them.
+
+    Raises:
+        UserError: the rule cannot step these bodies.
     """
+    check(rule, particles)
+    return _run_steps(rule, gravity, particles, num_steps)
+
+
+@partial(jax.jit, static_argnames=("gravity", "num_steps"))
+def _run_steps(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int) -> Rollout:
 
     def body(rollout: Rollout, _: None) -> tuple[Rollout, None]:
         return _advance_plainly(rule, gravity, rollout), None
@@ -180,14 +203,22 @@ def run_steps(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int
     return _judged_at_its_end(lax.scan(body, start(rule, particles, gravity), length=num_steps)[0])
 
 
-@partial(jax.jit, static_argnames=("gravity", "num_steps"))
 def run_systems(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int) -> Rollout:
     """Rollouts of `num_steps` steps of many systems, every field `[B, ...]`.
 
     The result is that of `vmap` of `run_steps`; for a few bodies it comes several times faster. On
     the way the systems are the last axis of every array, so that arithmetic runs along them. The
     time is a plain sum, as in `run_steps`.
+
+    Raises:
+        UserError: the rule cannot step these bodies.
     """
+    check(rule, particles)
+    return _run_systems(rule, gravity, particles, num_steps)
+
+
+@partial(jax.jit, static_argnames=("gravity", "num_steps"))
+def _run_systems(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int) -> Rollout:
     gravity = replace(gravity, by_component=True)
     starts = jax.vmap(lambda each: start(rule, each, gravity))(particles)
     # Bare arrays, since `Particles` with the systems last would have the wrong shapes.
@@ -206,9 +237,18 @@ def run_systems(rule: Rule, gravity: Gravity, particles: Particles, num_steps: i
     return _judged_at_its_end(jax.tree.unflatten(structure, last))
 
 
-@partial(jax.jit, static_argnames="gravity")
 def run_until(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) -> Rollout:
-    """A rollout up to the limits, in a `while_loop`."""
+    """A rollout up to the limits, in a `while_loop`.
+
+    Raises:
+        UserError: the rule cannot step these bodies.
+    """
+    check(rule, particles)
+    return _run_until(rule, gravity, particles, limits)
+
+
+@partial(jax.jit, static_argnames="gravity")
+def _run_until(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) -> Rollout:
     begin = start(rule, particles, gravity, limits.time)
     return run_on(rule, gravity, begin, limits, MOST_STEPS)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, dataclass_transform
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, Partial, register_pytree_with_keys
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics.gravity import Gravity
@@ -91,6 +92,20 @@ class Rule:
     ) -> Particles:
         """The particles after a step: a kick-drift-kick leapfrog, with one evaluation of forces."""
         return take_leapfrog_step(memory, particles, dt, gravity)
+
+    def take_counted_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> tuple[Particles, Int[Array, ""]]:
+        """As `take_step`, and the evaluations of forces it took beyond the one of every step."""
+        return self.take_step(memory, particles, dt, gravity), jnp.zeros((), jnp.int32)
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        """Refuses bodies with masses, `[N]` or of many systems `[B, N]`, that it cannot step.
+
+        Raises:
+            UserError: it cannot.
+        """
+        del mass
 
     def scaled(self, factor: Number, /) -> "Rule":
         """The rule with steps made longer or shorter by a factor > 0."""
@@ -215,6 +230,14 @@ class _Wrapper(Rule):
     ) -> Particles:
         return self.rule.take_step(memory, particles, dt, gravity)
 
+    def take_counted_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> tuple[Particles, Int[Array, ""]]:
+        return self.rule.take_counted_step(memory, particles, dt, gravity)
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        self.rule.check_masses(mass)
+
 
 class Scaled(_Wrapper):
     """A rule with its dt multiplied by a factor > 0.
@@ -267,6 +290,11 @@ class Symmetrized(_Wrapper):
         self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
     ) -> Particles:
         return self.rule.take_step(memory[1], particles, dt, gravity)
+
+    def take_counted_step(
+        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
+    ) -> tuple[Particles, Int[Array, ""]]:
+        return self.rule.take_counted_step(memory[1], particles, dt, gravity)
 
     def scaled(self, factor: Number, /) -> Rule:
         inner = self.rule.scaled(factor)

@@ -369,6 +369,15 @@ def test_evaluations_are_those_of_the_start_the_leapfrog_and_the_features():
         run_steps(rule, gravity, from_table(KEPLER, gravity.acceleration, jnp.float64), 7)
         jax.effects_barrier()
         assert len(calls) == force_evaluations(rule, 7) == 8
+    # A last step that is shortened is searched for, and every try counts.
+    rule = rules.logarithmic_hamiltonian(0.1, gravity)
+    calls.clear()
+    first = from_table(KEPLER, gravity.acceleration, jnp.float64)
+    end = run_until(rule, gravity, first, Limits(time=1.0))
+    jax.effects_barrier()
+    searched = int(end.searched)
+    assert 3 < searched < 30
+    assert len(calls) == force_evaluations(rule, int(end.steps), searched)
     # Features that soften differently ask for accelerations of their own.
     other = LearnedRule(*network(FeatureSpec()), FeatureSpec(softening=0.1), GRAVITY)
     assert force_evaluations(symmetrized(other), 7) == 15

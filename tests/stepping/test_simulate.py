@@ -23,6 +23,7 @@ from jaxstepper.physics.initial_conditions import (
 )
 from jaxstepper.physics.integrators import leapfrog
 from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping import rollout
 from jaxstepper.stepping.literature import power_law
 from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import (
@@ -279,7 +280,8 @@ def test_the_step_at_which_a_rollout_blew_up_is_found():
 
 def test_rollouts_of_other_settings_do_not_compile_again():
     starts = jax.vmap(state_of)(jnp.asarray(random_batch(0, 2, 3, 2, 1.0, 1.0, 1.0)))
-    for run, particles in ((run_steps, state_of(figure_eight())), (run_systems, starts)):
+    programs = (rollout._run_steps, rollout._run_systems)
+    for run, particles in zip(programs, (state_of(figure_eight()), starts), strict=True):
         run(fixed(0.01), GRAVITY, particles, 3)
         compiled = run._cache_size()
         run(fixed(0.02), Gravity(), jax.tree.map(lambda x: 2 * x, particles), 3)
@@ -294,9 +296,9 @@ def test_rollouts_of_other_settings_do_not_compile_again():
 def test_the_numbers_of_a_rule_are_arguments_that_nothing_compiles_for(rule_of):
     start = state_of(figure_eight())
     run_steps(rule_of(0.01), GRAVITY, start, 2)
-    compiled = run_steps._cache_size()
+    compiled = rollout._run_steps._cache_size()
     run_steps(rule_of(0.02), GRAVITY, start, 2)
-    assert run_steps._cache_size() == compiled
+    assert rollout._run_steps._cache_size() == compiled
 
 
 def constant(dt, particles):
