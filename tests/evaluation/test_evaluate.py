@@ -326,11 +326,16 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
         ("--num-factors 1", ("--num-factors", ">= 2")),
         ("--model nowhere", ("nowhere",)),
         ("--problems kepler-0.5 --rules acceleration", ("can run",)),
+        (
+            "--problems star.txt --end-time 1 --rules logarithmic-hamiltonian",
+            ("no rule of --rules can run",),
+        ),
         ("--problems kepler-0.5 --out /proc/none", ("/proc/none", "cannot be written")),
     ],
 )
 @pytest.mark.usefixtures("_in_empty_folder")
 def test_the_command_refuses_what_it_cannot_do(flags, words):
+    Path("star.txt").write_text("1 0 0 0 0\n0 1 0 0 1\n")
     outcome = run_command(flags)
     assert outcome.code == 2
     assert outcome.out == ""

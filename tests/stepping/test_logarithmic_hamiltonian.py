@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxstepper.commands.evaluate_arguments import LONGEST
 from jaxstepper.physics.diagnostics import internal_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.integrators import logarithmic_leapfrog
 from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping import literature
 from jaxstepper.stepping.literature import LogarithmicHamiltonian
 from jaxstepper.stepping.rollout import Limits, advance, run_until, start
 
@@ -79,6 +81,16 @@ def test_a_planet_in_a_wide_pair_stays_with_its_star(mass, eccentricity):
     # Three whole orbits end where they began, but for an error in phase.
     assert np.linalg.norm(planet) == pytest.approx(1.0, abs=0.02)
     assert abs(np.arctan2(planet[1], planet[0])) < 0.05
+
+
+@pytest.mark.parametrize("mass", [0.0, 1e-6, 1e-3])
+def test_the_longest_steps_of_an_evaluation_do_not_skip_a_planet(mass):
+    # The energy of the stars hides the planet; as a rule ranks by its work, it must not be lost.
+    eta = LONGEST * literature.BY_NAME["logarithmic-hamiltonian"].eta
+    end = end_of(wide_pair_with_planet(mass), 20 * np.pi, eta)
+    assert int(end.steps) > 90
+    planet = end.particles.position[2] - end.particles.position[1]
+    assert np.linalg.norm(planet) == pytest.approx(1.0, abs=0.1)
 
 
 def test_it_takes_the_same_steps_of_two_bodies_as_ever():
