@@ -40,16 +40,18 @@ def initial_tables(request: Request, many: bool, seed: ics.Seed = None) -> np.nd
 def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
     config = request.config
     seed = config.seed if seed is None else seed
-    spheres = many and config.draw == "plummer"
-    dim = 3 if spheres else config.dim
+    drawn_in_3d = many and config.draw in ("virial", "plummer")
+    dim = 3 if drawn_in_3d else config.dim
     size = f"{config.num_particles} particles in {dim}D"
     size = f"{config.num_orbits} systems of {size}" if many else size
     systems = config.num_orbits if many else 1
     require_memory(8 * systems * config.num_particles * (1 + 2 * dim), size)
-    if spheres:
+    if drawn_in_3d:
         if request.sets("dim") and config.dim != 3:
-            rule = "Plummer spheres have 3 dimensions; leave it out, or use --draw random"
+            rule = f"--draw {config.draw} is in 3 dimensions; leave it out, or use --draw random"
             raise request.refusal("dim", rule)
+        if config.draw == "virial":
+            return ics.virial_batch(seed, systems, config.num_particles, config.mass_range)
         return ics.plummer_batch(seed, systems, config.num_particles)
     if many and config.draw != "random":
         return _drawn_pairs(request, seed)

@@ -110,6 +110,7 @@ def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
         "steps": config.window_steps,
         "spans": config.window_length if bound else 1.0,
         "span": None if bound else config.window_length,
+        "start": config.window_start / (1.0 if bound else config.window_length),
         "tolerances": (config.tolerance_min, config.tolerance_max),
         "unit_spread": config.unit_spread,
         "imitation": config.imitation_epochs,

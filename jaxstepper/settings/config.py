@@ -138,6 +138,12 @@ class Config:
     window_length: float = _window(
         12.0, POSITIVE, "longest window, in periods of bound pairs or else in units of time"
     )
+    window_start: float = _window(
+        0.0,
+        NOT_NEGATIVE,
+        "windows start up to so long after the initial conditions, in the same units; for bodies "
+        "that do not come back to where they began",
+    )
     window_batch: int = _window(32, COUNT, "windows in an iteration")
     window_iterations: int = _window(20, COUNT, "iterations in an epoch")
     unit_spread: float = _window(
@@ -214,9 +220,15 @@ class Config:
     multi_orbit_sim: bool = _orbits(False, YES_NO, "simulate num_orbits systems at once")
     draw: str = _orbits(
         "kepler",
-        one_of("kepler", "apocentre", "random", "plummer"),
+        one_of("kepler", "apocentre", "random", "virial", "plummer"),
         "how the initial conditions of many orbits are drawn: Kepler pairs at pericentre or at "
-        "apocentre, random bodies, or Plummer spheres in 3D (total mass 1, energy -1/4)",
+        "apocentre, random bodies, or in 3D (total mass 1, energy -1/4) random bodies in virial "
+        "equilibrium or Plummer spheres",
+    )
+    mass_range: float = _orbits(
+        1.0,
+        number(low=1),
+        "the masses of draw virial differ by up to this factor, log-uniformly; 1 for equal ones",
     )
     retrain_batch: int = _orbits(
         256, COUNT, "most systems that are tried, and trained on, at once in phase 1", takes="train"
