@@ -1,10 +1,10 @@
-"""What `export` and `import` do: from one file to another."""
+"""`export` and `import`: from our checkpoints to files of the torch simulator, and back."""
 
 from pathlib import Path
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import checkpoints, folders
-from jaxstepper.runs.exchange import save_as_run, to_torch
+from jaxstepper.runs import folders
+from jaxstepper.runs.exchange import export, save_as_run
 from jaxstepper.runs.places import check_file_place, check_folder_place, check_run_place
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
 from jaxstepper.settings.values import PATH
@@ -38,12 +38,7 @@ def run_export(arguments: list[str]) -> int:
     else:
         check_folder_place(out, f"--out {out}")
     for each in names:
-        checkpoint = checkpoints.load(run, each)
-        file = to_torch(checkpoint)
-        path = out if out.suffix == ".pt" else out / torch_bridge.file_name(checkpoint.epoch)
-        _make_folder(path.parent)
-        torch_bridge.write(path, file)
-        print(path)
+        print(export(run, each, out))
     return 0
 
 
@@ -66,10 +61,3 @@ def run_import(arguments: list[str]) -> int:
     save_as_run(file, run, options.file)
     print(run / str(file.epoch))
     return 0
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be made ({error.strerror})") from error

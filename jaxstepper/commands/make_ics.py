@@ -1,4 +1,4 @@
-"""What `make-ics` does: draws or builds initial conditions and writes them to a file."""
+"""`make-ics`: writes initial conditions to a file."""
 
 import argparse
 import math

@@ -65,11 +65,9 @@ def _place(out: str | None, otherwise: Path) -> Path:
 
 
 def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays of one recorded rollout, as `simulate --output` writes it.
+    """The arrays of a rollout that `simulate --output` wrote.
 
-    Args:
-        path: the path of the file.
-        system: which rollout, if there are several; if None the first, and a note says so.
+    Of several rollouts, `system` is the one to read; None means the first, with a note.
 
     Raises:
         UserError: the file cannot be read, or holds no such rollout.
@@ -107,7 +105,7 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
 
 
 def _without_padding(rollout: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rollout up to its last state; a file pads all to the longest."""
+    """The rollout up to its last state; a file pads all rollouts to the longest."""
     states = max(int(np.sum(np.isfinite(rollout["time"]))), 1)
     ends = {"dt": states - 1}
     return {name: array[: ends.get(name, states)] for name, array in rollout.items()}

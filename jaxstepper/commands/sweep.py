@@ -1,4 +1,4 @@
-"""What `sweep` does: its arguments, its words, and the run of the best trial."""
+"""`sweep`: its arguments, its words, and the run of the best trial."""
 
 import json
 import shlex
@@ -153,7 +153,7 @@ def _parser() -> CommandParser:
 
 
 def _read(options: Any) -> tuple[Sweep, Request]:
-    """What is asked for, and the config of what all trials share."""
+    """The sweep that is asked for, and the options that all its trials share."""
     if options.save_name is not None:
         read_option("save_name", options.save_name, "--save-name")
     choices = read_sweep(options.config)

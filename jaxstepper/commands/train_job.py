@@ -1,4 +1,4 @@
-"""A training run that is ready to begin: new, or resumed."""
+"""Opens a training run: a new one, or one to resume."""
 
 import time
 import warnings
@@ -30,12 +30,12 @@ class Job:
     """A run that is ready to train.
 
     Attributes:
-        config: of the run.
-        given: what was given explicitly when the run began, as plain values.
-        tables: initial conditions `[B, N, 1 + 2 D]` it began with.
+        config: that of the run.
+        given: the options that were set explicitly when the run began, as plain values.
+        tables: the initial conditions `[B, N, 1 + 2 D]` that it began with.
         objective: what is trained.
         state: where it stands.
-        checkpoint: that it goes on from, or None.
+        checkpoint: the one that it goes on from, if it is resumed.
     """
 
     config: Config
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What the run wrote down for itself."""
+        """The notes of the run in its checkpoint."""
         return self.checkpoint.about if self.checkpoint else {}
 
 
@@ -125,5 +125,5 @@ def _warn_of_training(request: Request, objective: Objective) -> None:
 
 
 def fresh_name() -> str:
-    """A name for a run that was given none."""
+    """A name for a run without one."""
     return time.strftime("run-%Y%m%d-%H%M%S", time.localtime(from_main(int(time.time()))))

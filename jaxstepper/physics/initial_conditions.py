@@ -188,6 +188,13 @@ def virial_system(seed: Seed, masses: Sequence[float]) -> Table:
     return np.hstack([mass[:, None], position, velocity])
 
 
+def virial_batch(seed: Seed, num_systems: int, num_particles: int, mass_range: float) -> Table:
+    """`virial_system`s whose masses are log-uniform in a range of this ratio: `[B, N, 7]`."""
+    rng = np.random.default_rng(seed)
+    masses = mass_range ** rng.uniform(size=(num_systems, num_particles))
+    return np.stack([virial_system(rng, each.tolist()) for each in masses])
+
+
 def hierarchical_triple(
     inner_semi_major: float = 1.0,
     inner_eccentricity: float = 0.1,

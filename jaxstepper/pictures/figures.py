@@ -26,11 +26,7 @@ VANISHES = 1e-9
 
 
 def new_figure(width: float, height: float, **settings: Any) -> Any:
-    """A matplotlib figure; its size is in inches.
-
-    Raises:
-        UserError: matplotlib is missing.
-    """
+    """A matplotlib figure, its size in inches; a UserError if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -69,11 +65,7 @@ def label_powers(axis: Any) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Saves a picture; the suffix of the path chooses the format.
-
-    Raises:
-        UserError: the picture cannot be written.
-    """
+    """Saves a picture in the format of its suffix; a UserError if it cannot be written."""
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as problem:

@@ -24,14 +24,7 @@ from jaxstepper.pictures.film import Film
 
 # In inches: 1280 x 720 dots at the default of 120 dpi.
 WIDTH, HEIGHT = 32 / 3, 6.0
-LAYOUT = {
-    "left": 0.09,
-    "right": 0.98,
-    "top": 0.9,
-    "bottom": 0.1,
-    "hspace": 0.18,
-    "wspace": 0.26,
-}
+LAYOUT = {"left": 0.09, "right": 0.98, "top": 0.9, "bottom": 0.1, "hspace": 0.18, "wspace": 0.26}
 # How many frames back the tail of a body reaches, and its pieces for few and for many bodies.
 TAIL = 60
 PIECES, PIECES_OF_MANY = 300, 15

@@ -29,11 +29,7 @@ class TrainingMovie:
         options: MovieOptions,
         quiet: bool = False,
     ) -> None:
-        """Finds, before the training, what would stop the movie; without a path there is none.
-
-        Raises:
-            UserError: a movie cannot be made.
-        """
+        """Raises a UserError if the movie cannot be made; without a path there is none."""
         self.is_on = path is not None
         if path is None:
             return

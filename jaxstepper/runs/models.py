@@ -32,12 +32,12 @@ class TrainedModel:
     """A network and what it was trained with.
 
     Attributes:
-        name: where it came from, for messages.
+        name: its origin, for messages.
         epoch: the epoch it was saved in, from 0.
         variables: the network's weights and constants.
         config: the flat config that it was trained with.
-        initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
-        own: the module of a program's own that it was trained with; else empty.
+        initial_conditions: the tables `[B, N, 1 + 2 D]` that it was trained on, if they are known.
+        own: a description of the program's own module that it is the weights of, or "".
     """
 
     name: str
@@ -49,7 +49,7 @@ class TrainedModel:
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
-    """Loads the model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+    """Loads the model of `--model-path`: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
 
     Raises:
         UserError: there is no such model, or it cannot be read.
@@ -70,13 +70,7 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
 def rule_of_model(
     config: Config, model: TrainedModel, gravity: Gravity, own: nn.Module | None = None
 ) -> Rule:
-    """The step-size rule of a model, whose network and inputs are those of `config`.
-
-    Args:
-        config: what the model was trained with.
-        model: the weights.
-        gravity: the force.
-        own: the module whose weights they are, if it was a program's own.
+    """The step-size rule of a model; its network and inputs are those of `config`, or `own`.
 
     Raises:
         UserError: the model has another network.
@@ -127,7 +121,7 @@ def load_rule(
 
 
 load_controller = load_rule
-"""The name that `load_rule` had first."""
+"""The former name of `load_rule`."""
 
 
 def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
@@ -137,7 +131,7 @@ def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
 
 
 def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
-    """The config of a `.pt` file, corrected where its weights say otherwise."""
+    """The config of a `.pt` file, corrected by what its weights say."""
     state_dict = to_state_dict(file.variables, float(file.has_dropout))
     shape = network_shape(state_dict)
     return {
@@ -150,11 +144,7 @@ def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
 
 
 def variables_for(network: nn.Module, features: FeatureSpec, model: TrainedModel) -> Variables:
-    """The model's variables in the dtype of a network with these inputs.
-
-    Raises:
-        UserError: the model's network is another one.
-    """
+    """The model's variables in the network's dtype; a UserError if they are another network's."""
     init = partial(init_variables, network, input_size=features.size)
     like = jax.eval_shape(init, jax.random.PRNGKey(0))
     if jax.tree.map(jnp.shape, model.variables) != jax.tree.map(jnp.shape, like):

@@ -26,19 +26,18 @@ from jaxstepper.training.two_phase.objective import TwoPhase
 from jaxstepper.training.windows.objective import Windows
 
 KINDS: dict[str, type[Objective]] = {"gate": TwoPhase, "window": Windows}
-"""The objectives that the command line knows, by the values of `--objective`."""
+"""The objectives by the values of `--objective`."""
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a program brings itself; None where the configuration decides.
+    """What a program provides itself; None where the configuration decides.
 
     Attributes:
         network: a Flax module that maps inputs `[..., F]` to outputs `[..., 1 or 2]`, of which
             output 0 becomes dt.
         optimizer: an optax transformation.
-        objective: a class of objectives; it is made with `network`, `features`, `gravity` and
-            `optimizer`.
+        objective: a class that takes `network`, `features`, `gravity` and `optimizer`.
         gravity: the force.
     """
 
@@ -48,7 +47,7 @@ class Overrides:
     gravity: Gravity | None = None
 
     def described(self) -> dict[str, str]:
-        """What a checkpoint says of it, by name."""
+        """Notes on network and objective, for checkpoints."""
         parts = {"own_network": self.network, "own_objective": self.objective}
         return {name: str(part) for name, part in parts.items() if part is not None}
 
@@ -57,11 +56,7 @@ NO_OVERRIDES = Overrides()
 
 
 def make_objective(config: Config, tables: np.ndarray, own: Overrides = NO_OVERRIDES) -> Objective:
-    """Everything about a training run that does not change while it runs.
-
-    Raises:
-        UserError: it does not fit into memory.
-    """
+    """The objective of a configuration and bodies; a UserError if it does not fit into memory."""
     kind = own.objective or KINDS[config.objective]
     network = make_network(config)
     if own.network is None:
@@ -107,7 +102,7 @@ def _two_phase_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
 
 
 def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
-    # Unless all systems are bound pairs, windows are in units of time and all of one length.
+    # Unless all systems are bound pairs, all windows have one length, in units of time.
     bound = all(orbital_period(table) for table in tables)
     return {
         "iterations": config.window_iterations,
@@ -115,6 +110,7 @@ def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
         "steps": config.window_steps,
         "spans": config.window_length if bound else 1.0,
         "span": None if bound else config.window_length,
+        "start": config.window_start / (1.0 if bound else config.window_length),
         "tolerances": (config.tolerance_min, config.tolerance_max),
         "unit_spread": config.unit_spread,
         "imitation": config.imitation_epochs,

@@ -1,4 +1,4 @@
-"""From a config to force, network, inputs and optimiser."""
+"""The force, network, inputs and optimiser of a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ from jaxstepper.settings.stored import from_dict
 
 LEAST_BYTES = 4  # a number takes them in float32
 
-# What a network was trained with, and what a simulation must repeat.
+# What a network was trained with, and a simulation must repeat.
 NETWORK_FIELDS = ("hidden_dims", "activation", "dropout", "fourier_scale", "fourier_dim")
 INPUT_FIELDS = (
     "feature_type",
@@ -50,7 +50,7 @@ def make_gravity(config: Config) -> Gravity:
 
 
 def with_scales(config: Config, tables: np.ndarray) -> Config:
-    """The config with the normalisation scales filled in, so that they travel with it."""
+    """The config with the normalisation scales filled in."""
     if not config.normalize_inputs:
         return config
     if config.norm_mode == "manual":
@@ -143,11 +143,7 @@ def _adam(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
 
 def require_room(config: Config) -> None:
-    """Refuses a network or an epoch of samples that this machine's memory cannot hold.
-
-    Raises:
-        UserError: the memory is too small.
-    """
+    """Raises a UserError if memory cannot hold the network or an epoch of samples."""
     inputs = FeatureSpec(config.feature_type, config.history_len).size
     has_fourier = config.fourier_scale > 0
     frequencies = inputs * config.fourier_dim // 2 if has_fourier else 0
@@ -165,18 +161,12 @@ def require_room(config: Config) -> None:
 
 
 def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request:
-    """The request with the network, inputs, scheme and dtype that a checkpoint was trained with.
+    """The request with the network, inputs, scheme and dtype of a checkpoint, by its flat config.
 
-    A dtype or scheme that was set explicitly wins over that of the checkpoint. A network or input
-    that was set explicitly must be the same.
-
-    Args:
-        request: what the command was asked to do.
-        checkpoint: the flat config of the checkpoint.
-        name: name of the checkpoint, for messages.
+    A dtype or scheme that was set explicitly wins over the checkpoint's.
 
     Raises:
-        UserError: a network or input that was set is not the checkpoint's.
+        UserError: a network or input that was set explicitly is not the checkpoint's.
     """
     trained, _ = from_dict(checkpoint)
     for field in (*NETWORK_FIELDS, *INPUT_FIELDS):

@@ -11,12 +11,9 @@ LEAST_DISTANCE = 1e-100  # whose cube is still a number
 
 
 def check(command: Command, request: Request) -> Request:
-    """Checks everything that can be checked before a file is opened.
+    """The request with derived options filled in, after all checks that need no file.
 
     To simulate, call `check_history` once the checkpoint's history_len is known.
-
-    Returns:
-        The request with what follows from its options filled in.
 
     Raises:
         UserError: two options contradict each other, or one that was set has no effect.
@@ -56,18 +53,14 @@ def check_together(request: Request) -> Request:
 
 
 def check_history(request: Request) -> None:
-    """Checks that integrator_mode history has a history.
-
-    Raises:
-        UserError: integrator_mode is history and history_len is 0.
-    """
+    """Raises a UserError if integrator_mode is history and history_len is 0."""
     if request.config.integrator_mode == "history" and request.config.history_len == 0:
         rule = "needs history_len (--history-len), an integer >= 1"
         raise request.refusal("integrator_mode", rule)
 
 
 def ineffective(request: Request) -> list[str]:
-    """The options that were set, are accepted for compatibility, and change nothing."""
+    """The options that were set and change nothing; they are accepted for compatibility."""
     return [name for name in request.sources if not OPTIONS[name].effect]
 
 

@@ -42,11 +42,7 @@ def value_of(allowed: Allowed) -> Callable[[str], Any]:
     return convert
 
 
-def add_checkpoint_dir(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_dir(parser: CommandParser) -> None:
     """Adds the flag --checkpoint-dir, as `train` has it."""
-    parser.add_argument(
-        "--checkpoint-dir",
-        type=value_of(PATH),
-        default="checkpoints",
-        help="folder that holds the runs",
-    )
+    words = "folder that holds the runs"
+    parser.take("--checkpoint-dir", allowed=PATH, metavar=None, default="checkpoints", help=words)

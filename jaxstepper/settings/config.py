@@ -1,8 +1,6 @@
-"""The table of everything that can be set, with defaults and help.
+"""The table of all options, with defaults and help.
 
-`Config` is the one table: the command line, the help text, the TOML reader and the checkpoint
-reader are generated from it. Only the standard library is imported here, so that `--help` answers
-at once.
+The command line, the help text, and the readers of TOML files and checkpoints follow from `Config`.
 """
 
 from dataclasses import dataclass, fields
@@ -97,7 +95,7 @@ _unused_key = partial(_unused, takes="train", flag=False)
 
 @dataclass(frozen=True)
 class Config:
-    """All options of a run in one flat table; `parse` and `from_dict` check the values."""
+    """All options of a run; `parse` and `from_dict` check the values."""
 
     optimizer: str = _optimisation("adam", OPTIMIZERS, "optimiser", also="-o")
     lr: float = _optimisation(1e-4, POSITIVE, "learning rate")
@@ -139,6 +137,12 @@ class Config:
     window_steps: int = _window(1024, COUNT, "most steps of a window")
     window_length: float = _window(
         12.0, POSITIVE, "longest window, in periods of bound pairs or else in units of time"
+    )
+    window_start: float = _window(
+        0.0,
+        NOT_NEGATIVE,
+        "windows start up to so long after the initial conditions, in the same units; for bodies "
+        "that do not come back to where they began",
     )
     window_batch: int = _window(32, COUNT, "windows in an iteration")
     window_iterations: int = _window(20, COUNT, "iterations in an epoch")
@@ -216,9 +220,15 @@ class Config:
     multi_orbit_sim: bool = _orbits(False, YES_NO, "simulate num_orbits systems at once")
     draw: str = _orbits(
         "kepler",
-        one_of("kepler", "apocentre", "random", "plummer"),
+        one_of("kepler", "apocentre", "random", "virial", "plummer"),
         "how the initial conditions of many orbits are drawn: Kepler pairs at pericentre or at "
-        "apocentre, random bodies, or Plummer spheres in 3D (total mass 1, energy -1/4)",
+        "apocentre, random bodies, or in 3D (total mass 1, energy -1/4) random bodies in virial "
+        "equilibrium or Plummer spheres",
+    )
+    mass_range: float = _orbits(
+        1.0,
+        number(low=1),
+        "the masses of draw virial differ by up to this factor, log-uniformly; 1 for equal ones",
     )
     retrain_batch: int = _orbits(
         256, COUNT, "most systems that are tried, and trained on, at once in phase 1", takes="train"
@@ -433,9 +443,5 @@ def matters(config: Config, name: str) -> bool:
 
 
 def read_option(name: str, raw: Any, source: str) -> Any:
-    """The checked value of `name`; `raw` is flag text, or a TOML or JSON value.
-
-    Raises:
-        UserError: `raw` is of the wrong kind or not allowed.
-    """
+    """The checked value of `name`, of flag text or a TOML or JSON value; raises as `read_value`."""
     return read_value(OPTIONS[name].allowed, name, raw, source)

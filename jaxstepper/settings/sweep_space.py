@@ -15,7 +15,7 @@ GROUPS = (
     "features and history",
 )
 ALSO = ("normalize_inputs", "softening", "num_orbits", "retrain_batch", "fresh_every")
-# These decide how trials are measured and how long they are; all trials must share them.
+# They decide how trials are measured and how long they take, so all trials must share them.
 SAME_FOR_ALL = ("objective", "epochs", "n_steps", "energy_threshold")
 RANGE = "{low = .., high = ..}, with log = true or (integers) step = .. if wanted"
 

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from jaxstepper.errors import UserError
 from jaxstepper.reporting.note import note
-from jaxstepper.runs import checkpoints
 from jaxstepper.runs.checkpoints import first_line
-from jaxstepper.runs.exchange import to_torch
+from jaxstepper.runs.exchange import export
 from jaxstepper.runs.resume import what_was_set
 from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.sweep.study import Study
 from jaxstepper.sweep.trial import Trained
-from jaxstepper.torch_files import file as torch_bridge
 
 TRIAL = "trial-"
 """Prefix of the folders that hold the runs of trials."""
@@ -54,10 +52,7 @@ def remove_others(folder: Path, study: Study) -> None:
 def export_run(run: Path) -> str | None:
     """Writes the .pt file of a run and returns its path, or None after a note that it cannot."""
     try:
-        checkpoint = checkpoints.load(run)
-        path = run / torch_bridge.file_name(checkpoint.epoch)
-        torch_bridge.write(path, to_torch(checkpoint))
+        return str(export(run, None, run))
     except UserError as error:
         note(f"no .pt file: {error}")
         return None
-    return str(path)

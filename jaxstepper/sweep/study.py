@@ -101,11 +101,7 @@ def _open_storage(optuna: Any, url: str) -> Any:
 
 
 def import_optuna() -> Any:
-    """Optuna.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Optuna; a UserError if it is not installed."""
     try:
         import optuna
     except ImportError as error:

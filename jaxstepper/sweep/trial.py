@@ -91,11 +91,7 @@ class Sweep:
     measure: Measure
 
     def request(self, chosen: Mapping[str, Any]) -> Request:
-        """The request of a trial with these choices, without name and seed.
-
-        Raises:
-            UserError: options contradict each other.
-        """
+        """The request of a trial with these choices, without name and seed; raises as `combine`."""
         sources = {choice.name: choice.source for choice in self.choices}
         settings = {name: (value, sources[name]) for name, value in chosen.items()}
         return combine("train", self.fixed | settings, {})
@@ -118,11 +114,7 @@ class Trained(NamedTuple):
 
 
 def make_measure(objective: str, minimise: str | None, maximise: str | None, last: int) -> Measure:
-    """The measure of the metric to minimise or maximise, or else of the objective's default.
-
-    Raises:
-        UserError: there is no such metric.
-    """
+    """The metric to minimise or maximise, or the default; a UserError if there is no such one."""
     kind = KINDS[objective]
     known = (*kind.chosen_by, "epoch_time")
     metric = minimise or maximise or known[0]
@@ -134,11 +126,7 @@ def make_measure(objective: str, minimise: str | None, maximise: str | None, las
 
 
 def check(sweep: Sweep) -> None:
-    """Finds, before the first trial, what would make trials fail.
-
-    Raises:
-        UserError: some choice is impossible with all others, or there are no bodies.
-    """
+    """Raises a UserError if some choice is impossible with all others, or there are no bodies."""
     for name in NOT_TAKEN:
         value, source = sweep.fixed.get(name, (None, ""))
         if value:

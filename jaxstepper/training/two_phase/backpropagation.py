@@ -190,10 +190,7 @@ def _is_finite(gradient: Variables) -> Bool[Array, ""]:
 
 
 def backward(
-    network: StepNetwork,
-    params: Variables,
-    passes: tuple[Pass, ...],
-    slope: Float[Array, " S"],
+    network: StepNetwork, params: Variables, passes: tuple[Pass, ...], slope: Float[Array, " S"]
 ) -> dict[str, Signal]:
     """The signal of each layer, given d(loss)/d(output 0) of each sample."""
     *hidden, (x, z, _) = passes

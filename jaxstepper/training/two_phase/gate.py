@@ -8,11 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxstepper.physics.diagnostics import (
-    internal_energy,
-    reference_energy,
-    relative_energy_error,
-)
+from jaxstepper.physics.diagnostics import internal_energy, reference_energy, relative_energy_error
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.integrators import leapfrog
 from jaxstepper.physics.particles import Particles

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxstepper.network.learned import root
-from jaxstepper.physics.particles import Particles, from_table
+from jaxstepper.physics.particles import Particles, from_table, to_table
 from jaxstepper.stepping.literature import free_fall
+from jaxstepper.stepping.rollout import Limits, run_until
 from jaxstepper.stepping.rule import Rule
 from jaxstepper.training.windows.loss import as_trained, run_window
 from jaxstepper.training.windows.plan import WindowPlan
@@ -25,6 +26,8 @@ SHORTEST = 0.6
 # The free-fall rule that the learned one is compared with, and the steps of the comparison.
 REFERENCE_ETA, REFERENCE_STEPS = 0.03, 2048
 REFERENCES_AT_ONCE = 128
+# The most steps before a window starts.
+MOST_STEPS_BEFORE = 100_000
 
 
 @jax.tree_util.register_dataclass
@@ -43,17 +46,31 @@ class Pool:
     work: Float[Array, " M"]
 
 
-def make_pool(plan: WindowPlan, tables: ArrayLike, span: ArrayLike) -> Pool:
+def make_pool(plan: WindowPlan, tables: ArrayLike, span: ArrayLike, key: Array) -> Pool:
     """The pool of systems `[M, N, 1 + 2 D]` with the time scales `span` `[M]`."""
     dtype = plan.network.dtype
     tables, span = jnp.asarray(tables, dtype), jnp.asarray(span, dtype)
+    if plan.start > 0:
+        tables = _evolved(plan, tables, span, key)
     return Pool(tables, span, _reference_work(plan, tables, span))
 
 
+def _evolved(plan: WindowPlan, tables: Array, span: Array, key: Array) -> Float[Array, "M N C"]:
+    """The systems at random times up to the latest start of a window."""
+    times = plan.start * span * jax.random.uniform(key, span.shape, span.dtype)
+
+    def of_system(system: tuple[Array, Array]) -> Array:
+        table, time = system
+        limits = Limits(time, MOST_STEPS_BEFORE)
+        return to_table(
+            run_until(_reference(plan), plan.gravity, start_of(plan, table), limits).particles
+        )
+
+    return lax.map(of_system, (tables, times), batch_size=REFERENCES_AT_ONCE)
+
+
 def _reference_work(plan: WindowPlan, tables: Array, span: Array) -> Float[Array, " M"]:
-    order = plan.scheme.order
-    # The error is about the same on every scheme.
-    rule = as_trained(teacher(plan, root(jnp.asarray(REFERENCE_ETA**2, span.dtype), order)))
+    order, rule = plan.scheme.order, _reference(plan)
 
     def of_system(system: tuple[Array, Array]) -> Array:
         table, span = system
@@ -61,6 +78,12 @@ def _reference_work(plan: WindowPlan, tables: Array, span: Array) -> Float[Array
         return window.log_steps + window.log_error / order
 
     return lax.map(of_system, (tables, span), batch_size=REFERENCES_AT_ONCE)
+
+
+def _reference(plan: WindowPlan) -> Rule:
+    """The free-fall rule that others are compared with; its error is alike on every scheme."""
+    squared = jnp.asarray(REFERENCE_ETA**2, plan.network.dtype)
+    return as_trained(teacher(plan, root(squared, plan.scheme.order)))
 
 
 def teacher(plan: WindowPlan, eta: Array) -> Rule:

@@ -11,11 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxstepper.physics.diagnostics import (
-    internal_energy,
-    reference_energy,
-    relative_energy_error,
-)
+from jaxstepper.physics.diagnostics import internal_energy, reference_energy, relative_energy_error
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rollout import Rollout, advance, start
@@ -108,12 +104,7 @@ def window_loss(window: Window, tolerance: Array, order: int = 2) -> Float[Array
 
 
 def imitation_loss(
-    rule: Rule,
-    teacher: Rule,
-    gravity: Gravity,
-    particles: Particles,
-    span: Array,
-    most_steps: int,
+    rule: Rule, teacher: Rule, gravity: Gravity, particles: Particles, span: Array, most_steps: int
 ) -> Float[Array, ""]:
     """The mean of log(dt / teacher's dt)^2 along the teacher's steps; differentiable in `rule`."""
 

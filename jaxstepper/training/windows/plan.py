@@ -26,6 +26,7 @@ class WindowPlan:
         steps: the most steps in a window.
         spans: the longest window, in spans of its system.
         span: the length of a span in time; None for the orbital period of each pair.
+        start: the latest start of a window, in spans.
         tolerances: the smallest and the largest that are drawn; equal if the network sees none.
         unit_spread: units of mass and length vary between windows by up to this factor, either way.
         imitation: epochs at the start in which the network learns the free-fall rule's dt.
@@ -43,4 +44,5 @@ class WindowPlan:
     tolerances: tuple[float, float] = (1e-3, 3e-2)
     unit_spread: float = 1.0
     imitation: int = 0
+    start: float = 0.0
     scheme: Scheme = Rule.scheme

@@ -71,7 +71,7 @@ def init_window_state(
         variables = init_variables(plan.network, start, plan.features.size)
     state = WindowState(
         **fresh(plan.optimizer, variables, key),
-        pool=make_pool(plan, tables, span),
+        pool=make_pool(plan, tables, span, jax.random.fold_in(start, 0)),
         progress=new_progress(plan),
     )
     # A donated state must not hold one buffer twice.
