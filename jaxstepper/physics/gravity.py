@@ -111,7 +111,7 @@ def self_potential_energy(
     if count <= UNROLLED_UP_TO:
         pairs = ((i, j) for i in range(count) for j in range(i + 1, count))
         terms = (
-            mass[i] * mass[j] * _inverse_distance(_distance_squared(x_ij, softening))
+            mass[i] * mass[j] * inverse_distance(_distance_squared(x_ij, softening))
             for i, j in pairs
             for x_ij in [position[j] - position[i]]
         )
@@ -119,7 +119,7 @@ def self_potential_energy(
 
     def row(i: Array) -> Array:
         dx = position.T - position[i][:, None]
-        inverse = _inverse_distance(_distance_squared(dx, softening))
+        inverse = inverse_distance(_distance_squared(dx, softening))
         others = jnp.arange(count) != i
         return mass[i] * jnp.sum(jnp.where(others, mass * inverse, 0.0))
 
@@ -187,7 +187,7 @@ def _acceleration_unrolled(
     count, dim = position.shape
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
     r_squared = [sum((position[j, k] - position[i, k]) ** 2 for k in range(dim)) for i, j in pairs]
-    inverse = _inverse_distance(jnp.stack(r_squared) + softening**2)
+    inverse = inverse_distance(jnp.stack(r_squared) + softening**2)
     inverse_cubed = inverse * inverse * inverse
 
     def add_pulls(x: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
@@ -223,7 +223,7 @@ def _acceleration_by_sources(
         x_s, m_s = block
         dx = [x_s[:, k, None] - x[k] for k in range(dim)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
-        inverse = _inverse_distance(r_squared)
+        inverse = inverse_distance(r_squared)
         weight = m_s[:, None] * inverse * inverse * inverse
         pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in range(size)] for k in range(dim)]
         return [sum(pulls_k, start=a_k) for a_k, pulls_k in zip(a, pulls, strict=True)], None
@@ -241,7 +241,7 @@ def _acceleration_by_rows(
     def row(i: Array) -> Float[Array, " D"]:
         dx = [x_k - x_k[i] for x_k in x]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x.dtype))
-        inverse = _inverse_distance(r_squared)
+        inverse = inverse_distance(r_squared)
         weight = mass * inverse * inverse * inverse
         return jnp.stack([jnp.sum(weight * d) for d in dx])
 
@@ -252,7 +252,7 @@ def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Arra
     return jnp.sum(dx * dx, axis=0) + softening**2
 
 
-def _inverse_distance(r_squared: Array) -> Array:
+def inverse_distance(r_squared: Array) -> Array:
     """1/r, and 0 where r = 0; the inner `where` keeps infinities out of the gradient."""
     apart = r_squared > 0
     return jnp.where(apart, 1 / jnp.sqrt(jnp.where(apart, r_squared, 1.0)), 0.0)
