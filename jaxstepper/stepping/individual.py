@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -29,13 +28,13 @@ from jaxstepper.stepping.block_steps import first_step, least_step, next_step
 from jaxstepper.stepping.criteria import Criterion, Derivatives
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
-# Bodies that a CPU evaluates at once, for so many bodies in all (tried: 8 to 64).
-TILE, LARGE_TILE, LARGE = 16, 32, 512
+# Bodies evaluated at once on a CPU, up to so many bodies in all, and beyond (tried: 4 to 64).
+TILE, LARGE_TILE, LARGE = 8, 16, 128
 # An accelerator needs work for all its threads.
 TILE_ON_ACCELERATOR = 256
-# Of the counter of evaluations, whose parts would overflow alone.
-CARRY = 30
-# Differences of accelerations are noise up to so many rounding errors.
+# The counter of evaluations has two parts, the lower of so many bits.
+LOWER_BITS = 30
+# Changes of an acceleration are taken for noise up to so many rounding errors of its terms.
 NOISE = 4.0
 
 
@@ -44,22 +43,22 @@ NOISE = 4.0
 class Individual:
     """N bodies in D dimensions, each at a time of its own.
 
-    Times and steps of bodies are fractions of the present block, and `block` is the number of those
-    that are over.
+    Times and steps of bodies are fractions of a block, whose length is the longest step.
 
     Attributes:
         mass: `[N]`.
-        motion: `[4, D, N]`: position, velocity, acceleration and jerk at each body's time.
-        own_time: `[N]`.
+        motion: `[4, D, N]`: position, velocity, acceleration and jerk at each body's own time.
+        own_time: `[N]`, in the present block.
         step: `[N]`, each a power of two.
-        predicted: `[2 D, N]`, components of positions and velocities at `now`.
-        now: `[]`, the time of the last evaluation.
+        predicted: `[2 D, N]`, the components of positions and velocities at `now`.
+        now: `[]`, the time of the last evaluation, in the present block.
         begin: `[]`, the time at which the rollout began.
+        end: `[]`, the time at which it ends.
         length: `[]`, that of a block; negative where time runs backwards.
-        block: `[]`.
-        blocks: `[]`, after how many the rollout ends.
-        steps: `[]`, the number of times at which some bodies were evaluated, after the first.
-        evaluated: `[2]`, how many bodies were evaluated in all, in parts of `CARRY` bits.
+        block: `[]`, the number of blocks behind.
+        blocks: `[]`, the number of blocks in all.
+        steps: `[]`, the number of times at which bodies were evaluated, after the first.
+        evaluated: `[2]`, how many bodies were evaluated in all; `evaluations` reads it.
         status: `[]`, one of the codes of `status`; the first failure stays.
     """
 
@@ -70,6 +69,7 @@ class Individual:
     predicted: Float[Array, "*B 2D N"]
     now: Float[Array, "*B"]
     begin: Float[Array, "*B"]
+    end: Float[Array, "*B"]
     length: Float[Array, "*B"]
     block: Int[Array, "*B"]
     blocks: Int[Array, "*B"]
@@ -89,40 +89,40 @@ def start(
     end_time: Float[Array, ""] | float,
     longest: Float[Array, ""] | float,
 ) -> Individual:
-    """The bodies before their first steps; their forces are evaluated once.
+    """The bodies before their first steps; the forces on all are evaluated once.
 
     Args:
         criterion: chooses the steps.
         gravity: what moves the bodies.
         particles: the first state.
-        end_time: where the rollout is to end, exactly; earlier than the state, time runs backwards.
-        longest: the longest step of a body, > 0; it is shortened to divide the time to the end.
+        end_time: where the rollout ends, exactly; before the time of the state, it runs backwards.
+        longest: the longest step of any body, > 0; it is shortened to divide the time to the end.
     """
-    p = particles
-    dtype = p.time.dtype
-    span = jnp.asarray(end_time, dtype) - p.time
-    blocks = _whole_blocks(jnp.abs(span) / longest)
-    length = span / jnp.maximum(blocks, 1)
+    p, dtype = particles, particles.time.dtype
+    end = jnp.asarray(end_time, dtype)
+    blocks = _whole_number(jnp.abs(end - p.time) / longest)
+    length = jnp.where(blocks > 0, (end - p.time) / jnp.maximum(blocks, 1), longest)
     where = jnp.concatenate((p.position.T, p.velocity.T))
     pull = pull_on(gravity, where, where, p.mass, p.time)
     wanted = criterion.first_step(pull.acceleration, pull.jerk) / jnp.abs(length)
-    fine = jnp.all(jnp.isfinite(pull.jerk)) & ~jnp.any(jnp.isnan(wanted)) & jnp.isfinite(length)
-    count = p.mass.shape[0]
-    zero = jnp.zeros((), jnp.int32)
+    motion = jnp.stack((p.position.T, p.velocity.T, pull.acceleration.T, pull.jerk.T))
+    fine = jnp.all(jnp.isfinite(motion)) & ~jnp.any(jnp.isnan(wanted)) & jnp.isfinite(length)
+    none = jnp.zeros((), jnp.int32)
     return Individual(
         mass=p.mass,
-        motion=jnp.stack((p.position.T, p.velocity.T, pull.acceleration.T, pull.jerk.T)),
+        motion=motion,
         own_time=jnp.zeros_like(p.mass),
         step=first_step(wanted),
         predicted=where,
-        now=jnp.zeros((), dtype),
+        now=jnp.zeros_like(p.time),
         begin=p.time,
-        length=length,
-        block=zero,
+        end=end,
+        length=length.astype(dtype),
+        block=none,
         blocks=blocks,
-        steps=zero,
-        evaluated=jnp.asarray((0, count), jnp.int32),
-        status=jnp.where(fine, jnp.where(blocks > 0, RUNNING, ENDED), NOT_FINITE).astype(jnp.int32),
+        steps=none,
+        evaluated=jnp.stack((none, none + p.mass.shape[0])),
+        status=_running(none, blocks, ~fine, jnp.asarray(False)),
     )
 
 
@@ -133,101 +133,163 @@ def turn(
     going: Bool[Array, ""] | bool = True,
     tile: int | None = None,
 ) -> Individual:
-    """Evaluates and corrects as many of the bodies due next as a tile holds.
+    """Takes the steps of as many of the bodies due next as a tile holds.
 
     Args:
         criterion: chooses the next step of each.
         gravity: what moves the bodies.
-        state: a running rollout.
-        going: if not, the bodies stay as they are.
-        tile: how many bodies are evaluated at once; by default what suits the platform.
+        state: a rollout that is running.
+        going: if not, nothing changes.
+        tile: how many bodies are evaluated at once; by default as suits the platform.
     """
     count = state.mass.shape[0]
+    tile = min(count, tile or _tile(count))
     due = state.own_time + state.step
     now = jnp.min(due)
-    predicted, now, is_new = _predicted(state, now)
-    time = state.begin + state.length * (state.block.astype(now.dtype) + now)
+    is_new = now > state.now
+    predicted = jnp.where(is_new, _predicted(state, now), state.predicted)
     is_due = (due == now) & going
-    # The largest of ones and zeros; the rest of the tile is filled with bodies that are not due.
-    tile = min(count, _tile(count) if tile is None else tile)
+    left = jnp.sum(is_due, dtype=jnp.int32)
+    # The largest of ones and zeros. What is left of the tile is filled with bodies not due, whose
+    # results are sent beyond the last body, where writing has no effect.
     chosen, who = lax.top_k(is_due.astype(jnp.float32), tile)
-    is_chosen = chosen > 0
+    to = jnp.where(chosen > 0, who, count + jnp.arange(tile))
+
+    def written(field: Array, new: Array) -> Array:
+        return field.at[..., to].set(new, mode="drop", unique_indices=True)
+
+    time = state.begin + state.length * (state.block.astype(now.dtype) + now)
     pull = pull_on(gravity, predicted[:, who], predicted, state.mass, time)
     step = state.step[who]
-    before = Motion(*state.motion[:, :, who])
-    after = correct(before, pull.acceleration.T, pull.jerk.T, state.length * step)
-    wanted = _wanted(criterion, before, after, pull, state.mass[who], state.length * step)
-    wanted = wanted / jnp.abs(state.length)
-    new_step = next_step(step, wanted, now)
-    new = jnp.stack(after)
-    # Those that are not due are sent beyond the last body, where writing has no effect.
-    to = jnp.where(is_chosen, who, count + jnp.arange(tile))
-    write = {"mode": "drop", "unique_indices": True}
-    num_due = jnp.sum(is_due, dtype=jnp.int32)
-    meet = (now == 1) & (num_due <= tile) & going
-    own_time = state.own_time.at[to].set(now, **write)
+    after, wanted = _stepped(criterion, state, who, pull, state.length * step)
+    next_steps = next_step(step, wanted, now)
+    broken = ~jnp.all(jnp.isfinite(after), axis=(0, 1)) | jnp.isnan(wanted)
+    stuck = next_steps < least_step(now.dtype)
+    meet = (now == 1) & (left <= tile) & going
     block = state.block + meet
-    fine = jnp.all(jnp.isfinite(new), axis=(0, 1)) & ~jnp.isnan(wanted)
-    status = jnp.where(
-        jnp.any(is_chosen & ~fine),
-        NOT_FINITE,
-        jnp.where(
-            jnp.any(is_chosen & (new_step < least_step(now.dtype))),
-            STALLED,
-            jnp.where(block < state.blocks, RUNNING, ENDED),
-        ),
+    status = _running(
+        block, state.blocks, jnp.any(broken & (chosen > 0)), jnp.any(stuck & (chosen > 0))
     )
     return state.replace(
-        motion=state.motion.at[:, :, to].set(new, **write),
-        own_time=jnp.where(meet, 0.0, own_time),
-        step=state.step.at[to].set(new_step, **write),
+        motion=written(state.motion, after),
+        own_time=jnp.where(meet, 0.0, written(state.own_time, now)),
+        step=written(state.step, next_steps),
         predicted=predicted,
         now=jnp.where(meet, 0.0, jnp.where(going, now, state.now)),
         block=block,
         steps=state.steps + (is_new & going),
-        evaluated=_counted(state.evaluated, jnp.minimum(num_due, tile)),
-        status=jnp.where(state.status == RUNNING, status, state.status).astype(jnp.int32),
+        evaluated=_counted(state.evaluated, jnp.minimum(left, tile)),
+        status=jnp.where(state.status == RUNNING, status, state.status),
     )
 
 
-def _predicted(state: Individual, now: Array) -> tuple[Array, Array, Array]:
+@partial(jax.jit, static_argnames=("gravity", "tile"))
+def run_individual(
+    criterion: Criterion,
+    gravity: Gravity,
+    particles: Particles,
+    end_time: Float[Array, ""] | float,
+    longest: Float[Array, ""] | float,
+    tile: int | None = None,
+) -> Individual:
+    """A rollout to its end in one `while_loop`; arguments as those of `start` and `turn`.
+
+    Under `vmap`, each turn of a batch costs as much as one of every system, O(N) for those that
+    have ended; `roll_out_individually` does better.
+    """
+
+    def body(state: Individual) -> Individual:
+        return turn(criterion, gravity, state, tile=tile)
+
+    begin = start(criterion, gravity, particles, end_time, longest)
+    return lax.while_loop(is_running, body, begin)
+
+
+def is_running(state: Individual) -> Bool[Array, ""]:
+    """Whether the end is not reached, and no step has failed."""
+    return state.status == RUNNING
+
+
+def evaluations(state: Individual) -> int:
+    """How many bodies were evaluated, the first of all included; times N, that counts pairs."""
+    upper, lower = (int(part) for part in state.evaluated)
+    return (upper << LOWER_BITS) + lower
+
+
+def at_common_time(state: Individual) -> Particles:
+    """The bodies where they last met: at the end, the rollout's last state."""
+    return as_particles(state, state.motion, state.block)
+
+
+def at_time(state: Individual, time: Float[Array, ""] | float) -> Particles:
+    """The bodies at a time close to their own, by prediction; the error of a step h goes as h^4."""
+    fraction = (time - state.begin) / state.length - state.block
+    h = state.length * (fraction - state.own_time)
+    before = Motion(*state.motion)
+    x, v = predict(before, h)
+    moved = jnp.stack((x, v, before.acceleration + h * before.jerk, before.jerk))
+    return as_particles(state, moved, state.block).replace(time=jnp.asarray(time, x.dtype))
+
+
+def as_particles(
+    state: Individual, motion: Float[Array, "F D N"], block: Int[Array, ""]
+) -> Particles:
+    """A state from rows of `motion` at the end of a block."""
+    time = state.begin + state.length * block.astype(state.begin.dtype)
+    acceleration = motion[2] if len(motion) > 2 else jnp.zeros_like(motion[0])
+    return Particles(
+        mass=state.mass,
+        position=motion[0].T,
+        velocity=motion[1].T,
+        acceleration=acceleration.T,
+        time=jnp.where(block == state.blocks, state.end, time),
+        dt=jnp.where(block > 0, state.length, 0),
+    )
+
+
+def _predicted(state: Individual, now: Array) -> Float[Array, "2D N"]:
     h = state.length * (now - state.own_time)
-    is_new = now > state.now
-    there = jnp.concatenate(predict(Motion(*state.motion), h))
-    return jnp.where(is_new, there, state.predicted), now, is_new
+    return jnp.concatenate(predict(Motion(*state.motion), h))
 
 
-def _wanted(criterion, before, after, pull, mass, h):
+def _stepped(
+    criterion: Criterion, state: Individual, who: Int[Array, " K"], pull: Pull, h: Float[Array, " K"]
+) -> tuple[Float[Array, "4 D K"], Float[Array, " K"]]:
+    """The motion of K bodies after steps h, and the steps they want next, in blocks."""
+    before = Motion(*state.motion[..., who])
+    after = correct(before, pull.acceleration.T, pull.jerk.T, h)
     snap, crackle = snap_and_crackle(before, after, h)
     noise = NOISE * jnp.finfo(h.dtype).eps * pull.strength
-
-    def above(z, level):
-        return jnp.where(jnp.sum(z * z, 0) > level * level, z, 0.0)
-
-    snap, crackle = above(snap, 6 * noise / h**2), above(crackle, 12 * noise / h**3)
-    return criterion.step_size(
-        Derivatives(pull.acceleration, pull.jerk, snap.T, crackle.T, mass, jnp.abs(h))
+    snap = _above(snap, 6 * noise / h**2)
+    crackle = _above(crackle, 12 * noise / jnp.abs(h) ** 3)
+    known = Derivatives(
+        pull.acceleration, pull.jerk, snap.T, crackle.T, state.mass[who], jnp.abs(h)
     )
+    return jnp.stack(after), criterion.step_size(known) / jnp.abs(state.length)
 
 
-def _whole_blocks(ratio: Array) -> Array:
-    return jnp.ceil(ratio * (1 - 4 * jnp.finfo(ratio.dtype).eps)).astype(jnp.int32)
+def _above(z: Float[Array, "D K"], level: Float[Array, " K"]) -> Float[Array, "D K"]:
+    """Vectors longer than a level; 0 for the others."""
+    return jnp.where(jnp.sum(z * z, axis=0) > level * level, z, 0.0)
 
 
-def _counted(evaluated, more):
-    low = evaluated[1] + more
-    return jnp.stack((evaluated[0] + (low >> CARRY), low & ((1 << CARRY) - 1)))
+def _whole_number(blocks: Float[Array, ""]) -> Int[Array, ""]:
+    """The number of blocks, rounded up, except for what rounding added to it."""
+    return jnp.ceil(blocks * (1 - 4 * jnp.finfo(blocks.dtype).eps)).astype(jnp.int32)
+
+
+def _running(block: Array, blocks: Array, broken: Array, stuck: Array) -> Int[Array, ""]:
+    status = jnp.where(block < blocks, RUNNING, ENDED)
+    status = jnp.where(stuck, STALLED, status)
+    return jnp.where(broken & (blocks > 0), NOT_FINITE, status).astype(jnp.int32)
+
+
+def _counted(evaluated: Int[Array, "2"], more: Int[Array, ""]) -> Int[Array, "2"]:
+    lower = evaluated[1] + more
+    return jnp.stack((evaluated[0] + (lower >> LOWER_BITS), lower & ((1 << LOWER_BITS) - 1)))
 
 
 def _tile(count: int) -> int:
     if jax.default_backend() != "cpu":
         return TILE_ON_ACCELERATOR
-    return LARGE_TILE if count >= LARGE else TILE
-
-
-@partial(jax.jit, static_argnames=("gravity", "tile"))
-def run_individually(criterion, gravity, particles, end_time, longest, tile=None):
-    begin = start(criterion, gravity, particles, end_time, longest)
-    return lax.while_loop(
-        lambda s: s.status == RUNNING, lambda s: turn(criterion, gravity, s, True, tile), begin
-    )
+    return TILE if count <= LARGE else LARGE_TILE
