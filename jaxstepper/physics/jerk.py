@@ -8,6 +8,7 @@ An external field adds its acceleration, and the derivative of that along the mo
 & Aarseth 1992.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -124,7 +125,7 @@ def _sums_by_rows(targets: Array, sources: Array, mass: Array, softening: float)
     return _by_some(of_some, targets, max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // mass.shape[0]))
 
 
-def _by_some(of_some, targets: Array, most: int) -> Array:
+def _by_some(of_some: Callable[[Array], Array], targets: Array, most: int) -> Array:
     """`of_some` of all targets, at most so many at once."""
     if targets.shape[1] <= most:
         return of_some(targets.T).T

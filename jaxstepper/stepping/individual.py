@@ -253,7 +253,11 @@ def _predicted(state: Individual, now: Array) -> Float[Array, "2D N"]:
 
 
 def _stepped(
-    criterion: Criterion, state: Individual, who: Int[Array, " K"], pull: Pull, h: Float[Array, " K"]
+    criterion: Criterion,
+    state: Individual,
+    who: Int[Array, " K"],
+    pull: Pull,
+    h: Float[Array, " K"],
 ) -> tuple[Float[Array, "4 D K"], Float[Array, " K"]]:
     """The motion of K bodies after steps h, and the steps they want next, in blocks."""
     before = Motion(*state.motion[..., who])
