@@ -40,11 +40,14 @@ if TYPE_CHECKING:
         scaled,
         symmetrized,
     )
+    from jaxstepper.stepping.scheme import BlanesMoan, Chin, Hermite, Leapfrog, Scheme
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Acceleration",
+    "BlanesMoan",
+    "Chin",
     "Controller",
     "DistanceOverAcceleration",
     "ExternalField",
@@ -52,7 +55,9 @@ __all__ = [
     "FreeFall",
     "Gravity",
     "HairerSoderlind",
+    "Hermite",
     "Huayno",
+    "Leapfrog",
     "LearnedRule",
     "Limits",
     "LogarithmicHamiltonian",
@@ -62,6 +67,7 @@ __all__ = [
     "PowerLaw",
     "Rule",
     "Scaled",
+    "Scheme",
     "Symmetrized",
     "Trained",
     "fixed",
@@ -113,6 +119,7 @@ _HOMES = {
         "scaled",
         "symmetrized",
     ),
+    "stepping.scheme": ("BlanesMoan", "Chin", "Hermite", "Leapfrog", "Scheme"),
 }
 
 

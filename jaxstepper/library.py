@@ -1,13 +1,12 @@
-"""Training from a program: `train`, the counterpart of the command of that name.
+"""Training from a program: `train`, the counterpart of the command.
 
-It takes the way of `jaxstepper train`: options become a checked request, the request an objective
-and a state, and one trainer trains them. What a program can bring besides are bodies as arrays, a
-Flax module, an optax optimiser, a force, and an objective of its own.
+As with `jaxstepper train`, options become a checked request, the request becomes an objective and a
+state, and the trainer trains them. A program may also provide bodies as arrays, a Flax module, an
+optax optimiser, a force, or an objective of its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
 from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
-from jaxstepper.runs.resume import what_was_set
+from jaxstepper.runs.resume import OF_A_PART, what_was_set
 from jaxstepper.runs.start import Start, start_run
 from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.command_line import combine
@@ -41,7 +40,7 @@ from jaxstepper.stepping.rule import Rule
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result, run
 
-# What trains a good rule from a few systems in a minute or two; options win over these.
+# Defaults that train a good rule from a few systems in a minute or two.
 WINDOWS = {
     "objective": "window",
     "lr": 4e-3,
@@ -50,18 +49,16 @@ WINDOWS = {
     "window_length": 4.0,
 }
 EPOCHS = 60
-# Options of a command that a function has no use for.
-NOT_TAKEN = ("resume", "overwrite", "distributed", "coordinator", "num_processes", "process_id")
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What `train` came to.
+    """A trained network.
 
     Attributes:
         start: the run before its first epoch: config, bodies and objective.
-        result: what training came to: state, time, and why it stopped, if it did.
-        about: what a checkpoint says of the run.
+        result: the state, the time that training took, and why it stopped, if it did.
+        about: notes on the run, for checkpoints.
     """
 
     start: Start
@@ -70,7 +67,7 @@ class Trained:
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """The metrics of training, each `[E]` for E epochs; a data frame takes them as they are."""
+        """The metrics of training, each `[E]` for E epochs; fit for a data frame."""
         rows = self.result.history
         return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
@@ -88,7 +85,8 @@ class Trained:
         """
         objective, variables = self.start.objective, self.result.state.variables
         gravity = gravity or objective.gravity
-        return learned_rule(objective.network, objective.features, gravity, variables, tolerance)
+        network, features, scheme = objective.network, objective.features, objective.scheme
+        return learned_rule(network, features, gravity, variables, tolerance, scheme)
 
     def save(self, path: str | Path) -> Path:
         """Writes a run for `load_rule`, `--model-path`, `plot` and `export`; returns its folder.
@@ -98,23 +96,13 @@ class Trained:
         """
         folder = Path(path)
         check_run_place(folder)
-        require(
-            not folders.paths_of(folder), f"{folder}: there is a run of this name; choose another"
-        )
-        require(
-            bool(self.result.history), f"{folder}: no epoch has ended, so there is nothing to save"
-        )
-        config = replace(
-            self.start.config, save_name=folder.name, checkpoint_dir=str(folder.parent)
-        )
-        save_run(
-            folder,
-            self.result.state,
-            self.start.tables,
-            self.result.history,
-            config=to_dict(config),
-            about=self.about,
-        )
+        message = f"{folder}: there is a run of this name; choose another"
+        require(not folders.paths_of(folder), message)
+        state, history = self.result.state, self.result.history
+        require(len(history) > 0, f"{folder}: no epoch has ended, so there is nothing to save")
+        place = {"save_name": folder.name, "checkpoint_dir": str(folder.parent)}
+        config = to_dict(self.start.config) | place
+        save_run(folder, state, self.start.tables, history, config=config, about=self.about)
         return folder
 
 
@@ -133,23 +121,23 @@ def train(
 
     Args:
         bodies: a table `[N, 1 + 2 D]` (mass, position, velocity), a batch `[B, N, 1 + 2 D]`, or
-            `Particles`; otherwise drawn as the options say.
-        gravity: the force; its softening and external field are trained with.
+            `Particles`; by default drawn as the options say.
+        gravity: the force, with its softening and external field.
         network: a Flax module that maps inputs `[..., F]` to `[..., 1 or more]`, of which output 0
-            becomes dt; otherwise a `StepNetwork` of `hidden_dims`.
-        optimizer: an optax optimiser; otherwise as the options say.
+            becomes dt; by default a `StepNetwork` of `hidden_dims`.
+        optimizer: an optax optimiser; by default as the options say.
         objective: "window", "gate" (two-phase training), or a class of objectives.
         progress: whether to show a bar, on a terminal or in a notebook.
-        on_epoch: told the metrics of every epoch.
+        on_epoch: gets the metrics of every epoch.
         options: those of `jaxstepper train --help`, with `_` for `-`, such as
             `epochs=200, lr=1e-3, hidden_dims=(32, 32), feature_type="orbital", seed=1`.
 
     Returns:
-        The rule, its history, and what saves it. The precision is JAX's default: float64 if
-        `jax_enable_x64` is on.
+        The trained network: its rule, its history, and how to save it. The precision is JAX's
+        default: float64 if `jax_enable_x64` is on.
 
     Raises:
-        UserError: something given cannot be used.
+        UserError: an argument cannot be used.
     """
     own_objective = None if isinstance(objective, str) else objective
     tables = None if bodies is None else as_tables(bodies)
@@ -168,23 +156,16 @@ def train(
             shown.epoch(metrics)
             on_epoch(metrics)
 
-        result = run(
-            start.objective,
-            start.state,
-            epochs,
-            on_epoch=note,
-            on_call=lambda state, metrics: shown.call(state),
-        )
+        def watch(state: Any, metrics: dict[str, Any]) -> None:
+            shown.call(state)
+
+        result = run(start.objective, start.state, epochs, on_epoch=note, on_call=watch)
     about = {"given": what_was_set(request), "wandb_id": None} | own.described()
     return Trained(start, result, about)
 
 
 def as_tables(bodies: ArrayLike | Sequence[Any] | Particles) -> np.ndarray:
-    """Bodies as a batch of tables, `[B, N, 1 + 2 D]` in float64.
-
-    Raises:
-        UserError: they have another shape.
-    """
+    """Bodies as tables `[B, N, 1 + 2 D]` in float64; a UserError if they have another shape."""
     if isinstance(bodies, Particles):
         many = bodies.mass.ndim == 2
         bodies = (jax.vmap(to_table) if many else to_table)(bodies)
@@ -198,14 +179,11 @@ def as_tables(bodies: ArrayLike | Sequence[Any] | Particles) -> np.ndarray:
 
 
 def _request(
-    objective: str,
-    tables: np.ndarray | None,
-    gravity: Gravity | None,
-    options: Mapping[str, Any],
+    objective: str, tables: np.ndarray | None, gravity: Gravity | None, options: Mapping[str, Any]
 ) -> Request:
-    """The options as a checked request, completed with what suits a program."""
+    """The options as a checked request, with defaults that suit a program."""
     for name in options:
-        if name not in OPTIONS or name in NOT_TAKEN or OPTIONS[name].takes == "simulate":
+        if name not in OPTIONS or name in OF_A_PART or OPTIONS[name].takes == "simulate":
             hint = nearest(name, OPTIONS, "jaxstepper train --help lists them")
             raise UserError(f"train({name}=...): there is no such option; {hint}")
     require(
@@ -227,11 +205,8 @@ def _request(
         asked.setdefault("draw", "apocentre")
     else:
         asked |= {"multi_orbit": True, "num_orbits": len(tables)}
-    read = partial(_read, asked)
-    return combine("train", {}, {name: (read(name), f"train({name}=...)") for name in asked})
-
-
-def _read(asked: Mapping[str, Any], name: str) -> Any:
-    value = asked[name]
-    value = value.item() if isinstance(value, np.generic) else value
-    return read_option(name, value, f"train({name}=...)")
+    checked = {}
+    for name, value in asked.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        checked[name] = read_option(name, plain, f"train({name}=...)"), f"train({name}=...)"
+    return combine("train", {}, checked)

@@ -32,8 +32,7 @@ WINGS = (
 TALKING = {"commands", "sweep", "pictures", "reporting", "cli", "__main__"}
 CLOCKS = {
     "machine.call_budget",
-    "evaluation.ias15",
-    "evaluation.measure",
+    "evaluation.timing",
     "runs.writer",
     "training.run",
 }
@@ -150,7 +149,7 @@ def test_the_configuration_ends_in_runs():
         ("orbax", "runs.checkpoints"),
         ("torch", "torch_files.file"),
         ("wandb", "reporting.wandb_run"),
-        ("rebound", "evaluation.ias15"),
+        ("rebound", "evaluation.rebound_peers"),
         ("imageio_ffmpeg", "pictures.movies"),
         ("PIL", "pictures.movies"),
         ("optuna", "sweep.study"),

@@ -13,7 +13,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs.checkpoints import load
 from jaxstepper.runs.folders import locate
-from jaxstepper.runs.models import learned_controller, load_model
+from jaxstepper.runs.models import load_model, rule_of_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.literature import free_fall, huayno
@@ -29,7 +29,7 @@ PAIRS = [problem(f"kepler-{e}", orbits=5) for e in (0.5, 0.9)]
 
 def stepper(name, softening=0.0):
     model = load_model(str(STEPPERS / name), "")
-    return learned_controller(from_dict(model.config)[0], model, Gravity(softening))
+    return rule_of_model(from_dict(model.config)[0], model, Gravity(softening))
 
 
 def work_at_equal_error(rule, problems):

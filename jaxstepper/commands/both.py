@@ -1,4 +1,4 @@
-"""What `both` does: trains, then simulates with the result."""
+"""`both`: trains, then simulates with the result."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from jaxstepper.settings.stored import to_dict
 def run_both(train: Request, simulate: Request) -> int:
     """`both`: trains, then simulates with the result; returns the exit code.
 
-    Standard output holds the JSON of the simulation alone.
+    Only the JSON of the simulation goes to standard output.
     """
     if train.config.save_name is None:
         train = train.replace(save_name=fresh_name())
@@ -27,18 +27,14 @@ def run_both(train: Request, simulate: Request) -> int:
     if code:
         return code
     if not simulate.sets("integrator_mode") and simulate.config.controller is None:
-        # A resumed run has the history it began with.
+        # A resumed run keeps the history length that it began with.
         trained = load_model(run, train.config.checkpoint_dir).config
         simulate = simulate.replace(integrator_mode="history" if trained["history_len"] else "ml")
     return run_simulate(simulate)
 
 
 def _check_simulation(request: Request, trained: Config) -> None:
-    """Finds, before the training, what would stop the simulation after it.
-
-    Raises:
-        UserError: the output cannot be written, or the network or the bodies do not fit.
-    """
+    """Raises a UserError, before the training, for what would stop the simulation after it."""
     check_output(request.config)
     if trained.model_path is None and not trained.resume:  # else those decide on the network
         name = str(request.config.model_path)

@@ -1,12 +1,12 @@
-"""What `export` and `import` do: from one file to another."""
+"""`export` and `import`: from our checkpoints to files of the torch simulator, and back."""
 
 from pathlib import Path
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import checkpoints, folders
-from jaxstepper.runs.exchange import save_as_run, to_torch
+from jaxstepper.runs import folders
+from jaxstepper.runs.exchange import export, save_as_run
 from jaxstepper.runs.places import check_file_place, check_folder_place, check_run_place
-from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
+from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
 from jaxstepper.settings.values import PATH
 from jaxstepper.torch_files import file as torch_bridge
 
@@ -16,20 +16,12 @@ def run_export(arguments: list[str]) -> int:
     parser = CommandParser(
         prog="jaxstepper export",
         description="Writes checkpoints of a run as model_epoch_XXXX.pt for the torch simulator.",
-        allow_abbrev=False,
     )
-    parser.add_argument(
-        "run", type=value_of(PATH), metavar="RUN", help="a run's name or folder, or RUN/EPOCH"
-    )
+    parser.take("run", allowed=PATH, metavar="RUN", help="a run's name or folder, or RUN/EPOCH")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--epoch", type=int, metavar="E", help="this epoch; else the newest")
     which.add_argument("--all", action="store_true", help="every epoch that was kept")
-    parser.add_argument(
-        "--out",
-        type=value_of(PATH),
-        metavar="PATH",
-        help="a folder, or a .pt file; else the run's own",
-    )
+    parser.take("--out", allowed=PATH, help="a folder, or a .pt file; else the run's own")
     add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     run, name = folders.locate(options.run, options.checkpoint_dir)
@@ -46,12 +38,7 @@ def run_export(arguments: list[str]) -> int:
     else:
         check_folder_place(out, f"--out {out}")
     for each in names:
-        checkpoint = checkpoints.load(run, each)
-        file = to_torch(checkpoint)
-        path = out if out.suffix == ".pt" else out / torch_bridge.file_name(checkpoint.epoch)
-        _make_folder(path.parent)
-        torch_bridge.write(path, file)
-        print(path)
+        print(export(run, each, out))
     return 0
 
 
@@ -60,15 +47,10 @@ def run_import(arguments: list[str]) -> int:
     parser = CommandParser(
         prog="jaxstepper import",
         description="Makes a run of a checkpoint file of the torch system. No code in it is run.",
-        allow_abbrev=False,
     )
-    parser.add_argument("file", type=value_of(PATH), metavar="FILE.pt")
-    parser.add_argument(
-        "--out",
-        type=value_of(PATH),
-        metavar="RUN",
-        help="the run's folder; else named like the file",
-    )
+    parser.take("file", allowed=PATH, metavar="FILE.pt")
+    words = "the run's folder; else named like the file"
+    parser.take("--out", allowed=PATH, metavar="RUN", help=words)
     add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = torch_bridge.read(options.file)
@@ -79,10 +61,3 @@ def run_import(arguments: list[str]) -> int:
     save_as_run(file, run, options.file)
     print(run / str(file.epoch))
     return 0
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be made ({error.strerror})") from error

@@ -1,4 +1,4 @@
-"""What `make-ics` does: draws or builds initial conditions and writes them to a file."""
+"""`make-ics`: writes initial conditions to a file."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from jaxstepper.machine.memory import require_memory
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.tables import TEXT_SUFFIXES, Table, save_table, validate_table
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.settings.command_parser import CommandParser, value_of
+from jaxstepper.settings.command_parser import CommandParser
 from jaxstepper.settings.values import COUNT, FINITE, PATH, POSITIVE, Allowed, integer
 
 Options = argparse.Namespace
@@ -52,33 +52,16 @@ def _parser() -> CommandParser:
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
 
-    def kind(name: str, words: str, draw: Draw, planar: bool = True) -> argparse.ArgumentParser:
+    def kind(name: str, words: str, draw: Draw, planar: bool = True) -> CommandParser:
         each = kinds.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
         each.set_defaults(draw=draw)
-        each.add_argument(
-            "--out",
-            type=value_of(PATH),
-            metavar="FILE",
-            required=True,
-            help="a .txt, .dat, .csv or .npy file",
-        )
-        each.add_argument(
-            "--count", type=value_of(COUNT), metavar="B", help="a batch of B systems (.npy)"
-        )
-        each.add_argument(
-            "--seed",
-            type=value_of(integer(0)),
-            metavar="N",
-            help="of what is drawn; else a fresh one",
-        )
+        words = "a .txt, .dat, .csv or .npy file"
+        each.take("--out", allowed=PATH, metavar="FILE", required=True, help=words)
+        each.take("--count", allowed=COUNT, metavar="B", help="a batch of B systems (.npy)")
+        each.take("--seed", allowed=integer(0), help="of what is drawn; else a fresh one")
         if planar:
-            each.add_argument(
-                "--dim",
-                type=value_of(integer(2)),
-                default=2,
-                metavar="D",
-                help="dimensions (default: 2)",
-            )
+            words = "dimensions (default: 2)"
+            each.take("--dim", allowed=integer(2), default=2, metavar="D", help=words)
         return each
 
     kepler = kind("kepler", "a Kepler pair in its centre of mass; two numbers are a range", _kepler)
@@ -86,77 +69,57 @@ def _parser() -> CommandParser:
     _range(kepler, "-a", "--semi-major", POSITIVE, 1.0, "semi-major axis")
     _range(kepler, "-q", "--mass-ratio", POSITIVE, 1.0, "mass ratio m2 / m1")
     _range(kepler, "-p", "--phase", FINITE, 0.0, "true anomaly in degrees; 180 is apocentre")
-    kepler.add_argument(
-        "--total-mass",
-        type=value_of(POSITIVE),
-        default=2.0,
-        metavar="M",
-        help="m1 + m2 (default: 2)",
+    words = "m1 + m2 (default: 2)"
+    kepler.take("--total-mass", allowed=POSITIVE, default=2.0, metavar="M", help=words)
+    kind(
+        "pythagorean",
+        "masses 3, 4, 5 at rest on a 3-4-5 triangle",
+        lambda o, rng: ics.pythagorean(o.dim),
     )
-    kind("pythagorean", "masses 3, 4, 5 at rest on a 3-4-5 triangle", _pythagorean)
-    kind("figure-eight", "three unit masses on a figure eight", _figure_eight)
-    plummer = kind("plummer", "a Plummer sphere in Henon units", _plummer, planar=False)
+    kind(
+        "figure-eight",
+        "three unit masses on a figure eight",
+        lambda o, rng: ics.figure_eight(o.dim),
+    )
+    plummer = kind(
+        "plummer",
+        "a Plummer sphere in Henon units",
+        lambda o, rng: ics.plummer(rng, o.num_particles),
+        planar=False,
+    )
     _bodies(plummer, 64)
     triple = kind("triple", "a close pair and a far third body", _triple)
     _one(triple, "--inner-semi-major", POSITIVE, 1.0, "of the pair")
     _one(triple, "--inner-eccentricity", FINITE, 0.1, "of the pair, which starts at pericentre")
     _one(triple, "--outer-semi-major", POSITIVE, 10.0, "of the third body's orbit around the pair")
     _one(triple, "--outer-eccentricity", FINITE, 0.3, "of the same, which starts at apocentre")
-    masses = [1.0, 1.0, 1.0]
-    triple.add_argument(
-        "--masses",
-        type=value_of(POSITIVE),
-        nargs=3,
-        default=masses,
-        metavar="M",
-        help="(default: 1 1 1)",
-    )
+    masses, words = [1.0, 1.0, 1.0], "(default: 1 1 1)"
+    triple.take("--masses", allowed=POSITIVE, nargs=3, default=masses, metavar="M", help=words)
     random = kind("random", "equal masses, normal positions and velocities", _random, planar=False)
     _bodies(random, 3)
-    random.add_argument("--dim", type=value_of(COUNT), default=2, metavar="D", help="(default: 2)")
+    random.take("--dim", allowed=COUNT, default=2, metavar="D", help="(default: 2)")
     _one(random, "--mass", POSITIVE, 1.0, "of each body")
     _one(random, "--pos-scale", POSITIVE, 0.1, "standard deviation of positions")
     _one(random, "--vel-scale", POSITIVE, 1.0, "standard deviation of velocities")
     return parser
 
 
-def _bodies(parser: argparse.ArgumentParser, default: int) -> None:
+def _bodies(parser: CommandParser, default: int) -> None:
     words = f"number of bodies (default: {default})"
-    parser.add_argument(
-        "-n", "--num-particles", type=value_of(integer(2)), default=default, metavar="N", help=words
-    )
+    parser.take("-n", "--num-particles", allowed=integer(2), default=default, help=words)
 
 
-def _one(
-    parser: argparse.ArgumentParser,
-    name: str,
-    allowed: Allowed,
-    default: float,
-    words: str,
-) -> None:
+def _one(parser: CommandParser, name: str, allowed: Allowed, default: float, words: str) -> None:
     """Adds a flag that takes one number."""
-    words = f"{words} (default: {default:g})"
-    parser.add_argument(name, type=value_of(allowed), default=default, metavar="X", help=words)
+    parser.take(name, allowed=allowed, default=default, help=f"{words} (default: {default:g})")
 
 
 def _range(
-    parser: argparse.ArgumentParser,
-    short: str,
-    name: str,
-    allowed: Allowed,
-    default: float,
-    words: str,
+    parser: CommandParser, short: str, name: str, allowed: Allowed, default: float, words: str
 ) -> None:
     """Adds a flag that takes one number, or the two ends of a uniform range."""
-    parser.add_argument(
-        short,
-        name,
-        type=value_of(allowed),
-        nargs="+",
-        default=[default],
-        metavar="X",
-        help=f"{words} (default: {default:g})",
-    )
+    words = f"{words} (default: {default:g})"
+    parser.take(short, name, allowed=allowed, nargs="+", default=[default], help=words)
 
 
 def _kepler(options: Options, rng: np.random.Generator) -> Table:
@@ -169,18 +132,6 @@ def _kepler(options: Options, rng: np.random.Generator) -> Table:
 
     e, a, q, phase = map(draw, ("eccentricity", "semi_major", "mass_ratio", "phase"))
     return ics.kepler_pair(e, a, q, options.total_mass, math.radians(phase), options.dim)
-
-
-def _pythagorean(options: Options, rng: np.random.Generator) -> Table:
-    return ics.pythagorean(options.dim)
-
-
-def _figure_eight(options: Options, rng: np.random.Generator) -> Table:
-    return ics.figure_eight(options.dim)
-
-
-def _plummer(options: Options, rng: np.random.Generator) -> Table:
-    return ics.plummer(rng, options.num_particles)
 
 
 def _triple(options: Options, rng: np.random.Generator) -> Table:

@@ -1,4 +1,4 @@
-"""The movies that a config asks for: where they go, and how they are made."""
+"""The movies that a config asks for."""
 
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,9 @@ def movie_path(config: Config) -> Path:
 def open_training_movie(
     config: Config, folder: Path, objective: Objective, state: Any, is_resumed: bool
 ) -> TrainingMovie:
-    """The movie of a training run; it is off where the objective follows no path.
+    """The movie of a training run in `folder`, or --movie-dir; off if its systems follow no path.
 
-    Args:
-        config: the run's.
-        folder: the run's, which has the movie unless --movie-dir names another.
-        objective: what is trained.
-        state: the state that training starts from.
-        is_resumed: whether the run goes on; the movie of that part is another file.
+    A run that is resumed gets another movie, from its state on.
 
     Raises:
         UserError: a movie cannot be made.

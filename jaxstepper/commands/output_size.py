@@ -1,4 +1,4 @@
-"""How large a recorded rollout will be, where that is known before it starts."""
+"""The size of a recorded rollout, if it is known before the start."""
 
 import math
 from collections.abc import Sequence
@@ -17,17 +17,13 @@ COPIES = 2
 
 
 def check_size(config: Config, rule: Rule, limits: Sequence[Limits]) -> None:
-    """Says how large `--output` will be, from a gigabyte on, and refuses what cannot fit.
+    """Says how large a recording of a gigabyte or more will be, and refuses one that cannot fit.
 
-    Where the rule chooses the steps to a given time, their number is not known: such rollouts pass.
-
-    Args:
-        config: with the number of particles and dimensions of the bodies.
-        rule: the step-size rule.
-        limits: of every rollout.
+    The size is unknown, and passes, if the rule chooses the steps to a given time. `limits` are
+    those of every rollout, and `config` has the shape of the bodies.
 
     Raises:
-        UserError: the recorded states exceed the memory, or their file the free disk.
+        UserError: the recorded states exceed the memory, or their file exceeds the free disk.
     """
     if config.output is None and not config.movie:
         return
@@ -45,7 +41,7 @@ def check_size(config: Config, rule: Rule, limits: Sequence[Limits]) -> None:
 
 
 def most_steps(rule: Rule, limits: Limits) -> int:
-    """The number of steps of a rollout; 0 if it is not known."""
+    """The number of steps of a rollout; 0 if unknown."""
     by_time = MOST_STEPS
     if isinstance(rule, Fixed) and math.isfinite(float(limits.time)):
         by_time = math.ceil(abs(float(limits.time) / float(rule.dt)))

@@ -10,7 +10,7 @@ from jaxstepper.pictures.training_picture import plot_training
 from jaxstepper.reporting.note import note
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_file_place
-from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
+from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
 from jaxstepper.settings.values import PATH, integer
 
 PICTURE = "training.png"
@@ -28,25 +28,17 @@ def run_plot(arguments: list[str]) -> int:
         "and pass rates. Or a rollout that simulate --output wrote: its orbits, and dt and energy "
         "error along them.",
     )
-    parser.add_argument(
+    parser.take(
         "what",
-        type=value_of(PATH),
+        allowed=PATH,
         metavar="RUN_OR_NPZ",
         help="a run's name or folder; RUN/EPOCH, for its epochs up to that one; or a rollout, "
         "FILE.npz",
     )
-    parser.add_argument(
-        "--out",
-        type=value_of(PATH),
-        metavar="PICTURE",
-        help=f"a .png, .pdf or .svg; else RUN/{PICTURE} or FILE.png",
-    )
-    parser.add_argument(
-        "--system",
-        type=value_of(integer(0)),
-        metavar="K",
-        help="of a file of several rollouts, which to draw, counted from 0 (default: 0)",
-    )
+    words = f"a .png, .pdf or .svg; else RUN/{PICTURE} or FILE.png"
+    parser.take("--out", allowed=PATH, metavar="PICTURE", help=words)
+    words = "of a file of several rollouts, which to draw, counted from 0 (default: 0)"
+    parser.take("--system", allowed=integer(0), metavar="K", help=words)
     add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = Path(options.what)
@@ -73,11 +65,9 @@ def _place(out: str | None, otherwise: Path) -> Path:
 
 
 def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays of one recorded rollout, as `simulate --output` writes it.
+    """The arrays of a rollout that `simulate --output` wrote.
 
-    Args:
-        path: the path of the file.
-        system: which rollout, if there are several; if None the first, and a note says so.
+    Of several rollouts, `system` is the one to read; None means the first, with a note.
 
     Raises:
         UserError: the file cannot be read, or holds no such rollout.
@@ -115,7 +105,7 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
 
 
 def _without_padding(rollout: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rollout up to its last state; a file pads all to the longest."""
+    """The rollout up to its last state; a file pads all rollouts to the longest."""
     states = max(int(np.sum(np.isfinite(rollout["time"]))), 1)
     ends = {"dt": states - 1}
     return {name: array[: ends.get(name, states)] for name, array in rollout.items()}

@@ -1,4 +1,4 @@
-"""What `simulate` says of a rollout that stalled, or whose energy went astray."""
+"""What `simulate` says about a rollout that stalled, or whose energy error is large."""
 
 import math
 
@@ -12,9 +12,9 @@ from jaxstepper.stepping.rollout import Rollout
 from jaxstepper.stepping.status import STALLED
 from jaxstepper.stepping.watch import WRONG_ABOVE, Watch
 
-# A larger energy error deserves a warning.
+# Users are warned of larger energy errors.
 POOR_ABOVE = 1e-2
-# A tolerance is missed if the error is so many times as large.
+# A tolerance is missed if the error is this many times larger.
 MISSED_BY = 3.0
 # The energy error of symmetrised free-fall steps is about 4 (eta^2) / (10 (1 - e)) on a pair of
 # eccentricity e. With this eta, times the square root of a tolerance, they keep to it up to 0.97.
@@ -45,7 +45,7 @@ def words_of_failure(end: Rollout) -> str:
 
 
 def closest_pair(position: Float[np.ndarray, "N D"]) -> tuple[int, int, float]:
-    """Two bodies, and their distance, which no other two undercut; row by row, for many bodies."""
+    """The closest two bodies and their distance, in little memory for many bodies."""
     nearest = []
     for i in range(len(position) - 1):
         squared = np.sum((position[i + 1 :] - position[i]) ** 2, axis=1)
@@ -58,7 +58,7 @@ def closest_pair(position: Float[np.ndarray, "N D"]) -> tuple[int, int, float]:
 
 
 def words_of_wrong_energy(watch: Watch, steps: int) -> str:
-    """When the energy error of a rollout was first seen to be too large to be physics."""
+    """When the energy error of a rollout was first seen to be too large for physics."""
     return (
         f"the rollout went wrong: its energy error is above {WRONG_ABOVE:g} since time "
         f"{float(watch.wrong_time):.6g}, step {int(watch.wrong_step)} of {steps}; make its steps "
@@ -67,12 +67,9 @@ def words_of_wrong_energy(watch: Watch, steps: int) -> str:
 
 
 def warn_of_errors(request: Request, errors: list[float]) -> None:
-    """Warns once if a rollout missed its tolerance, or has a poor energy; both name a cure.
+    """Warns, with a cure, if the largest energy error of a rollout misses its tolerance or is poor.
 
-    Args:
-        request: of the simulation.
-        errors: the largest energy error of each rollout on its way; those that went wrong were
-            told of already.
+    Rollouts that went wrong have been reported already.
     """
     config = request.config
     sane = [error for error in errors if error <= WRONG_ABOVE]
@@ -94,7 +91,7 @@ def _tolerance(config: Config) -> float:
 
 
 def _rule_that_keeps(config: Config, tolerance: float) -> str:
-    """Flags of a rule that keeps to a tolerance; two bodies have one that is exact."""
+    """Flags of a rule that keeps to a tolerance; for two bodies there is an exact one."""
     alone = config.num_particles == 2 and config.external_field_mass is None
     if alone and config.softening == 0:
         return "--controller logarithmic-hamiltonian"

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases, and what it leaves there: figures, its checkpoint, its export."""
+"""A run in Weights & Biases: its figures, its checkpoint and its export."""
 
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -8,11 +8,9 @@ from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import is_main
 from jaxstepper.reporting.note import note
 from jaxstepper.reporting.wandb_run import WandbRun, start_wandb
-from jaxstepper.runs import checkpoints
-from jaxstepper.runs.exchange import to_torch
+from jaxstepper.runs.exchange import export
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.stored import to_dict
-from jaxstepper.torch_files import file as torch_bridge
 
 
 def open_wandb(
@@ -23,14 +21,8 @@ def open_wandb(
 ) -> AbstractContextManager[WandbRun]:
     """The W&B run that a config asks for, or one that does nothing.
 
-    Args:
-        config: the run's.
-        default_name: its name where neither --wandb-name nor --save-name is set.
-        run_id: as in `start_wandb`.
-        step: as in `start_wandb`.
-
-    Raises:
-        UserError: on entering, as `start_wandb`.
+    `default_name` is its name if neither --wandb-name nor --save-name is set; for the rest, and the
+    errors, see `start_wandb`.
     """
     if config.wandb_artifacts and not (config.wandb and is_main()):
         note("--wandb-artifacts: nothing is kept without --wandb")
@@ -61,17 +53,9 @@ def keep_model(wandb_run: WandbRun, checkpoint: Path | None) -> None:
     if not wandb_run.is_on or checkpoint is None:
         return
     with tempfile.TemporaryDirectory() as folder:
-        exported = _export(checkpoint, Path(folder))
+        exported: list[Path] = []
+        try:
+            exported = [export(checkpoint.parent, checkpoint.name, Path(folder))]
+        except UserError as error:
+            note(f"W&B: the checkpoint is kept without a .pt file: {error}")
         wandb_run.keep(checkpoint.parent.name, "model", checkpoint, *exported)
-
-
-def _export(checkpoint: Path, folder: Path) -> list[Path]:
-    """Exports a checkpoint; returns a list of the .pt file, empty if a note had to say why not."""
-    try:
-        saved = checkpoints.load(checkpoint.parent, checkpoint.name)
-        path = folder / torch_bridge.file_name(saved.epoch)
-        torch_bridge.write(path, to_torch(saved))
-    except UserError as error:
-        note(f"W&B: the checkpoint is kept without a .pt file: {error}")
-        return []
-    return [path]

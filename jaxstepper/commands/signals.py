@@ -1,4 +1,4 @@
-"""Stops at a signal from a user or a cluster."""
+"""Stops a run at a signal from a user or a cluster."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from jaxstepper.reporting.note import note
 
-# A second signal so soon is the same one again: `timeout` and some schedulers signal both a process
-# and its group.
+# Within this time a second signal is the same one: `timeout` and some schedulers signal both a
+# process and its group.
 SECONDS_TO_ANOTHER = 0.5
 # Ctrl-C; what schedulers send before they kill; what they send earlier if asked to.
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -20,12 +20,9 @@ NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether a signal has asked for a stop.
 
-    A second signal, if not too soon, ends the process at once. Python runs signal handlers only
-    between its own instructions, and a device call may take minutes; so a thread watches, which
-    learns of signals in any case.
-
-    Args:
-        at_once: what the thread calls before it ends the process.
+    A second signal, if not too soon, calls `at_once` and ends the process. Python runs signal
+    handlers only between its own instructions, and a device call may take minutes, so a thread
+    watches for signals.
     """
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     received: list[int] = []

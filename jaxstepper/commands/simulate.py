@@ -34,7 +34,7 @@ from jaxstepper.reporting.note import note
 from jaxstepper.reporting.wandb_run import WandbRun
 from jaxstepper.runs.bodies import check_tables, initial_tables, warn_of_unused_orbit, with_shape_of
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
-from jaxstepper.runs.models import TrainedModel, learned_controller, load_model
+from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.plans import adopt, make_gravity
 from jaxstepper.settings.checks import warn_of_ineffective
@@ -51,6 +51,7 @@ from jaxstepper.stepping.rollout import (
     has_failed,
 )
 from jaxstepper.stepping.rule import Rule, scaled, symmetrized
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.stepping.watch import Watch, watch_of_recorded
 
 DEFAULT_STEPS = 1000
@@ -145,9 +146,9 @@ def _print_report(
     wandb_run: WandbRun,
 ) -> bool:
     """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
-    steps = int(end.steps)
+    steps, searched = int(end.steps), int(controller.scheme.searched(end.carried))
     result = {
-        "force_evaluations": force_evaluations(controller, steps),
+        "force_evaluations": force_evaluations(controller, steps, searched),
         "end_time": finite_or_none(float(end.particles.time)),
         "max_energy_error": finite_or_none(float(watch.worst)),
         **report(gravity, first, end.particles, steps),
@@ -231,10 +232,11 @@ def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | No
     name = rule_name(config)
     if name == "learned":
         assert model is not None
-        rule = learned_controller(config, model, gravity)
+        rule = rule_of_model(config, model, gravity)
         return rule if config.eta is None else scaled(rule, config.eta)
     eta = config.dt if name == "fixed" and config.dt > 0 else None
-    return rules.by_name(name, gravity, config.eta or eta, config.power)
+    rule = rules.by_name(name, gravity, config.eta or eta, config.power)
+    return rule.on(SCHEMES[config.scheme])
 
 
 def _limits(request: Request, table: np.ndarray) -> Limits:

@@ -1,4 +1,4 @@
-"""What `sweep` does: its arguments, its words, and the run of the best trial."""
+"""`sweep`: its arguments, its words, and the run of the best trial."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from jaxstepper.reporting.note import note
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.runs.resume import HARMLESS
-from jaxstepper.settings.command_parser import CommandParser, value_of
+from jaxstepper.settings.command_parser import CommandParser
 from jaxstepper.settings.config import Config, flag_of, read_option
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.toml_file import Sourced, read_sweep, read_toml
@@ -117,19 +117,12 @@ def _parser() -> CommandParser:
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--config",
-        required=True,
-        type=value_of(PATH),
-        metavar="FILE",
-        help="TOML file with a table [sweep]",
-    )
-    parser.add_argument(
-        "--trials", type=value_of(COUNT), default=20, metavar="N", help="in all (default: 20)"
-    )
-    parser.add_argument(
+    words = "TOML file with a table [sweep]"
+    parser.take("--config", allowed=PATH, required=True, metavar="FILE", help=words)
+    parser.take("--trials", allowed=COUNT, default=20, help="in all (default: 20)")
+    parser.take(
         "--seeds",
-        type=value_of(COUNT),
+        allowed=COUNT,
         default=1,
         metavar="K",
         help="that each trial trains at once, from the file's seed (else 0) on; on a CPU those of "
@@ -143,13 +136,8 @@ def _parser() -> CommandParser:
         "relative_work for window)",
     )
     goal.add_argument("--maximise", metavar="METRIC", help="likewise")
-    parser.add_argument(
-        "--last",
-        type=value_of(COUNT),
-        default=10,
-        metavar="E",
-        help="epochs that count (default: 10)",
-    )
+    words = "epochs that count (default: 10)"
+    parser.take("--last", allowed=COUNT, default=10, metavar="E", help=words)
     parser.add_argument(
         "-s", "--save-name", metavar="NAME", help="of the sweep; else the file's save_name"
     )
@@ -158,15 +146,14 @@ def _parser() -> CommandParser:
         metavar="URL",
         help="database of the trials (default: sqlite:///CHECKPOINT_DIR/NAME/study.db)",
     )
-    parser.add_argument(
-        "--checkpoint-dir", type=value_of(PATH), metavar="DIR", help="folder that holds the runs"
-    )
+    words = "folder that holds the runs"
+    parser.take("--checkpoint-dir", allowed=PATH, metavar="DIR", help=words)
     parser.add_argument("--quiet", action="store_true", help="print the JSON and errors only")
     return parser
 
 
 def _read(options: Any) -> tuple[Sweep, Request]:
-    """What is asked for, and the config of what all trials share."""
+    """The sweep that is asked for, and the options that all its trials share."""
     if options.save_name is not None:
         read_option("save_name", options.save_name, "--save-name")
     choices = read_sweep(options.config)

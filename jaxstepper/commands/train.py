@@ -1,9 +1,8 @@
-"""What `train` does, once its arguments are known to be good."""
+"""`train`, once its arguments are known to be good."""
 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,52 +18,32 @@ from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.console import Console
 from jaxstepper.reporting.note import note
 from jaxstepper.reporting.training_bars import TrainingBars
-from jaxstepper.reporting.wandb_run import WandbRun, summary_values
+from jaxstepper.reporting.wandb_run import summary_values
 from jaxstepper.runs import folders
 from jaxstepper.runs.metrics_file import MetricsFile
+from jaxstepper.runs.resume import OF_A_PART
 from jaxstepper.runs.start import fresh_tables, is_fresh
 from jaxstepper.runs.writer import RunWriter
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import DEFAULTS, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result, run
 
-# Of how this part of a run was started, which is nothing to the next.
-NOT_KEPT: dict[str, Any] = {
-    "resume": False,
-    "overwrite": False,
-    "distributed": False,
-    "coordinator": None,
-    "num_processes": None,
-    "process_id": None,
-}
-
 
 def run_train(request: Request, lines_on_stderr: bool = False) -> int:
     """`train`: sets up, trains, keeps checkpoints; returns the exit code.
 
-    Args:
-        request: what the run was asked to do.
-        lines_on_stderr: where the epoch lines and the summary go; else to standard output.
+    The lines of epochs and the summary go to standard output, or standard error if asked.
     """
     began = time.perf_counter()
     with open_bars(request.config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
         job = open_job(request)
         config = job.config
-        movie = open_training_movie(
-            config,
-            job.folder,
-            job.objective,
-            job.state,
-            is_resumed=job.checkpoint is not None,
-        )
-        console = Console(
-            job.objective,
-            config.epochs,
-            sys.stderr if lines_on_stderr else sys.stdout,
-            config.quiet,
-        )
+        is_resumed = job.checkpoint is not None
+        movie = open_training_movie(config, job.folder, job.objective, job.state, is_resumed)
+        stream = sys.stderr if lines_on_stderr else sys.stdout
+        console = Console(job.objective, config.epochs, stream, config.quiet)
         wandb_id = job.about.get("wandb_id")
         with open_wandb(config, run_id=wandb_id, step="epoch") as wandb_run:
             metrics_file = on_main(partial(_open_folder, job))
@@ -72,17 +51,21 @@ def run_train(request: Request, lines_on_stderr: bool = False) -> int:
             writer = RunWriter(
                 job.folder,
                 job.tables,
-                to_dict(replace(config, **NOT_KEPT)),
+                to_dict(config) | {name: DEFAULTS[name] for name in OF_A_PART},
                 about={"given": job.given, "wandb_id": wandb_run.id},
                 keep=config.keep,
                 minutes=config.checkpoint_minutes,
                 newest=job.checkpoint.path if job.checkpoint else None,
             )
             training_bars = TrainingBars(bars, job.objective, int(job.state.epoch), config.epochs)
-            told: list[Callable[[Mapping[str, Any]], None]]
-            told = [console.epoch, partial(_log, wandb_run, job.objective), training_bars.epoch]
+            objective = job.objective
+            told: list[Callable[[Mapping[str, Any]], None]] = [
+                console.epoch,
+                lambda metrics: wandb_run.log(objective.wandb_keys(metrics)),
+                training_bars.epoch,
+            ]
             told += [metrics_file.epoch] if metrics_file is not None else []
-            told += [partial(_debug_epoch, job.objective)] if config.debug else []
+            told += [partial(_debug_epoch, objective)] if config.debug else []
             result = _train(job, told, training_bars, writer, movie, interrupted)
             if result.stopped not in ("", "not finite") and not writer.holds(result.state):
                 writer.save_partial(int(result.state.epoch), result.state, result.metrics)
@@ -107,7 +90,7 @@ def _train(
     movie: TrainingMovie,
     interrupted: Callable[[], bool],
 ) -> Result:
-    """Trains, tells of every epoch, and saves what is to be saved on the way."""
+    """Trains, reports every epoch, and saves checkpoints."""
     config = job.config
 
     def on_epoch(metrics: dict[str, Any]) -> None:
@@ -117,7 +100,7 @@ def _train(
     def on_pause(state: Any, metrics: dict[str, Any]) -> Any:
         done = metrics["epoch"] + 1
         movie.add(state)
-        if is_fresh(config, done):
+        if is_fresh(config, job.objective, done):
             fresh = fresh_tables(config, job.given, job.tables, done)
             state = job.objective.restart(state, fresh)
             movie.add(state)
@@ -136,7 +119,7 @@ def _train(
         config.epochs,
         metrics=job.checkpoint.metrics if job.checkpoint else {},
         pause_after=lambda epoch: (
-            movie.is_on or _is_saved(config, epoch) or is_fresh(config, epoch + 1)
+            movie.is_on or _is_saved(config, epoch) or is_fresh(config, job.objective, epoch + 1)
         ),
         on_epoch=on_epoch,
         on_pause=on_pause,
@@ -159,10 +142,6 @@ def _debug_look(job: Job) -> Callable[[Any, int], int] | None:
         return more
 
     return show
-
-
-def _log(wandb_run: WandbRun, objective: Objective, metrics: Mapping[str, Any]) -> None:
-    wandb_run.log(objective.wandb_keys(metrics))
 
 
 def _debug_epoch(objective: Objective, metrics: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A training run that is ready to begin: new, or resumed."""
+"""Opens a training run: a new one, or one to resume."""
 
 import time
 import warnings
@@ -30,12 +30,12 @@ class Job:
     """A run that is ready to train.
 
     Attributes:
-        config: of the run.
-        given: what was given explicitly when the run began, as plain values.
-        tables: initial conditions `[B, N, 1 + 2 D]` it began with.
+        config: that of the run.
+        given: the options that were set explicitly when the run began, as plain values.
+        tables: the initial conditions `[B, N, 1 + 2 D]` that it began with.
         objective: what is trained.
         state: where it stands.
-        checkpoint: that it goes on from, or None.
+        checkpoint: the one that it goes on from, if it is resumed.
     """
 
     config: Config
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What the run wrote down for itself."""
+        """The notes of the run in its checkpoint."""
         return self.checkpoint.about if self.checkpoint else {}
 
 
@@ -92,7 +92,7 @@ def open_job(request: Request) -> Job:
 
 def _new_job(request: Request) -> Job:
     start, asked = start_run(request), what_was_set(request)
-    _warn_of_training(Request(start.config, request.sources))
+    _warn_of_training(Request(start.config, request.sources), start.objective)
     return Job(start.config, asked, start.tables, start.objective, start.state)
 
 
@@ -103,7 +103,7 @@ def _resumed_job(request: Request, checkpoint: Checkpoint) -> Job:
     return Job(config, given, tables, *resume_training(config, checkpoint), checkpoint)
 
 
-def _warn_of_training(request: Request) -> None:
+def _warn_of_training(request: Request, objective: Objective) -> None:
     config = request.config
     if config.num_orbits > 1 and not config.multi_orbit:
         warnings.warn(
@@ -117,12 +117,13 @@ def _warn_of_training(request: Request) -> None:
             f"Using the epoch count (epochs={config.epochs}).",
             stacklevel=2,
         )
-    if config.movie and config.objective == "window":
-        warnings.warn("--movie: window training follows no path, so no movie is made", stacklevel=2)
+    if config.movie and not objective.follows_paths:
+        kind = f"{config.objective} training"
+        warnings.warn(f"--movie: {kind} follows no path, so no movie is made", stacklevel=2)
     warn_of_ineffective(request)
     warn_of_unused_orbit(request, config.multi_orbit)
 
 
 def fresh_name() -> str:
-    """A name for a run that was given none."""
+    """A name for a run without one."""
     return time.strftime("run-%Y%m%d-%H%M%S", time.localtime(from_main(int(time.time()))))

@@ -1,4 +1,4 @@
-"""What a training run says of itself at its start and at its end."""
+"""What a training run says at its start and at its end."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from jaxstepper.training.run import Result
 
 
 def announce(job: Job, seconds: float, wandb_place: str) -> None:
-    """What is about to be trained, where, and where it is kept; in five lines at most."""
+    """Says what will be trained, on which device, and where it is saved."""
     config = job.config
     size = f"{sum(x.size for x in jax.tree.leaves(job.state.variables['params'])):,}"
     say = partial(note, quiet=config.quiet)

@@ -4,9 +4,8 @@ A rule is judged as a curve: it runs on every system once for each of several fa
 The runs of a rule go side by side, in device calls of bounded length.
 """
 
-import time
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +15,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxstepper.evaluation.positions import position_error
 from jaxstepper.evaluation.problems import Problem
+from jaxstepper.evaluation.run import FAILED_ABOVE, Run
 from jaxstepper.machine.call_budget import in_bounded_calls
 from jaxstepper.physics.diagnostics import (
     Energy,
@@ -38,58 +39,15 @@ from jaxstepper.stepping.rollout import (
     start,
 )
 from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.scheme import name_of
 from jaxstepper.stepping.status import STALLED
 
 # Steps in one device call, whose errors the device holds.
 MOST_STEPS_PER_CALL = 2048
-# Up to this many bodies, all factors run side by side; with more, all would wait for the smallest.
+# Up to so many bodies and runs, all factors run side by side; with more, all would wait for the
+# smallest factor.
 TOGETHER_UP_TO = 6
-# A run whose relative energy error exceeds this has failed, and ends.
-FAILED_ABOVE = 1.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of one system with one rule at one factor.
-
-    Attributes:
-        problem: its name.
-        system: which of its systems.
-        rule: its name.
-        symmetrized: whether the rule was symmetrised.
-        factor: multiplies its steps.
-        steps: taken.
-        force_evaluations: evaluations of all accelerations, everything included.
-        evaluations_per_unit: those per unit of the problem, such as an orbit.
-        unit: "orbit" or "time".
-        max_error: largest relative energy error of any state, in any frame: |E - E0| / |E0| with
-            energies about the barycentre, or relative to (T0 + |U0|) / 1000 where that is more than
-            |E0|.
-        median_error: its median over states.
-        final_error: the error of the first state at or after the end.
-        angular_momentum_error: largest |L - L0| / |L0| about the barycentre; NaN where L0 = 0 up
-            to rounding.
-        seconds: this run's share, by steps, of the wall clock of the runs beside it; it includes
-            the network, and the energies measured at every state.
-        failed: why the run failed: "energy" (an error above 1 or not finite), "stalled" (steps too
-            short to get anywhere) or "steps" (more than allowed); empty if it did not.
-    """
-
-    problem: str
-    system: int
-    rule: str
-    symmetrized: bool
-    factor: float
-    steps: int
-    force_evaluations: int
-    evaluations_per_unit: float
-    unit: str
-    max_error: float
-    median_error: float
-    final_error: float
-    angular_momentum_error: float
-    seconds: float
-    failed: str
+MOST_TOGETHER = 256
 
 
 class _Member(NamedTuple):
@@ -102,6 +60,18 @@ class _Member(NamedTuple):
     worst: Float[Array, ""]
     last: Float[Array, ""]
     worst_spin: Float[Array, ""]
+
+
+class _End(NamedTuple):
+    """What is known of a member at its end, on the host."""
+
+    steps: np.integer
+    status: np.integer
+    time: np.floating
+    position: Float[np.ndarray, "N D"]
+    worst: np.floating
+    last: np.floating
+    worst_spin: np.floating
 
 
 class _Batch(NamedTuple):
@@ -123,8 +93,8 @@ def evaluate(
 ) -> Iterator[Run]:
     """Runs a rule on every system of problems of one kind, with every factor.
 
-    With more than a few bodies, factors run one after the other, from the largest, until the errors
-    are small enough: the runs left out would take the longest.
+    With more than a few bodies or systems, factors run one after the other, from the largest, until
+    the errors are small enough: the runs left out would take the longest.
 
     Args:
         rule: the rule at factor 1, made for the softening of these problems.
@@ -134,15 +104,14 @@ def evaluate(
         factors: multiply the steps of the rule.
         max_steps: a run that needs more has failed.
         report: called after every device call with the share of the simulated time that is done.
-        enough: the largest energy error, as a median over systems, that is small enough.
+        enough: the largest error that counts, as a median over systems, that is small enough.
 
     Yields:
         The runs, those of the largest factor first.
     """
     systems = [(p, i) for p in problems for i in range(len(p.tables))]
     runs = [(factor, *system) for factor in sorted(factors, reverse=True) for system in systems]
-    together = problems[0].tables.shape[1] <= TOGETHER_UP_TO
-    size = len(runs) if together else len(systems)
+    size = len(runs) if all_together(problems, len(factors)) else len(systems)
     for begin in range(0, len(runs), size):
         chosen = runs[begin : begin + size]
         share = partial(_share_of_all, report, begin / len(runs), size / len(runs))
@@ -150,8 +119,14 @@ def evaluate(
         measured.run(share)
         done = list(measured.results(name, symmetrized))
         yield from done
-        if np.median([run.max_error for run in done]) <= enough:
+        if np.median([run.error for run in done]) <= enough:
             break
+
+
+def all_together(problems: Sequence[Problem], num_factors: int) -> bool:
+    """Whether the factors run side by side, all of them."""
+    num_runs = num_factors * sum(len(problem.tables) for problem in problems)
+    return problems[0].tables.shape[1] <= TOGETHER_UP_TO and num_runs <= MOST_TOGETHER
 
 
 def _share_of_all(
@@ -179,19 +154,13 @@ class _Measurement:
         self.batch = _Batch(jnp.array([factor for factor, *_ in runs]), limits)
         self.members = _begin(rule, self.gravity, self.batch, jnp.asarray(tables))
         self.errors: list[np.ndarray] = []
-        self.seconds = 0.0
 
     def run(self, report: Callable[[float], None]) -> None:
-        # Compile before the clock starts.
-        jax.block_until_ready(_advance_some(self.rule, self.gravity, self.batch, self.members, 0))
-
         def call(budget: int) -> tuple[int, bool]:
-            began = time.perf_counter()
             self.members, errors, count, still = _advance_some(
                 self.rule, self.gravity, self.batch, self.members, budget
             )
             taken, still = int(count), np.asarray(still)
-            self.seconds += time.perf_counter() - began
             self.errors.append(np.array(np.asarray(errors)[:taken]))
             done = np.asarray(self.members.rollout.particles.time / self.batch.limits.time)
             report(float(np.mean(np.where(still, done, 1.0))))
@@ -201,38 +170,43 @@ class _Measurement:
 
     def results(self, name: str, symmetrized: bool) -> Iterator[Run]:
         errors = np.concatenate(self.errors)
-        worst, last, spin = (
-            np.asarray(z) for z in (self.members.worst, self.members.last, self.members.worst_spin)
-        )
-        steps = np.asarray(self.members.rollout.steps)
-        status = np.asarray(self.members.rollout.status)
-        share = self.seconds / max(steps.sum(), 1)
+        member, rollout = self.members, self.members.rollout
+        p = rollout.particles
+        leaves = (rollout.steps, rollout.status, p.time, p.position)
+        ends = [np.asarray(x) for x in (*leaves, member.worst, member.last, member.worst_spin)]
         for i, (factor, problem, system) in enumerate(self.runs):
-            count = int(steps[i])
-            evaluations = force_evaluations(self.rule, count)
-            mine = errors[:, i]
-            failed = "" if worst[i] <= FAILED_ABOVE else "energy"
-            if status[i] == STALLED:
-                failed = "stalled"
-            if not failed and count >= self.max_steps:
-                failed = "steps"
+            end = _End(*(each[i] for each in ends))
+            steps = int(end.steps)
+            evaluations, mine = force_evaluations(self.rule, steps), errors[:, i]
             yield Run(
                 problem=problem.name,
                 system=system,
                 rule=name,
+                scheme=name_of(self.rule.scheme),
                 symmetrized=symmetrized,
+                reversible=self.rule.reversible,
                 factor=factor,
-                steps=count,
+                steps=steps,
                 force_evaluations=evaluations,
                 evaluations_per_unit=evaluations / problem.units,
                 unit=problem.unit,
-                max_error=float(worst[i]),
+                max_error=float(end.worst),
                 median_error=float(np.median(mine[~np.isnan(mine)])),
-                final_error=float(last[i]),
-                angular_momentum_error=float(spin[i]),
-                seconds=share * count,
-                failed=failed,
+                final_error=float(end.last),
+                position_error=position_error(problem, system, float(end.time), end.position),
+                judged_by=problem.judged_by,
+                angular_momentum_error=float(end.worst_spin),
+                seconds=math.nan,
+                failed=self._failed(end),
             )
+
+    def _failed(self, end: _End) -> str:
+        """Why a run failed, as in `Run`."""
+        if end.status == STALLED:
+            return "stalled"
+        if not end.worst <= FAILED_ABOVE:
+            return "energy"
+        return "steps" if end.steps >= self.max_steps else ""
 
 
 @partial(jax.jit, static_argnames="gravity")
@@ -241,7 +215,7 @@ def _begin(rule: Rule, gravity: Gravity, batch: _Batch, tables: Float[Array, "M 
         particles = from_table(table, gravity.acceleration, table.dtype)
         zero = jnp.zeros((), table.dtype)
         return _Member(
-            start(rule.scaled(factor), particles),
+            start(rule.scaled(factor), gravity, particles),
             reference_energy(particles, gravity),
             angular_momentum(barycentric(particles, gravity)),
             angular_momentum_scale(particles, gravity),

@@ -1,143 +1,92 @@
-"""Work-precision curves of runs, and a summary (numpy, on the host)."""
+"""What rules need for an error, and how they compare: the summary that `evaluate` writes."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from jaxstepper.evaluation.measure import Run
+from jaxstepper.evaluation.bootstrap import CONFIDENCE, ratio_interval
+from jaxstepper.evaluation.curves import (
+    Curve,
+    evaluations_at,
+    position_error_at,
+    seconds_at,
+)
+from jaxstepper.evaluation.run import LEAPFROG, is_learned
 
 TARGETS = (1e-2, 1e-3, 1e-4)
-# These bring their own integrator; all others are rules for the leapfrog.
-OWN_INTEGRATOR = ("ias15", "logarithmic-hamiltonian")
-COLUMNS = tuple(field.name for field in fields(Run))
+
+# What rules are compared with the best of, by the names of the ratios.
+GROUPS: dict[str, Callable[[Curve], bool]] = {
+    "best": lambda curve: True,
+    "best_classical": lambda curve: not is_learned(curve.rule),
+    "best_leapfrog": lambda curve: curve.scheme == LEAPFROG,
+}
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A rule on a problem at F factors, from its longest steps to its shortest.
+def summary(all_curves: Sequence[Curve], targets: Sequence[float] = TARGETS) -> dict[str, Any]:
+    """For each problem and rule, the work needed for each target, and its ratio to the best.
 
-    Attributes:
-        problem: the problem's name.
-        rule: the rule's name.
-        symmetrized: whether the rule was symmetrised.
-        unit: the unit that evaluations are counted per.
-        factors: `[F]`.
-        evaluations: `[F]`, evaluations per unit, as medians over systems.
-        errors: `[F]`, largest energy errors, as medians over systems; a failed run counts as
-            infinite.
-        low: `[F]`, the 16 % quantiles of those errors over systems.
-        high: `[F]`, the 84 % quantiles.
-        seconds: `[F]`, wall-clock seconds, as medians over systems.
-        failed: `[F]`, the number of runs that failed.
-    """
-
-    problem: str
-    rule: str
-    symmetrized: bool
-    unit: str
-    factors: np.ndarray
-    evaluations: np.ndarray
-    errors: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    seconds: np.ndarray
-    failed: np.ndarray
-
-    @property
-    def label(self) -> str:
-        """The rule's name, and whether the rule was symmetrised."""
-        return self.rule + (", symmetrized" if self.symmetrized else "")
-
-
-def curves(runs: Iterable[Run]) -> list[Curve]:
-    """One curve for each rule on each problem, in the order of their first runs."""
-    found: dict[tuple[str, str, bool], list[Run]] = {}
-    for run in runs:
-        found.setdefault((run.problem, run.rule, run.symmetrized), []).append(run)
-    return [_curve(each) for each in found.values()]
-
-
-def _curve(runs: Sequence[Run]) -> Curve:
-    runs = sorted(runs, key=lambda run: -run.factor)
-    groups = [list(group) for _, group in groupby(runs, key=lambda run: run.factor)]
-    # Drop steps so short that some runs met the cap on steps.
-    while len(groups) > 1 and any(run.failed == "steps" for run in groups[-1]):
-        groups.pop()
-    errors = [[math.inf if run.failed else run.max_error for run in group] for group in groups]
-
-    def quantile(q: float) -> np.ndarray:
-        # The nearest value, since none lies between a number and infinity.
-        return np.array([np.quantile(each, q, method="nearest") for each in errors])
-
-    return Curve(
-        problem=runs[0].problem,
-        rule=runs[0].rule,
-        symmetrized=runs[0].symmetrized,
-        unit=runs[0].unit,
-        factors=np.array([group[0].factor for group in groups]),
-        evaluations=np.array([np.median([r.evaluations_per_unit for r in g]) for g in groups]),
-        errors=np.array([np.median(each) for each in errors]),
-        low=quantile(0.16),
-        high=quantile(0.84),
-        seconds=np.array([np.median([r.seconds for r in group]) for group in groups]),
-        failed=np.array([sum(bool(run.failed) for run in group) for group in groups]),
-    )
-
-
-def evaluations_at(curve: Curve, target: float) -> tuple[float | None, bool]:
-    """Evaluations per unit that the rule needs to reach an error, interpolated in log-log.
-
-    All shorter steps must reach the error too, so that a lucky factor does not count.
-
-    Returns:
-        The number, or None if even the shortest steps miss the error; and whether fewer might do,
-        because the longest steps that were tried and did not fail already reach it.
-    """
-    passes = curve.errors <= target
-    if not passes[-1]:
-        return None, False
-    first = 0 if passes.all() else len(passes) - int(np.argmin(passes[::-1]))
-    work, errors = curve.evaluations, np.maximum(curve.errors, np.finfo(float).tiny)
-    cheapest = float(np.min(work[first:]))
-    if first == 0 or not np.isfinite(errors[first - 1]):
-        return cheapest, True
-    share = math.log(target / errors[first - 1]) / math.log(errors[first] / errors[first - 1])
-    logs = np.log(work[[first - 1, first]])
-    return min(cheapest, float(np.exp(logs[0] + share * (logs[1] - logs[0])))), False
-
-
-def summary(all_curves: Sequence[Curve]) -> dict[str, Any]:
-    """For each problem and rule, evaluations per unit at each target and their ratio to the best.
-
-    `ratio_to_best` compares with the best of all rules, `ratio_to_best_leapfrog` with the best of
-    those for the leapfrog; the best itself has 1. A target that a rule misses has None.
+    `ratio_to_best` is the ratio of evaluations to those of the best of all, `_classical` of all
+    that are not learned, `_leapfrog` of all on the leapfrog. The best itself has 1. The interval
+    beside each is that of `ratio_interval`, against the rule that is best on all systems; an end
+    that is infinite is None. A target that a rule misses has None.
     """
     problems: dict[str, Any] = {}
-    for curve in all_curves:
-        entry = problems.setdefault(curve.problem, {"unit": curve.unit, "rules": {}})
-        needed = {f"{target:g}": evaluations_at(curve, target) for target in TARGETS}
-        entry["rules"][curve.label] = {
-            "evaluations_per_unit": {key: number for key, (number, _) in needed.items()},
-            "at_most": [key for key, (_, fewer_may_do) in needed.items() if fewer_may_do],
-            "own_integrator": curve.rule in OWN_INTEGRATOR,
-            "failed_runs": int(curve.failed.sum()),
+    for name in dict.fromkeys(curve.problem for curve in all_curves):
+        mine = [curve for curve in all_curves if curve.problem == name]
+        rules = {curve.label: _needs(curve, targets) for curve in mine}
+        for group, belongs in GROUPS.items():
+            for target in targets:
+                _add_ratios(mine, rules, group, belongs, target)
+        first = mine[0]
+        problems[name] = {
+            "unit": first.unit,
+            "judged_by": first.judged_by,
+            "systems": first.errors_of.shape[1],
+            "rules": rules,
         }
-    for entry in problems.values():
-        _add_ratios(entry["rules"])
-    return {"targets": list(TARGETS), "problems": problems}
+    return {"targets": list(targets), "confidence": CONFIDENCE, "problems": problems}
 
 
-def _add_ratios(rules: dict[str, Any]) -> None:
-    leapfrogs = [each for each in rules.values() if not each["own_integrator"]]
-    for name, others in (("ratio_to_best", rules.values()), ("ratio_to_best_leapfrog", leapfrogs)):
-        for key in (f"{target:g}" for target in TARGETS):
-            numbers = [each["evaluations_per_unit"][key] for each in others]
-            best = min((number for number in numbers if number is not None), default=None)
-            for each in rules.values():
-                mine = each["evaluations_per_unit"][key]
-                ratio = None if mine is None or best is None else mine / best
-                each.setdefault(name, {})[key] = ratio
+def key_of(target: float) -> str:
+    """The key of a target in a summary."""
+    return f"{target:g}"
+
+
+def _needs(curve: Curve, targets: Sequence[float]) -> dict[str, Any]:
+    """What a rule needs for each target."""
+    reached = {key_of(target): evaluations_at(curve, target) for target in targets}
+    return {
+        "rule": curve.rule,
+        "scheme": curve.scheme,
+        "symmetrized": curve.symmetrized,
+        "evaluations_per_unit": {key: number for key, (number, _) in reached.items()},
+        "at_most": [key for key, (_, fewer_may_do) in reached.items() if fewer_may_do],
+        "seconds_per_unit": {key_of(t): seconds_at(curve, t) for t in targets},
+        "position_error": {key_of(t): position_error_at(curve, t) for t in targets},
+        "failed_runs": int(curve.failed.sum()),
+    }
+
+
+def _add_ratios(
+    all_curves: Sequence[Curve],
+    rules: dict[str, Any],
+    group: str,
+    belongs: Callable[[Curve], bool],
+    target: float,
+) -> None:
+    """Adds the ratios to the best of a group, and their intervals, at a target."""
+    key = key_of(target)
+    needs = {c.label: rules[c.label]["evaluations_per_unit"][key] for c in all_curves}
+    able = [c for c in all_curves if belongs(c) and needs[c.label] is not None]
+    best = min(able, key=lambda curve: needs[curve.label], default=None)
+    for curve in all_curves:
+        ratio = interval = None
+        if best is not None and needs[curve.label] is not None:
+            ratio = needs[curve.label] / needs[best.label]
+            interval = ratio_interval(curve, best, target)
+        entry = rules[curve.label]
+        entry.setdefault(f"ratio_to_{group}", {})[key] = ratio
+        entry.setdefault(f"interval_to_{group}", {})[key] = interval and [
+            end if math.isfinite(end) else None for end in interval
+        ]

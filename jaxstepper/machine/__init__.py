@@ -1,4 +1,4 @@
-"""The machine a run is on: its devices, processes and memory, and how long a device call lasts.
+"""The machine of a run: devices, processes, memory, and device calls of bounded length.
 
 Nothing here knows of bodies, networks or options.
 """

@@ -1,4 +1,4 @@
-"""The host loop of everything that takes many device calls, and how much work a call gets.
+"""The host loop of work that takes many device calls, and the budget of a call.
 
 A call should last a few seconds, so that the work can be interrupted, watched and saved in between.
 """
@@ -12,14 +12,9 @@ SECONDS_PER_CALL = 2.0
 
 
 def next_budget(budget: int, used: int, seconds: float, least: int, most: int) -> int:
-    """Units of work for the next call, which will take about `SECONDS_PER_CALL`.
+    """Units of work, between `least` and `most`, for a call of about `SECONDS_PER_CALL`.
 
-    Args:
-        budget: units that the last call was allowed.
-        used: units that it used.
-        seconds: how long it took, compilation included.
-        least: lower bound of the result.
-        most: upper bound of the result.
+    The last call used `used` units of its `budget` and took `seconds`, compilation included.
     """
     if used < budget:
         return budget
@@ -28,13 +23,13 @@ def next_budget(budget: int, used: int, seconds: float, least: int, most: int) -
 
 
 def in_bounded_calls(call: Callable[[int], tuple[int, bool]], first: int, most: int) -> None:
-    """The host loop of everything that takes more than one device call.
+    """The host loop of work that takes more than one device call.
 
     Args:
-        call: makes a device call that does up to so many units of work; returns the units it used,
-            and whether there is more to do. All processes of a run must make the same calls.
-        first: units of the first call; later calls get no fewer.
-        most: units that no call exceeds.
+        call: makes a device call with a budget of units of work; returns the units it used, and
+            whether there is more to do. All processes of a run must make the same calls.
+        first: the units of the first call, and the fewest of any.
+        most: the most units of any call.
     """
     budget, goes_on = first, True
     while goes_on:

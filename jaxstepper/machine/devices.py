@@ -1,10 +1,8 @@
 """The devices that share the systems of a run.
 
-A mesh has one axis, along which the systems of a batch are split evenly. Every device holds all
-the rest (network, optimiser, random key, totals). XLA compiles one program for all devices of all
-processes, and adds the communication that it needs.
-
-`None` stands for the mesh of a run on one device.
+A mesh has one axis, along which the systems of a batch are split evenly. Every device holds
+everything else (network, optimiser, random key, totals). XLA compiles one program for all devices
+of all processes, and adds the communication. `None` stands for the mesh of a single device.
 """
 
 from collections.abc import Callable
@@ -23,9 +21,7 @@ Tree = TypeVar("Tree")
 
 
 def choose_mesh(systems: int) -> Mesh | None:
-    """Chooses devices of the default device's kind to share this many systems.
-
-    It takes as many devices as divide the systems evenly, the same number in every process.
+    """The largest mesh that divides so many systems evenly, with equally many devices a process.
 
     Raises:
         UserError: the systems do not divide among the processes.
@@ -55,7 +51,7 @@ def make_mesh(devices: list[jax.Device]) -> Mesh:
 
 
 def describe(mesh: Mesh | None) -> str:
-    """The devices in words, such as "2 x NVIDIA H200 (gpu)"; also says if some are idle."""
+    """The devices in words, such as "2 x NVIDIA H200 (gpu)", and whether some are idle."""
     devices = local_devices()[:1] if mesh is None else list(mesh.devices.flat)
     words = f"{devices[0].device_kind} ({devices[0].platform})"
     words = f"{len(devices)} x {words}" if mesh is not None else words
@@ -84,8 +80,8 @@ def _constrain(mesh: Mesh | None, tree: Tree, spec: PartitionSpec) -> Tree:
 def each_its_share(mesh: Mesh | None, function: Callable[..., Tree]) -> Callable[..., Tree]:
     """Compiles `function(shared, batch)` so that each device runs it on its share of the batch.
 
-    No device waits for another, as it would in every iteration of a loop over split arrays. Leaves
-    of `batch` and of the result are `[B, ...]`.
+    Unlike in a loop over split arrays, no device waits for others in every iteration. Leaves of
+    `batch` and of the result are `[B, ...]`.
     """
     if mesh is None:
         return jax.jit(function)
@@ -93,7 +89,7 @@ def each_its_share(mesh: Mesh | None, function: Callable[..., Tree]) -> Callable
     local = jax.jit(
         jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)
     )
-    # A program of several processes does not take an array that lives on one device.
+    # A program of several processes does not accept an array on a single device.
     return lambda *arguments: local(*jax.tree.map(_off_a_single_device, arguments))
 
 

@@ -1,4 +1,4 @@
-"""The memory and disk of this machine: what cannot fit is refused before it is tried."""
+"""Refuses work that the memory or disk of this machine has no room for."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ GIGABYTE = 1e9
 
 
 def physical_memory() -> float:
-    """Bytes of memory in this machine; infinite if the system does not say."""
+    """The bytes of memory in this machine; infinite if unknown."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
@@ -18,11 +18,7 @@ def physical_memory() -> float:
 
 
 def require_memory(num_bytes: float, what: str) -> None:
-    """Refuses work that needs more memory than the machine has; `what` begins the message.
-
-    Raises:
-        UserError: it cannot fit.
-    """
+    """Raises a UserError that begins with `what` if the machine has less memory."""
     present = physical_memory()
     if num_bytes > present:
         raise UserError(
@@ -32,11 +28,7 @@ def require_memory(num_bytes: float, what: str) -> None:
 
 
 def require_disk(num_bytes: float, path: Path, what: str) -> None:
-    """Refuses a file that its disk has no room for; `what` begins the message.
-
-    Raises:
-        UserError: it cannot fit.
-    """
+    """Raises a UserError that begins with `what` if the disk of `path` has less room."""
     folder = next(each for each in path.absolute().parents if each.is_dir())
     free = shutil.disk_usage(folder).free
     if num_bytes > free:

@@ -1,8 +1,8 @@
 """Several processes as one run.
 
-Every process runs the same program and makes the same device calls in the same order. So the
-processes first agree on whatever depends on a clock, a signal, a random draw or a file. Only the
-main process prints and writes. In a run of one process, nothing here does anything.
+All processes run the same program and make the same device calls in the same order. So they must
+first agree on whatever depends on a clock, a signal, a random draw or a file. Only the main process
+prints and writes. In a run of one process, nothing here has an effect.
 """
 
 import os
@@ -25,11 +25,8 @@ Tree = TypeVar("Tree")
 def join(address: str | None, count: int | None, index: int | None) -> None:
     """Joins the other processes of the run; call it before any other use of JAX.
 
-    Args:
-        address: HOST:PORT of process 0; if None, the cluster (SLURM, Open MPI, a TPU pod, ...)
-            is asked for all three.
-        count: how many processes there are.
-        index: which of them this is.
+    This is process `index` of `count`, and process 0 is at `address`, HOST:PORT. If they are None,
+    the cluster (SLURM, Open MPI, a TPU pod, ...) knows them.
 
     Raises:
         UserError: the cluster is unknown, or the other processes cannot be reached.
@@ -70,7 +67,7 @@ def is_main() -> bool:
 
 
 def from_main(value: int) -> int:
-    """The main process's value, in 0 ... 2^32 - 1; returns once all processes have asked."""
+    """The main process's value, in 0 ... 2^32 - 1, once all processes have called this."""
     if not are_several():
         return value
     return int(multihost_utils.broadcast_one_to_all(np.uint32(value)))
@@ -112,7 +109,7 @@ def try_on_main(action: Callable[[], Result]) -> Result | None:
 
 
 def on_main(action: Callable[[], Result]) -> Result | None:
-    """As `try_on_main`, but a failure ends the run: the other processes exit silently."""
+    """As `try_on_main`, but a failure ends the run, and the other processes exit silently."""
     try:
         return try_on_main(action)
     except Exception as error:
@@ -125,10 +122,7 @@ def on_main(action: Callable[[], Result]) -> Result | None:
 
 
 def to_host(tree: Tree) -> Tree:
-    """The same tree, with arrays that every process can read; all processes must call it.
-
-    Arrays that live in one process stay as they are.
-    """
+    """The tree with arrays that every process can read; all processes must call it."""
     leaves, structure = jax.tree.flatten(tree)
     far = {
         i: x

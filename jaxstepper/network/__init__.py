@@ -1,4 +1,4 @@
 """From a state and its history to a network's input, and from its output to a learned rule.
 
-How a network is trained is not known here.
+Nothing here knows how a network is trained.
 """

@@ -1,8 +1,8 @@
 """From a state and the window of states before it to the input of the network.
 
-Three kinds, as the checkpoints of the torch system need them: `basic` (11 numbers a state), `rich`
-(23 a state), and `delta_mag` (10 for each of the K consecutive pairs of a window). `basic` and
-`rich` hold magnitudes alone, so they do not change when velocities are reversed.
+The torch system has three kinds: `basic` (11 numbers a state), `rich` (23 a state), and `delta_mag`
+(10 for each of the K consecutive pairs of a window). `basic` and `rich` hold only magnitudes, so
+they do not change when velocities are reversed.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ ALL_PAIRS_UP_TO = 64
 
 @dataclass(frozen=True)
 class Scales:
-    """Units in which the features are expressed: length L0, speed V0, acceleration A0, time T0.
+    """The units of the features: length L0, speed V0, acceleration A0, time T0.
 
-    Plain numbers; arrays `[]` inside a program that trains several networks, each with its own.
+    They are numbers, or arrays `[]` in a program that trains several networks at once.
     """
 
     length: float | Array = 1.0
@@ -44,12 +44,12 @@ class FeatureSpec:
     """Which features, of how many states, in which units.
 
     Attributes:
-        kind: "basic", "rich" or "delta_mag", of which the last without a history means "basic"; or
-            "orbital" and "encounters", the inputs of `native`, which holds them itself.
+        kind: "basic", "rich" or "delta_mag" (which means "basic" without a history); or "orbital"
+            or "encounters", the inputs of an `OrbitalRule`, which computes them itself.
         history_len: K, the number of past states in the window.
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
-        tolerances: smallest and largest that such a native network was trained with.
+        tolerances: the smallest and the largest that an `OrbitalRule` was trained with.
     """
 
     kind: str = "basic"
@@ -64,7 +64,7 @@ class FeatureSpec:
 
     @property
     def is_native(self) -> bool:
-        """Whether the features are free of scale, and no torch simulator knows them."""
+        """Whether the features are free of scale; the torch simulator does not have them."""
         return self.kind in ("orbital", "encounters")
 
     @property
@@ -83,10 +83,7 @@ class FeatureSpec:
 
 
 def reuses_acceleration(spec: FeatureSpec, gravity: Gravity) -> bool:
-    """Whether the acceleration a state carries is the one the features need.
-
-    If not, `observe` costs one more evaluation of it.
-    """
+    """Whether the features need the acceleration that a state has; else `observe` evaluates it."""
     return gravity.external is None and spec.acceleration_softening == gravity.softening
 
 
@@ -115,8 +112,8 @@ def network_input(spec: FeatureSpec, history: History, observed: Particles) -> F
 def automatic_scales(particles: Particles, softening: float) -> Scales:
     """Scales of an initial state, or their means over a batch of initial states.
 
-    L0 = mean pair distance (if > eps, else the rms radius), V0 and A0 the rms speed and
-    acceleration, T0 = L0 / V0.
+    L0 is the mean pair distance (the rms radius if that is 0), V0 and A0 are the rms speed and
+    acceleration, and T0 = L0 / V0.
     """
 
     def of_system(p: Particles) -> tuple[Array, Array, Array]:

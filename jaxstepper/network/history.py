@@ -1,4 +1,4 @@
-"""A window of the K last states, of fixed shape so that it travels through `scan` and `while`."""
+"""A window of the last K states, whose fixed shape suits `scan` and `while_loop`."""
 
 from dataclasses import dataclass
 

@@ -22,15 +22,17 @@ from jaxstepper.physics.pairs import encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.field_rule import FieldRule, check_field, check_pairs
 from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
+from jaxstepper.stepping.scheme import Scheme
 
 # Keeps a learned dt above zero, as the torch simulator does.
 LEARNED_DT_FLOOR = 1e-6
 DEFAULT_TOLERANCE = 1e-3
 # The network sees the logarithm of the tolerance relative to this one, clipped to the range of its
-# training. Below the range dt goes as the square root of the tolerance, as any small leapfrog step
-# does.
+# training. Below the range dt goes as a root of the tolerance, that of the order of the scheme, as
+# any small step does.
 REFERENCE_TOLERANCE = 1e-3
-# A step of this many times the dynamical time times sqrt(tolerance) has about that energy error.
+# A leapfrog step of this many times the dynamical time times sqrt(tolerance) has about that error;
+# on a scheme of order p it is the root of that order.
 STEP_SCALE = 2.0
 # The dt of a network that cannot see the external field is capped at this fraction of the field's
 # time scale, where energy errors are about 1e-3.
@@ -43,22 +45,25 @@ def learned_rule(
     gravity: Gravity,
     variables: Variables,
     tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
+    scheme: Scheme = Rule.scheme,
 ) -> Rule:
     """The rule of any network: `OrbitalRule` for native inputs, else `LearnedRule`.
 
-    Only an `OrbitalRule` uses the tolerance.
+    Only an `OrbitalRule` uses the tolerance. The scheme is that of the training.
     """
+    rule: Rule = LearnedRule(network, variables, features, gravity)
     if features.is_native:
-        return OrbitalRule(
+        rule = OrbitalRule(
             network,
             variables,
             tolerance,
             gravity.softening,
             features.tolerances,
             features.kind == "encounters",
+            scheme.order,
             external=gravity.external,
         )
-    return LearnedRule(network, variables, features, gravity)
+    return rule.on(scheme)
 
 
 class LearnedRule(Rule):
@@ -96,21 +101,20 @@ class LearnedRule(Rule):
             dt = jnp.minimum(dt, longest.astype(dt.dtype))
         return dt, push(memory, observed)
 
-    def take_step(
-        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> Particles:
+    def check_gravity(self, gravity: Gravity, /) -> None:
         check_field("this learned rule", self.gravity.external, gravity)
-        return super().take_step(memory, particles, dt, gravity)
 
 
 class OrbitalRule(FieldRule):
-    """h = 2 sqrt(tolerance) T exp(network), with the dynamical or free-fall time T of a pair.
+    """h = 2 tolerance^(1/p) T exp(network), with the dynamical or free-fall time T of a pair.
+
+    p is the order of the scheme that the network was trained through.
 
     An external field counts as one more pair, with its time scale for T and no network.
 
     Among many bodies, each contributes its encounter, so the network is evaluated N times, and h is
     a smooth minimum of their steps: h^-4 is half the sum of theirs, since each encounter appears
-    twice. Scaling the rule by a factor scales the tolerance by its square.
+    twice. Scaling the rule by a factor scales the tolerance by the factor's p-th power.
 
     Attributes:
         network: with outputs of any sign.
@@ -120,6 +124,7 @@ class OrbitalRule(FieldRule):
         tolerances: the smallest and largest tolerance of the training.
         sees_others: whether the network also sees the `surroundings` of each encounter. Its step is
             then in units of the free-fall time, which a body that merely passes does not shorten.
+        order: p.
     """
 
     network: nn.Module = field(metadata=STATIC)
@@ -128,6 +133,7 @@ class OrbitalRule(FieldRule):
     softening: Number = 0.0
     tolerances: tuple[float, float] = field(default=FeatureSpec.tolerances, metadata=STATIC)
     sees_others: bool = field(default=False, metadata=STATIC)
+    order: int = field(default=2, metadata=STATIC)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         check_pairs(self.external, particles)
@@ -138,7 +144,7 @@ class OrbitalRule(FieldRule):
         if self.external is not None:
             squares = jnp.append(squared_rates(self.external, particles), rate**2)
             rate = safe_sqrt(safe_norm(squares))
-        return STEP_SCALE * jnp.sqrt(tolerance) / rate, memory
+        return STEP_SCALE * root(tolerance, self.order) / rate, memory
 
     def _rate_of_pairs(self, particles: Particles, tolerance: Float[Array, ""]) -> Float[Array, ""]:
         """1 / T exp(-network) of all pairs together."""
@@ -153,4 +159,9 @@ class OrbitalRule(FieldRule):
         return rate_of_all(rates * jnp.exp(-log_factor))
 
     def scaled(self, factor: Number, /) -> Rule:
-        return replace(self, tolerance=self.tolerance * factor**2)
+        return replace(self, tolerance=self.tolerance * factor**self.order)
+
+
+def root(tolerance: Float[Array, "*B"], order: int) -> Float[Array, "*B"]:
+    """The size of steps whose error, on a scheme of this order, goes as the tolerance."""
+    return jnp.sqrt(tolerance) if order == 2 else tolerance ** (1 / order)

@@ -1,8 +1,8 @@
-"""What the momentary two-body orbit of a pair tells a network. Units: G = 1.
+"""Network inputs from the momentary two-body orbit of a pair. Units: G = 1.
 
-All of it is free of scale: the same for other masses, sizes and numbers of bodies, if the unit of
-time is 1 / `dynamical_rate`. None of it changes when velocities are reversed, so that a rule on it
-can be symmetrised. r is the distance, v the relative speed, mu the sum of the masses.
+They are free of scale: with 1 / `dynamical_rate` as the unit of time, they are the same for all
+masses, sizes and numbers of bodies. They do not change when velocities are reversed, so a rule that
+uses them can be symmetrised. r is the distance, v the relative speed, mu the sum of the masses.
 """
 
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ ORBITAL_INPUTS = 4
 SURROUNDINGS = 2
 # Keeps the gradient of the eccentricity finite on a circle.
 CIRCLE = 1e-4
-# The smallest q there is: a pair at rest has no logarithm of it.
+# The smallest q, so that a pair at rest has a logarithm of it.
 AT_REST = 1e-6
-# No rate is less than this part of all rates together, as the network sees it.
+# The smallest ratio, as the network sees it, of a rate to all rates together.
 SLOWEST = 0.02
 
 
@@ -50,10 +50,10 @@ def orbital_inputs(pairs: Pairs) -> Float[Array, "*P 4"]:
 def surroundings(
     pairs: Pairs, rates: Float[Array, " P"], softening: Array | float
 ) -> Float[Array, "P 2"]:
-    """What a body's encounter is among others: how softened it is, and how fast beside the rest.
+    """How softened a body's encounter is, and how fast compared with all.
 
-    The square of softening / distance, and the logarithm of its rate over that of all, which is
-    kept above that of `SLOWEST`.
+    These are (softening / distance)^2, and the logarithm of its rate over that of all, which stays
+    above that of `SLOWEST`.
     """
     of_all = rate_of_all(rates)
     share = rates / jnp.where(of_all > 0, of_all, 1.0)

@@ -23,19 +23,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 OUTPUTS = 2
 
 LAYERS = "layers"
-"""The collection whose "passes" are the `Pass` of each layer in turn, for callers that want it."""
+"""The Flax collection whose "passes" are the `Pass` of each layer, for callers that want them."""
 
 Variables = dict
 """{"params": trained, "constants": not trained (Fourier frequencies)}, nested dicts of arrays."""
 
 
 class Pass(NamedTuple):
-    """What passed through a layer, whose dense part is z = x W + b.
+    """The values in a layer, whose dense part is z = x W + b.
 
     Attributes:
-        x: `[..., in]`, what went in.
+        x: `[..., in]`.
         z: `[..., out]`.
-        keep: `[..., out]`, which units dropout spares; None where it has no part.
+        keep: `[..., out]`, which units dropout keeps; None without dropout.
     """
 
     x: Float[Array, "*B I"]
@@ -44,7 +44,7 @@ class Pass(NamedTuple):
 
 
 def _uniform_bias(fan_in: int) -> Callable[..., Array]:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)); a bias does not show its fan-in by its shape."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)); the shape of a bias does not tell its fan-in."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         bound = fan_in**-0.5
@@ -92,13 +92,13 @@ class StepNetwork(nn.Module):
     def hidden(
         self, z: Float[Array, "*B W"], keep: Bool[Array, "*B W"] | None
     ) -> Float[Array, "*B W"]:
-        """What a hidden layer makes of z: its activation, and inverted dropout of units."""
+        """The output of a hidden layer: its activation, with inverted dropout of units."""
         y = ACTIVATIONS[self.activation](z)
         return y if keep is None else jnp.where(keep, y / (1 - self.dropout), 0.0)
 
     @nn.nowrap
     def output(self, z: Float[Array, "*B 2"]) -> Float[Array, "*B 2"]:
-        """What the last layer makes of z."""
+        """The output of the last layer."""
         return nn.softplus(z) if self.positive else z
 
     @nn.nowrap
@@ -110,7 +110,7 @@ class StepNetwork(nn.Module):
         return {**variables, "params": {**params, last: {**params[last], "bias": bias}}}
 
     def _linear(self, width: int, x: Array) -> Array:
-        """A layer that starts as torch's: weights and biases ~ U(+-1/sqrt(fan_in))."""
+        """A dense layer with torch's initial weights and biases, U(+-1/sqrt(fan_in))."""
         layer = nn.Dense(
             width,
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
@@ -121,9 +121,9 @@ class StepNetwork(nn.Module):
         return layer(x)
 
     def _draw_kept(self, shape: tuple[int, ...]) -> Bool[Array, "*B W"]:
-        """Which units dropout spares, from 16 random bits each.
+        """Which units dropout keeps, by 16 random bits each.
 
-        Drawing them costs as much as a small matrix product, so one long word serves several units.
+        Draws cost as much as a small matrix product, so a long word serves several units.
         """
         word = jax.dtypes.canonicalize_dtype(jnp.uint64)
         units = word.itemsize // 2
@@ -145,11 +145,11 @@ class StepNetwork(nn.Module):
 
 
 class OwnNetwork(nn.Module):
-    """A module of the user's own in the place of a `StepNetwork`.
+    """A user's module in place of a `StepNetwork`.
 
     Attributes:
         inner: maps inputs `[..., F]` to outputs `[..., 1 or more]`, of which output 0 counts. If
-            its call takes `train`, it is told when dropout is to be active.
+            its call takes `train`, that says when dropout is active.
         dtype: of parameters and arithmetic.
         positive: whether there is a softplus on the output.
     """
@@ -174,9 +174,7 @@ class OwnNetwork(nn.Module):
         return {**variables, "params": {**params, "bias": params["bias"] + shift}}
 
 
-def as_step_network(
-    module: nn.Module, dtype: DTypeLike, positive: bool
-) -> "StepNetwork | OwnNetwork":
+def as_step_network(module: nn.Module, dtype: DTypeLike, positive: bool) -> nn.Module:
     """A user's module as the network of a rule."""
     return module if isinstance(module, StepNetwork) else OwnNetwork(module, dtype, positive)
 
@@ -185,7 +183,7 @@ def init_variables(network: nn.Module, key: Array, input_size: int) -> Variables
     """Fresh parameters (and Fourier frequencies) for inputs of length `input_size`.
 
     Raises:
-        UserError: the module keeps other variables, such as running means.
+        UserError: the module has other variables, such as running means.
     """
     variables = network.init(key, jnp.zeros((input_size,), network.dtype))
     others = set(variables) - {"params", "constants", LAYERS}

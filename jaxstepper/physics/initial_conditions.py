@@ -5,6 +5,7 @@ Arguments that make no valid table or bound orbit raise `UserError`.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -162,6 +163,29 @@ def plummer_batch(seed: Seed, num_spheres: int, num_particles: int) -> Table:
     require(num_spheres >= 1, f"num_spheres must be >= 1, got {num_spheres}")
     rng = np.random.default_rng(seed)
     return np.stack([plummer(rng, num_particles) for _ in range(num_spheres)])
+
+
+def virial_system(seed: Seed, masses: Sequence[float]) -> Table:
+    """Bodies at random in virial equilibrium, in Henon units (total mass 1, E = -1/4): `[N, 7]`.
+
+    Positions and velocities are normal, in that order, and scaled to T = 1/4 and U = -1/2 about the
+    barycentre, which rests at 0. Units: Heggie & Mathieu 1986.
+
+    Args:
+        seed: of the draw.
+        masses: of N >= 2 bodies, in any unit.
+    """
+    require(len(masses) >= 2 and min(masses) > 0, f"need two masses > 0 or more, got {masses}")
+    rng = np.random.default_rng(seed)
+    mass = np.asarray(masses) / np.sum(masses)
+    position, velocity = rng.normal(size=(2, len(mass), 3))
+    position -= mass @ position
+    velocity -= mass @ velocity
+    first, second = np.triu_indices(len(mass), k=1)
+    distance = np.linalg.norm(position[first] - position[second], axis=1)
+    position *= np.sum(mass[first] * mass[second] / distance) / 0.5
+    velocity *= math.sqrt(0.25 / (0.5 * mass @ np.sum(velocity**2, axis=1)))
+    return np.hstack([mass[:, None], position, velocity])
 
 
 def hierarchical_triple(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
 from jaxstepper.physics.gravity import Gravity
@@ -82,7 +82,7 @@ def logarithmic_leapfrog_to(
     whole: tuple[Float[Array, ""], Particles],
     binding: Float[Array, ""],
     gravity: Gravity,
-) -> Particles:
+) -> tuple[Particles, Float[Array, ""]]:
     """A step as `logarithmic_leapfrog`, which takes the time dt, to rounding.
 
     Finds h by regula falsi (the Illinois variant), at one evaluation of forces a try; its
@@ -90,13 +90,17 @@ def logarithmic_leapfrog_to(
 
     Args:
         particles: the state.
-        dt: the time that the step shall take, from 0 to that of the whole step.
+        dt: the time that the step shall take, from 0 to that of the whole step, backwards too.
         whole: a step of the transformed time, and the state after it, which is returned if it
             takes the time dt as it is.
         binding: B.
         gravity: the force.
+
+    Returns:
+        The state after the step, and how many tries it took.
     """
-    return _search(particles, dt, whole, binding, gravity)[1]
+    found = _search(particles, dt, whole, binding, gravity)
+    return found.end, found.tries
 
 
 def _search(
@@ -105,18 +109,21 @@ def _search(
     whole: tuple[Float[Array, ""], Particles],
     binding: Float[Array, ""],
     gravity: Gravity,
-) -> tuple[Float[Array, ""], Particles]:
-    """The h of `logarithmic_leapfrog_to`, and the state after the step."""
+) -> "_Bracket":
+    """What `logarithmic_leapfrog_to` finds: h, the state after the step, the tries it took."""
     h, end = whole
-    length = end.dt
-    close = CLOSE * jnp.finfo(dt.dtype).eps * dt
+    # Where time runs backwards, so does h; the search is for their sizes.
+    way = jnp.where(end.dt < 0, -1, 1).astype(dt.dtype)
+    length, wanted = way * end.dt, way * dt
+    close = CLOSE * jnp.finfo(dt.dtype).eps * wanted
 
     def search(b: _Bracket) -> _Bracket:
         h = b.low - b.off_low * (b.high - b.low) / (b.off_high - b.off_low)
         h = jnp.clip(jnp.where(jnp.isfinite(h), h, 0.5 * (b.low + b.high)), b.low, b.high)
-        end = logarithmic_leapfrog(particles, h, binding, gravity)
+        end = logarithmic_leapfrog(particles, way * h, binding, gravity)
         # A step so long that T + B changes its sign takes no time that means anything.
-        off = jnp.where(end.dt > 0, end.dt - dt, length)
+        taken = way * end.dt
+        off = jnp.where(taken > 0, taken - wanted, length)
         over = off > 0
         # Where the same end moves twice, the other counts for half, or it would never move.
         half = jnp.where(over == (b.moved > 0), 0.5, 1.0).astype(dt.dtype)
@@ -126,25 +133,27 @@ def _search(
             off_low=jnp.where(over, half * b.off_low, off),
             high=jnp.where(over, h, b.high),
             off_high=jnp.where(over, off, half * b.off_high),
-            h=h,
+            h=way * h,
             end=end,
             moved=jnp.where(over, 1, -1).astype(b.moved.dtype),
-            tries=jnp.where(jnp.abs(off) <= close, MOST_TRIES, b.tries + 1),
+            tries=b.tries + 1,
+            done=jnp.abs(off) <= close,
         )
 
     # A step that is not shortened needs no search.
-    tries = jnp.where(dt == length, MOST_TRIES, 0)
-    zero, moved = jnp.zeros_like(dt), jnp.zeros_like(tries)
-    begin = _Bracket(zero, -dt, h, length - dt, h, end, moved, tries)
-    found = lax.while_loop(lambda b: b.tries < MOST_TRIES, search, begin)
-    return found.h, found.end.replace(time=particles.time + dt, dt=dt)
+    zero, moved = jnp.zeros_like(dt), jnp.zeros((), jnp.int32)
+    off_high, done = length - wanted, wanted == length
+    begin = _Bracket(zero, -wanted, way * h, off_high, h, end, moved, zero, done)
+    found = lax.while_loop(lambda b: (b.tries < MOST_TRIES) & ~b.done, search, begin)
+    return found._replace(end=found.end.replace(time=particles.time + dt, dt=dt))
 
 
 @logarithmic_leapfrog_to.defjvp
-def _derivative(gravity: Gravity, primals: tuple, tangents: tuple) -> tuple[Particles, Particles]:
+def _derivative(gravity: Gravity, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """By the implicit function: time(h, state) = dt, so dh = (d(dt) - d(time)_h) / (dtime / dh)."""
     particles, dt, whole, binding = primals
-    h, end = _search(particles, dt, whole, binding, gravity)
+    found = _search(particles, dt, whole, binding, gravity)
+    h = found.h
 
     def step(h: Array, particles: Particles, binding: Array) -> Particles:
         return logarithmic_leapfrog(particles, h, binding, gravity)
@@ -153,12 +162,14 @@ def _derivative(gravity: Gravity, primals: tuple, tangents: tuple) -> tuple[Part
     _, fixed_h = jax.jvp(step, (h, particles, binding), moving)
     along = jax.jvp(lambda h: step(h, particles, binding), (h,), (jnp.ones_like(h),))[1]
     change = (tangents[1] - fixed_h.dt) / along.dt
-    return end, jax.tree.map(lambda x, y: x + change * y, fixed_h, along)
+    moved = jax.tree.map(lambda x, y: x + change * y, fixed_h, along)
+    return (found.end, found.tries), (moved, jnp.zeros_like(found.tries))
 
 
 class _Bracket(NamedTuple):
     """Two steps on either side of the one that is searched, and how far off their times are; the
-    last try, the state after it, which side it moved (1, -1, or 0 before it), and how many so far.
+    last try, the state after it, which side it moved (1, -1, or 0 before it); how many so far, a
+    float for the sake of derivatives, and whether the last one is it.
     """
 
     low: Float[Array, ""]
@@ -167,5 +178,6 @@ class _Bracket(NamedTuple):
     off_high: Float[Array, ""]
     h: Float[Array, ""]
     end: Particles
-    moved: Int[Array, ""]
-    tries: Int[Array, ""]
+    moved: Array
+    tries: Float[Array, ""]
+    done: Bool[Array, ""]

@@ -1,4 +1,4 @@
 """Figures, scenes and movies of training, rollouts and evaluations.
 
-matplotlib is imported here and nowhere else, and only when something is drawn.
+Nothing else imports matplotlib, and only drawing does.
 """

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, figures, logarithmic axes, and saving."""
+"""Common parts of all pictures: colours, figures, logarithmic axes, and saving."""
 
 from pathlib import Path
 from typing import Any
@@ -7,30 +7,26 @@ import numpy as np
 
 from jaxstepper.errors import UserError
 
-# Okabe and Ito's colours, which the colour-blind can tell apart. For print in grey, lines also
-# differ in dashes, widths or markers.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. Lines also differ in dashes,
+# widths or markers, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# For pictures of many curves: also Tol's wine, grey and black.
+# Tol's wine, grey and black besides, for pictures of many curves.
 MORE_COLOURS = (*COLOURS, "#882255", "#7F7F7F", "#000000")
-# Its lightness rises evenly, so that it works in grey; all eyes see it go from blue to yellow.
+# Its lightness rises evenly, so it works in grey and for all eyes, from blue to yellow.
 COLOUR_MAP = "cividis"
-# Beyond, it is too light for white paper.
+# The part of it that is dark enough for white paper.
 DARK_ENOUGH = 0.88
 BLUE, ORANGE = COLOURS[:2]
 GREY, PALE = "0.4", "0.88"
 TIME, STEP = "time (G = 1)", "dt (G = 1)"
-# Up to this many bodies each have a colour, and orbits that can be followed.
+# Up to this many bodies get a colour each, and orbits that the eye can follow.
 FEW_BODIES = 12
-# An initial energy that its changes exceed so far is 0 up to rounding.
+# An initial energy smaller than this fraction of its changes is 0 up to rounding.
 VANISHES = 1e-9
 
 
 def new_figure(width: float, height: float, **settings: Any) -> Any:
-    """A matplotlib figure, its size in inches.
-
-    Raises:
-        UserError: matplotlib is missing.
-    """
+    """A matplotlib figure, its size in inches; a UserError if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -39,7 +35,7 @@ def new_figure(width: float, height: float, **settings: Any) -> Any:
 
 
 def legend_above(axes: Any, columns: int = 2) -> None:
-    """Puts a legend above the axes, where it hides no curve."""
+    """Adds a legend above the axes, where it hides no curve."""
     handles, _ = axes.get_legend_handles_labels()
     columns = min(columns, len(handles))
     where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
@@ -47,7 +43,7 @@ def legend_above(axes: Any, columns: int = 2) -> None:
 
 
 def label_powers(axis: Any) -> None:
-    """Gives a logarithmic axis, whose limits are set, neither too few nor too many labels."""
+    """Sets the labels of a logarithmic axis with given limits: neither too few nor too many."""
     from matplotlib.ticker import (
         LogLocator,
         MaxNLocator,
@@ -69,11 +65,7 @@ def label_powers(axis: Any) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Saves a picture; the suffix of the path chooses the format.
-
-    Raises:
-        UserError: the picture cannot be written.
-    """
+    """Saves a picture in the format of its suffix; a UserError if it cannot be written."""
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as problem:
@@ -81,16 +73,9 @@ def save(figure: Any, path: Path) -> None:
 
 
 def spatial(time: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Where bodies are drawn, and the names of the axes.
+    """Points `[S, N, 2]`, or `[S, N, 3]` if D = 3, to draw bodies at; and a name for each axis.
 
-    One dimension is drawn against time; of more than three, the first two are drawn.
-
-    Args:
-        time: `[S]`.
-        position: `[S, N, D]`.
-
-    Returns:
-        Points `[S, N, 2]`, or `[S, N, 3]` if D = 3; and a name for each axis.
+    One dimension is drawn against time `[S]`. Of more than three, the first two are drawn.
     """
     if position.shape[2] == 1:
         times = np.broadcast_to(time[:, None, None], position.shape)
@@ -103,7 +88,7 @@ def spatial(time: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, tuple[s
 def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
     """Sets names and limits of axes that show `points` `[S, N, 2 or 3]`, with equal scales.
 
-    Among many bodies, those that fly off are left out of sight.
+    A few of many bodies may fly off out of sight.
     """
     outside = 0.0 if points.shape[1] <= FEW_BODIES else 0.01
     low, high = np.nanquantile(points, [outside, 1 - outside], axis=(0, 1))
@@ -122,22 +107,22 @@ def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
 
 
 def relative_error(energy: np.ndarray, initial: np.ndarray) -> tuple[np.ndarray, str]:
-    """Relative change of energies `[S]`, or the change if an initial one vanishes; and its name."""
+    """The relative change of energies `[S]`, or the change if an initial one is 0; and its name."""
     change = np.abs(energy - initial)
     largest = np.max(change, where=np.isfinite(change), initial=0.0)
-    # A parabola's energy is 0 up to rounding, which would blow its error up.
+    # A parabola's energy is 0 up to rounding, so its relative error means nothing.
     if np.any(np.abs(initial) <= VANISHES * largest):
         return change, "|E - E0|"
     return change / np.abs(initial), "|E / E0 - 1|"
 
 
 def uncut(dt: np.ndarray) -> np.ndarray:
-    """Steps `[S]` with NaN for the last, which may be cut short to end a rollout on time."""
+    """The steps `[S]`, with NaN for the last: it may have been cut short to end on time."""
     return np.where(np.arange(len(dt)) == max(len(dt) - 1, 1), np.nan, dt)
 
 
 def positive(values: np.ndarray) -> np.ndarray:
-    """The values, with NaN for those that have no logarithm."""
+    """The values, with NaN for those without a logarithm."""
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 

@@ -1,4 +1,4 @@
-"""The states that a movie shows: those of a rollout, or those that training accepted (numpy)."""
+"""The states that a movie shows: those of a rollout, or those that training accepted."""
 
 from dataclasses import dataclass
 
@@ -35,13 +35,12 @@ class Film:
 
     @property
     def origin(self) -> np.ndarray:
-        """`[F]`, the index of the state where each state's path begins; training may restart."""
+        """`[F]`, the index at which the path of each state begins; training may restart paths."""
         begins = np.diff(self.time, prepend=np.inf) < 0
         return np.maximum.accumulate(np.where(begins, np.arange(len(self.time)), 0))
 
     def conserved(self) -> tuple[np.ndarray, np.ndarray]:
         """Momenta `[F, D]` and angular momenta `[F, ...]`, which are numbers for D = 2."""
-
         mass = jnp.asarray(self.mass)
 
         def of_state(position: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -54,7 +53,7 @@ class Film:
 
 
 def film_of(trajectory: Trajectory, mass: np.ndarray) -> Film:
-    """The film of a rollout, up to where it blows up; `mass` is `[N]`."""
+    """The film of a rollout of masses `[N]`, as long as it is finite."""
     parts = (trajectory.time, trajectory.position, trajectory.velocity, trajectory.energy)
     fine = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts]
     shown = np.logical_and.accumulate(np.all(fine, axis=0))

@@ -17,7 +17,7 @@ from jaxstepper.pictures.scene import WIDTH, Scene
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.places import check_file_place
 
-# Players take frames no wider, and no more of them per second.
+# The widest frames, and the most of them per second, that players take.
 MOST_DOTS, MOST_FPS = 16384, 1000
 
 
@@ -26,7 +26,7 @@ class MovieOptions:
     """How a movie is made.
 
     Attributes:
-        max_frames: the most frames; of a longer film, states are taken evenly.
+        max_frames: the most frames; longer films are thinned evenly.
         fps: frames per second.
         dpi: dots per inch.
     """
@@ -40,7 +40,7 @@ def check_movie(path: Path, options: MovieOptions) -> None:
     """Checks that a movie can be made, before the work that it will show.
 
     Raises:
-        UserError: a package is missing, frames are too large or fast, or the file cannot be
+        UserError: a package is missing, the frames are too large or too fast, or the file cannot be
             written.
     """
     new_figure(WIDTH, WIDTH)
@@ -56,13 +56,7 @@ def check_movie(path: Path, options: MovieOptions) -> None:
 
 
 def make_movie(film: Film, path: Path, options: MovieOptions, quiet: bool = False) -> None:
-    """Writes a movie, and says where. The file appears when it is whole.
-
-    Args:
-        film: what the movie shows.
-        path: where it goes; the suffix, .mp4 or .gif, chooses the format.
-        options: how it is made.
-        quiet: whether to say nothing.
+    """Writes a movie, an .mp4 or a .gif, and says where. The file appears when it is complete.
 
     Raises:
         UserError: a package is missing, or the movie cannot be written.
@@ -98,7 +92,7 @@ def _ffmpeg() -> str:
 def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: int) -> None:
     first = next(frames)
     height, width, _ = first.shape
-    # imageio-ffmpeg's own writer forks, which JAX's threads forbid.
+    # imageio-ffmpeg's own writer forks, which is unsafe with JAX's threads.
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
     even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
     command = [_ffmpeg(), "-loglevel", "error", "-y", *raw, "-i", "-", *even, f"file:{path}"]

@@ -1,4 +1,4 @@
-"""The picture of a rollout: its orbits, its steps and its energy error."""
+"""The picture of a rollout: orbits, steps and energy error."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,22 +29,22 @@ from jaxstepper.pictures.figures import (
     uncut,
 )
 
-# The most states that are drawn and, for those, distances; longer rollouts are thinned evenly.
+# The most states that are drawn, and the most distances; longer rollouts are thinned evenly.
 MOST_STATES = 10_000
 MOST_DISTANCES = 100_000_000
 FEW_PANELS = [["orbit"] * 3 + ["steps"] * 3, ["dt"] * 2 + ["error"] * 2 + ["separation"] * 2]
 MANY_PANELS = [["orbit", "separation"], ["dt", "error"]]
-# A smaller energy error is rounding.
+# Smaller energy errors are rounding.
 SMALLEST_ERROR = 1e-17
 
 
 def plot_rollout(trajectory: Mapping[str, np.ndarray], path: Path, title: str = "") -> None:
-    """Draws orbits, dt along them and along time, and the energy error of one rollout.
+    """Draws the orbits of a rollout, dt along them and along time, and the energy error.
 
     Args:
         trajectory: time `[S + 1]`, dt `[S]`, position `[S + 1, N, D]`, energy `[S + 1]`.
-        path: where the picture goes; the suffix chooses the format.
-        title: its title.
+        path: the file; its suffix chooses the format.
+        title: the title.
 
     Raises:
         UserError: matplotlib is missing, or the picture cannot be written.
@@ -84,7 +84,7 @@ def rollout_figure(trajectory: Mapping[str, np.ndarray], title: str = "") -> Any
 
 
 def _draw_orbits(axes: Any, time: np.ndarray, position: np.ndarray) -> None:
-    """Draws a line for each body, and a dot at its end."""
+    """Draws a line for each body, with a dot at its end."""
     kept = evenly(len(time), MOST_STATES)
     points, names = spatial(time[kept], position[kept])
     has_few = points.shape[1] <= FEW_BODIES
@@ -109,7 +109,7 @@ def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarra
     axes.set_title("dt over the orbit")
     if not np.any(np.isfinite(dt)):
         return
-    # A few steps through the closest encounters would take up most of the colours.
+    # Otherwise a few steps through the closest encounters would use up most of the colours.
     low, high = np.nanquantile(dt, [0.01, 0.99])
     room = 1.0 if high > 1.5 * low else 1.5  # a constant dt needs a scale too
     norm = LogNorm(low / room, high * room)
@@ -125,7 +125,7 @@ def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarra
 
 
 def _draw_separation(axes: Any, position: np.ndarray, dt: np.ndarray) -> None:
-    """Draws dt against the closest separation, and the power law of free fall beside it."""
+    """Draws dt against the closest separation, with the power law of free fall."""
     bodies = position.shape[1]
     kept = evenly(len(dt), min(MOST_STATES, MOST_DISTANCES // bodies**2))
     r, dt = closest_separation(position[kept]), dt[kept]

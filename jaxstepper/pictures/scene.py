@@ -24,33 +24,26 @@ from jaxstepper.pictures.film import Film
 
 # In inches: 1280 x 720 dots at the default of 120 dpi.
 WIDTH, HEIGHT = 32 / 3, 6.0
-LAYOUT = {
-    "left": 0.09,
-    "right": 0.98,
-    "top": 0.9,
-    "bottom": 0.1,
-    "hspace": 0.18,
-    "wspace": 0.26,
-}
-# The tail of a body: the frames it reaches back, and its pieces for few and for many bodies.
+LAYOUT = {"left": 0.09, "right": 0.98, "top": 0.9, "bottom": 0.1, "hspace": 0.18, "wspace": 0.26}
+# How many frames back the tail of a body reaches, and its pieces for few and for many bodies.
 TAIL = 60
 PIECES, PIECES_OF_MANY = 300, 15
-# The most points of a curve beside the bodies.
+# The most points of a curve.
 MOST_POINTS = 2000
 ENERGY = "E"
-# A smaller error is rounding.
+# Smaller errors are rounding.
 SMALLEST_ERROR = 1e-17
 
 
 class Scene:
     """The figure of a movie; `show` updates its moving parts.
 
-    On the left the bodies, each with a fading tail; on the right curves that grow along time, or in
-    training along the epochs.
+    The bodies are on the left, each with a fading tail. On the right, curves grow with time, or in
+    training with the epochs.
     """
 
     def __init__(self, film: Film, frames: int) -> None:
-        """Draws the parts that stand still; `frames` decides how far tails reach back."""
+        """Draws the fixed parts; the number of frames decides how far tails reach back."""
         self.film = film
         self.figure = new_figure(WIDTH, HEIGHT)
         self._origin = film.origin
@@ -67,7 +60,7 @@ class Scene:
         self.curves = self._curves(grid)
 
     def _bodies(self) -> tuple[Any, list[Any]]:
-        """The tails, and a dot for each body, its volume in proportion to the mass."""
+        """The tails, and a dot for each body, whose volume is proportional to the mass."""
         from matplotlib.collections import LineCollection
         from matplotlib.colors import to_rgb
         from mpl_toolkits.mplot3d.art3d import Line3DCollection
@@ -94,14 +87,14 @@ class Scene:
         return tail, dots
 
     def _pieces(self, frame: int) -> np.ndarray:
-        """The pieces of all tails, `[N * pieces, 2, D]`; no tail goes back beyond its path."""
+        """The pieces of all tails, `[N * pieces, 2, D]`; tails end where their path begins."""
         states = np.maximum(frame - self._offsets, self._origin[frame])
         points = self._points[states].swapaxes(0, 1)
         pieces = np.stack([points[:, :-1], points[:, 1:]], axis=2)
         return pieces.reshape(-1, *pieces.shape[2:])
 
     def _curves(self, grid: Any) -> list[tuple[np.ndarray, np.ndarray, Any, Any]]:
-        """For each panel: its x and y values, and the line and dot that show them."""
+        """The x and y values of each panel, and the line and the dot that show them."""
         film = self.film
         along = film.time if film.epochs is None else film.epochs
         curves: list[tuple[np.ndarray, np.ndarray, Any, Any]] = []
@@ -123,7 +116,7 @@ class Scene:
         return curves
 
     def show(self, frame: int) -> None:
-        """Moves everything to one state."""
+        """Moves everything to a state."""
         self.label.set_text(self._labels(frame))
         self.tail.set_segments(self._pieces(frame))
         for body, dot in enumerate(self.dots):
@@ -140,7 +133,7 @@ class Scene:
     def draw(self, frames: np.ndarray, dpi: int) -> Iterator[np.ndarray]:
         """The pixels `[height, width, 3]` of each of these states.
 
-        Parts that stand still are drawn once, which makes a movie five times faster.
+        Fixed parts are drawn once, which makes movies five times faster.
         """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -176,14 +169,14 @@ def _labels_of(film: Film) -> Callable[[int], str]:
 
 
 def _tail_offsets(film: Film, frames: int) -> np.ndarray:
-    """How many states back the points of a tail are, from the farthest to 0."""
+    """How many states back each point of a tail is, from the farthest to 0."""
     few = film.position.shape[1] <= FEW_BODIES
     reach = max(round(TAIL * len(film.time) / frames), 1)
     return np.linspace(reach, 0, (PIECES if few else PIECES_OF_MANY) + 1).round().astype(int)
 
 
 def _curves_of(film: Film) -> dict[str, np.ndarray]:
-    """The curves beside the bodies, `[F]` each, by the label of their axis."""
+    """The curves `[F]`, by the labels of their axes."""
     error, name = relative_error(film.energy, film.energy[film.origin])
     momenta = [each.reshape(len(each), -1) for each in film.conserved()]
     away = [np.linalg.norm(each - each[film.origin], axis=1) for each in momenta]

@@ -1,4 +1,4 @@
-"""The movie of a training run: the states that its first system has accepted."""
+"""The movie of a training run: the states of its first system."""
 
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from jaxstepper.training.objective import Objective
 
 
 class TrainingMovie:
-    """Keeps a state at the end of every epoch, and makes a movie of them; does nothing when off.
+    """Collects the state at the end of every epoch, and makes a movie; does nothing when off.
 
-    Each process of a run has one and calls it alike; the main process writes.
+    All processes of a run call it alike; the main process writes.
 
     Attributes:
         is_on: whether there will be a movie.
@@ -29,18 +29,7 @@ class TrainingMovie:
         options: MovieOptions,
         quiet: bool = False,
     ) -> None:
-        """Finds, before the training, what would stop the movie.
-
-        Args:
-            path: where the movie goes; None for no movie.
-            objective: what is trained; its systems follow paths.
-            state: the state that training starts from.
-            options: how the movie is made.
-            quiet: whether to say nothing about it.
-
-        Raises:
-            UserError: a movie cannot be made.
-        """
+        """Raises a UserError if the movie cannot be made; without a path there is none."""
         self.is_on = path is not None
         if path is None:
             return
@@ -51,7 +40,7 @@ class TrainingMovie:
         self.add(state)
 
     def add(self, state: Any) -> None:
-        """Adds the state after an epoch, or at the start of a path."""
+        """Adds a state after an epoch, or at the start of a path."""
         if not self.is_on:
             return
         shown = to_host(self._objective.path(state))

@@ -24,16 +24,16 @@ FEW_EPOCHS = 40
 def plot_training(run: Path, path: Path, last_epoch: int | None = None) -> None:
     """Draws the metrics of every epoch of a run.
 
-    For two-phase training: energy errors against the band, iterations, dt, and pass rates. For
-    window training: the loss, the work, the energy error, and the share of windows that counted.
+    Two-phase training: energy errors and their band, iterations, dt, and pass rates. Training on
+    windows: loss, work, energy error, and the share of windows that counted.
 
     Args:
-        run: its folder.
-        path: where the picture goes; the suffix chooses the format.
+        run: the folder of the run.
+        path: the file; its suffix chooses the format.
         last_epoch: the last epoch to draw, from 0; all if None.
 
     Raises:
-        UserError: the run keeps no metrics or no checkpoint; matplotlib is missing, or the picture
+        UserError: the run has no metrics or no checkpoint, matplotlib is missing, or the picture
             cannot be written.
     """
     save(training_figure(run, last_epoch), path)
@@ -70,8 +70,7 @@ def _draw_two_phases(panels: Any, record: Record) -> None:
     retrained = values("mean_retrain_iterations") > 0
     replayed = values("skipped") == 0
     errors.axhspan(*record.band, color=PALE, label="band")
-    threshold = {"color": GREY, "linestyle": ":"}
-    errors.axhline(record.threshold, **threshold, label="accepted below")
+    errors.axhline(record.threshold, color=GREY, linestyle=":", label="accepted below")
     _range(errors, epoch, values("min_energy_error"), values("max_energy_error"))
     _line(errors, epoch, values("mean_energy_error"), BLUE, "accepted steps")
     failed = np.where(retrained, values("max_retrain_rel_dE"), np.nan)
@@ -103,7 +102,7 @@ def _draw_windows(panels: Any, record: Record) -> None:
     losses, work, errors, windows = panels
     metrics = record.metrics
     epoch = metrics["epoch"]
-    # An epoch of imitation has no windows.
+    # Epochs of imitation have no windows.
     imitated = epoch < record.imitation_epochs
     if np.any(imitated):
         _line(losses, epoch, np.where(imitated, metrics["loss"], np.nan), ORANGE, "of imitation")
@@ -130,7 +129,7 @@ def _draw_windows(panels: Any, record: Record) -> None:
 
 
 def _draw_first_metrics(panels: Any, record: Record) -> None:
-    """A metric in each panel, for an objective that has no picture of its own."""
+    """Draws a metric in each panel, for an objective without a picture of its own."""
     epoch = record.metrics["epoch"]
     names = [name for name in record.metrics if name not in ("epoch", "epoch_time")]
     for axes, name in zip(panels, names, strict=False):
@@ -139,25 +138,18 @@ def _draw_first_metrics(panels: Any, record: Record) -> None:
 
 
 DRAWN_BY = {"gate": _draw_two_phases, "window": _draw_windows}
-"""The pictures of objectives, by their names on the command line."""
+"""What draws the pictures of objectives, by their names on the command line."""
 
 
 def _line(
     axes: Any, x: np.ndarray, y: np.ndarray, colour: str, label: str = "", **style: Any
 ) -> None:
     """Draws a line, with markers if it has few points."""
+    style |= {"color": colour, "label": label, "markersize": 3}
     marker, width = ("o", 1.5) if len(x) <= FEW_EPOCHS else ("", 1.0)
-    style = {
-        "marker": marker,
-        "markersize": 3,
-        "linewidth": width,
-        "color": colour,
-        "label": label,
-        **style,
-    }
-    axes.plot(x, y, **style)
+    axes.plot(x, y, marker=marker, linewidth=width, **style)
 
 
 def _range(axes: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """Shades the range between the smallest and the largest."""
+    """Shades the range between two curves."""
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0)

@@ -6,74 +6,83 @@ from typing import Any
 
 import numpy as np
 
-from jaxstepper.evaluation.work_precision import Curve
+from jaxstepper.evaluation.curves import Curve
+from jaxstepper.evaluation.run import is_learned
 from jaxstepper.pictures.figures import MORE_COLOURS, new_figure, save
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 UNITS = {"orbit": "orbit", "time": "unit of time"}
-# Smaller errors are drawn at the edge.
+ERRORS = {"energy": "max |E / E0 - 1|", "position": "position error at the end"}
+# Smaller errors are drawn at the edge of the picture.
 SMALLEST_ERROR = 1e-7
-# Rules that are reversible without symmetrising; their lines are solid.
-REVERSIBLE = ("fixed", "hairer-soderlind", "logarithmic-hamiltonian")
 
 
 def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
-    """Draws the largest energy error against force evaluations, a panel for each problem.
+    """Draws errors against force evaluations, a panel for each problem, and against seconds.
 
     Lines are medians over the systems of a problem, and bands their 16 to 84 % quantiles. Dashed
-    lines are plain rules; solid ones are symmetrised, or reversible as they are. Errors below 1e-7
-    are drawn at the edge.
+    lines are plain rules; solid ones are time-reversible. Errors below 1e-7 are drawn at the edge.
+    Where rules were timed, a second panel beside the first has the seconds of a run alone.
 
     Raises:
         UserError: matplotlib is missing, or the picture cannot be written.
     """
     problems = list(dict.fromkeys(curve.problem for curve in all_curves))
-    rules = list(dict.fromkeys(curve.rule for curve in all_curves))
-    columns = min(3, len(problems))
-    rows = -(-len(problems) // columns)
+    timed = any(np.isfinite(curve.seconds).any() for curve in all_curves)
+    measures = ("evaluations", "seconds") if timed else ("evaluations",)
+    columns = min(4 if timed else 3, len(problems) * len(measures))
+    rows = -(-len(problems) * len(measures) // columns)
     figure = new_figure(1 + 4 * columns, 1.2 + 3.4 * rows, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    colours = list(dict.fromkeys((curve.rule, curve.scheme) for curve in all_curves))
     handles: dict[str, Any] = {}
-    for problem, axes in zip(problems, panels.flat, strict=False):
+    for problem in problems:
         mine = [curve for curve in all_curves if curve.problem == problem]
-        for curve in mine:
-            style = _style(rules.index(curve.rule), curve)
-            line = _draw_curve(axes, curve, style)
-            handles.setdefault(curve.label, line)
-        axes.set(xscale="log", yscale="log", title=problem)
-        axes.set_ylim(SMALLEST_ERROR / 2, 2)
-        axes.set_xlabel(f"force evaluations per {UNITS[mine[0].unit]}")
-        axes.set_ylabel("max |E / E0 - 1|")
-        axes.grid(which="major", color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
-    for axes in panels.flat[len(problems) :]:
+        for measure in measures:
+            axes = panels.pop(0)
+            for curve in mine:
+                style = _style(colours.index((curve.rule, curve.scheme)), curve)
+                handles.setdefault(curve.label, _draw_curve(axes, curve, measure, style))
+            _label(axes, mine[0], measure)
+    for axes in panels:
         axes.set_visible(False)
     where = {"loc": "outside lower center", "ncols": columns + 1, "fontsize": "small"}
     figure.legend(handles.values(), handles.keys(), **where)
     save(figure, path)
 
 
+def _label(axes: Any, curve: Curve, measure: str) -> None:
+    what = "force evaluations" if measure == "evaluations" else "seconds"
+    axes.set(xscale="log", yscale="log", title=curve.problem)
+    axes.set_ylim(SMALLEST_ERROR / 2, 2)
+    axes.set_xlabel(f"{what} per {UNITS[curve.unit]}")
+    axes.set_ylabel(ERRORS[curve.judged_by])
+    axes.grid(which="major", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
 def _style(index: int, curve: Curve) -> dict[str, Any]:
-    """The style of a curve: colour and marker by rule, line and fill by form."""
+    """The style of a curve: colour and marker by rule and scheme, line and fill by form."""
     colour = MORE_COLOURS[index % len(MORE_COLOURS)]
-    symmetric = curve.symmetrized or curve.rule in REVERSIBLE
     return {
         "color": colour,
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": "-" if symmetric else "--",
-        "markerfacecolor": colour if symmetric else "white",
+        # There are as many markers as colours; the second round pairs them otherwise.
+        "marker": MARKERS[(index + index // len(MORE_COLOURS)) % len(MARKERS)],
+        "linestyle": "-" if curve.reversible else "--",
+        "markerfacecolor": colour if curve.reversible else "white",
         "markersize": 4,
-        "linewidth": 2.4 if curve.rule.startswith("learned") else 1.2,
+        "linewidth": 2.4 if is_learned(curve.rule) else 1.2,
     }
 
 
-def _draw_curve(axes: Any, curve: Curve, style: dict[str, Any]) -> Any:
-    shown = np.isfinite(curve.errors)
-    work = curve.evaluations[shown]
+def _draw_curve(axes: Any, curve: Curve, measure: str, style: dict[str, Any]) -> Any:
+    work: np.ndarray = getattr(curve, measure)
+    shown = np.isfinite(curve.errors) & np.isfinite(work)
     errors, low, high = (
-        np.clip(each[shown], SMALLEST_ERROR, 1) for each in (curve.errors, curve.low, curve.high)
+        np.clip(each[shown], SMALLEST_ERROR, 1)
+        for each in (curve.errors, curve.quantiles(0.16), curve.quantiles(0.84))
     )
-    (line,) = axes.plot(work, errors, **style)
+    (line,) = axes.plot(work[shown], errors, **style)
     if np.any(low < high):
-        axes.fill_between(work, low, high, color=style["color"], alpha=0.08, linewidth=0)
+        axes.fill_between(work[shown], low, high, color=style["color"], alpha=0.08, linewidth=0)
     return line

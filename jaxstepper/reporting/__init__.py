@@ -1,4 +1,4 @@
-"""What users are told while work goes on: notes, bars, lines and W&B.
+"""Tells users what is going on: notes, bars, lines and W&B.
 
-Reporting looks at training, and never changes it.
+Reporting watches training and never changes it.
 """

@@ -17,14 +17,14 @@ from rich.text import Text
 from jaxstepper.machine.processes import is_main
 
 REFRESHES_PER_SECOND = 4
-# The time left follows from the speed of so many last seconds.
+# The time left is estimated from the speed in the last seconds.
 SECONDS_OF_SPEED = 300.0
 
 
 class Bars:
-    """Progress bars, each with a line of figures below it; none without a console.
+    """Progress bars, each with a line of figures below it; there are none without a console.
 
-    While they are shown, what is printed on the terminal appears above them.
+    Lines printed on the terminal appear above them.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -39,7 +39,7 @@ class Bars:
     def __enter__(self) -> "Bars":
         if self._progress is not None:
             self._progress.start()
-            # Else a process that is killed would leave a terminal without one.
+            # Otherwise a killed process would leave the terminal without a cursor.
             self._progress.console.show_cursor(True)
         return self
 
@@ -47,28 +47,21 @@ class Bars:
         self.close()
 
     def close(self) -> None:
-        """Takes the bars away; may be called from any thread, and more than once."""
+        """Removes the bars; may be called from any thread, and more than once."""
         if self._progress is not None:
             self._progress.stop()
 
     def show(self, name: str, done: int, total: int | None, figures: str = "") -> None:
-        """Sets the bar of this name, which is made if need be.
-
-        Args:
-            name: of the bar.
-            done: how far it is.
-            total: how far it goes; None if nobody knows.
-            figures: the line below.
-        """
+        """Sets the bar of this name, a new one if need be; `figures` is the line below it."""
         count = f"{done}" if total is None else f"{done}/{total}"
         self._set(name, done, total, count, figures)
 
     def show_share(self, name: str, share: float, figures: str = "") -> None:
-        """As `show`, of work whose share is done."""
+        """As `show`, for a share of work that is done."""
         self._set(name, share, 1, f"{share:.0%}", figures)
 
     def hide(self, name: str) -> None:
-        """Takes a bar away, if it is there."""
+        """Removes the bar of this name, if it exists."""
         if self._progress is not None and name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
 
@@ -76,7 +69,7 @@ class Bars:
         if self._progress is None:
             return
         if name not in self._tasks:
-            # What was done before is not part of the speed.
+            # Work done before does not count for the speed.
             self._tasks[name] = self._progress.add_task(
                 name, total=total, completed=int(done), count=count, figures=figures
             )
@@ -93,7 +86,7 @@ def open_bars(quiet: bool = False) -> Bars:
 
 
 def part_of(report: Callable[[float], None], index: int, count: int) -> Callable[[float], None]:
-    """Reports the share of one of `count` equal parts as one of the whole."""
+    """Reports progress in one of `count` equal parts as progress of the whole."""
     return lambda share: report((index + share) / count)
 
 
@@ -110,7 +103,7 @@ class _WithFigures(Progress):
             refresh_per_second=REFRESHES_PER_SECOND,
             speed_estimate_period=SECONDS_OF_SPEED,
             transient=True,
-            # Lines that go elsewhere must not come to the terminal.
+            # Output that goes elsewhere must not appear on the terminal.
             redirect_stdout=sys.stdout.isatty(),
         )
 

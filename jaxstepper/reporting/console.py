@@ -18,19 +18,19 @@ class Console:
         self.stream, self.quiet = stream, quiet
 
     def print(self, line: str) -> None:
-        """A line, unless quiet."""
+        """Prints a line, unless quiet."""
         if not self.quiet and is_main():
             print(line, file=self.stream, flush=True)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """The line of an epoch, if it is due."""
+        """Prints the line of an epoch, if it is due."""
         epoch = metrics["epoch"]
         if epoch % LINE_EVERY == 0 or epoch == self.epochs - 1:
             words, seconds = self.objective.line(metrics), metrics["epoch_time"]
             self.print(f"Epoch {epoch}: {words}, time={seconds:.2f}s")
 
     def summary(self, result: Result) -> None:
-        """What training came to."""
+        """Prints the outcomes of training."""
         lines = {"epochs completed": f"{result.epochs}"}
         outcomes = self.objective.summary(result.state, result.metrics)
         of_all = [each for each in outcomes if not each.key.startswith("final/")]

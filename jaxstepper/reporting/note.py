@@ -6,6 +6,6 @@ from jaxstepper.machine.processes import is_main
 
 
 def note(message: str, quiet: bool = False) -> None:
-    """A line on standard error."""
+    """Prints a line on standard error."""
     if not quiet and is_main():
         print(message, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the progress bars show of training."""
+"""The progress bars of training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ EPOCHS = "epochs"
 
 
 class TrainingBars:
-    """A bar of epochs, and one below it for an epoch that takes longer than a device call."""
+    """A bar for the epochs, and one below it for an epoch that takes several device calls."""
 
     def __init__(self, bars: Bars, objective: Objective, done: int, epochs: int) -> None:
         self._bars, self._objective, self._epochs = bars, objective, epochs
@@ -18,12 +18,12 @@ class TrainingBars:
         bars.show(EPOCHS, done, epochs, "compiling")
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """An epoch has ended."""
+        """Shows that an epoch has ended."""
         self._figures = self._objective.figures(metrics)
         self._bars.show(EPOCHS, metrics["epoch"] + 1, self._epochs, self._figures)
 
     def call(self, state: Any) -> None:
-        """A device call has ended. Every process of a run must come here, for states are shared."""
+        """Shows that a device call has ended. All processes must call it, for they share states."""
         done = int(state.epoch)
         part = self._objective.part(state) if done == self._done else None
         if self._below and (part is None or part.name != self._below):

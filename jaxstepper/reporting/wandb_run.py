@@ -24,12 +24,12 @@ class WandbRun:
 
     @property
     def id(self) -> str | None:
-        """The id by which a resumed run goes on in the same place."""
+        """The id with which a resumed run continues in the same place."""
         return None if self._run is None else self._run.id
 
     @property
     def place(self) -> str:
-        """Where to see it: its page, or its folder if it is offline."""
+        """Its page, or its folder if it is offline."""
         if self._run is None:
             return ""
         return str(Path(self._run.dir).parent) if self._run.offline else str(self._run.url)
@@ -40,7 +40,7 @@ class WandbRun:
             self._run.log(dict(values))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Keeps the result of a training."""
+        """Adds values to the summary of the run."""
         if self._run is not None:
             self._run.summary.update(dict(values))
 
@@ -52,7 +52,7 @@ class WandbRun:
             self._run.log({name: wandb.Image(str(picture))})
 
     def keep(self, name: str, kind: str, *paths: Path) -> None:
-        """Keeps files and the content of folders as a new version of the artifact of this name."""
+        """Keeps files and folders as a new version of the artifact of this name."""
         if self._run is None:
             return
         import wandb
@@ -67,7 +67,7 @@ class WandbRun:
 
 
 def summary_values(objective: Objective, result: Result) -> dict[str, Any]:
-    """What training came to, for the summary of its run."""
+    """The outcomes of training, for the summary of a run."""
     outcomes = objective.summary(result.state, result.metrics)
     return {
         "epochs": result.epochs,
@@ -85,14 +85,9 @@ def start_wandb(
     run_id: str | None = None,
     step: str | None = None,
 ) -> Iterator[WandbRun]:
-    """A W&B run; it is finished on leaving, also when training fails.
+    """A new W&B run, or that of `run_id`; on leaving it is finished, even if training fails.
 
-    Args:
-        project: the project that the run belongs to.
-        name: the run's name.
-        config: the settings that are shown with it.
-        run_id: the id of the run to go on with.
-        step: the metric that all others are drawn against; W&B's count of logs if None.
+    All metrics are drawn against the metric `step`, or by default against W&B's count of logs.
 
     Raises:
         UserError: wandb is not installed, or cannot reach its server.

@@ -1,5 +1,5 @@
 """A run, from its configuration to its folder.
 
-Plans, bodies, checkpoints and their seals, models, resumption. The wings below do not see the
+Bodies, objectives, checkpoints and their seals, models, resumption. The wings below never see a
 configuration; they take the few arguments that they need.
 """

@@ -1,4 +1,4 @@
-"""The bodies that a run starts from: drawn, or read from a file."""
+"""The initial conditions of a run: drawn, or read from a file."""
 
 import warnings
 from dataclasses import replace
@@ -19,11 +19,11 @@ def initial_tables(request: Request, many: bool, seed: ics.Seed = None) -> np.nd
     """Initial conditions `[B, N, 1 + 2 D]` that can be simulated in the run's dtype.
 
     Args:
-        request: what the run was asked to do.
-        many: whether the run takes many systems: those of a file, or else `num_orbits` draws of
-            Kepler pairs, random bodies or Plummer spheres. If not, it takes one: the file's, a
-            Kepler pair if -e or -a was set and there are two particles, or random bodies.
-        seed: seeds the draws; the config's seed by default.
+        request: the options of the run.
+        many: whether the run takes many systems: those of a file, or `num_orbits` draws of Kepler
+            pairs, random bodies or Plummer spheres. Otherwise it takes one: the file's, a Kepler
+            pair if -e or -a was set and there are two particles, or random bodies.
+        seed: of the draws; by default the config's.
 
     Raises:
         UserError: the file cannot be used, or the draws cannot be made.
@@ -56,15 +56,8 @@ def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
     if not many and _is_kepler_pair(request):
         masses = (config.mass, config.mass)
         return ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)[None]
-    return ics.random_batch(
-        seed,
-        systems,
-        config.num_particles,
-        config.dim,
-        config.mass,
-        config.pos_scale,
-        config.vel_scale,
-    )
+    scales = (config.mass, config.pos_scale, config.vel_scale)
+    return ics.random_batch(seed, systems, config.num_particles, config.dim, *scales)
 
 
 def _drawn_pairs(request: Request, seed: ics.Seed) -> np.ndarray:
@@ -74,17 +67,9 @@ def _drawn_pairs(request: Request, seed: ics.Seed) -> np.ndarray:
     if request.sets("num_particles") and config.num_particles != 2:
         rule = "Kepler pairs have 2 bodies; leave it out, or use --draw random"
         raise request.refusal("num_particles", rule)
-    return ics.kepler_batch(
-        seed,
-        config.num_orbits,
-        config.e_min,
-        config.e_max,
-        config.a_min,
-        config.a_max,
-        config.mass,
-        config.dim,
-        config.draw == "apocentre",
-    )
+    ranges = (config.e_min, config.e_max, config.a_min, config.a_max)
+    at_apocentre = config.draw == "apocentre"
+    return ics.kepler_batch(seed, config.num_orbits, *ranges, config.mass, config.dim, at_apocentre)
 
 
 def _is_kepler_pair(request: Request) -> bool:
@@ -108,16 +93,7 @@ def _tables_from_file(request: Request, many: bool) -> np.ndarray:
 
 
 def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
-    """Checks that tables are sound, and have the shape that was asked for.
-
-    Args:
-        request: what the run was asked to do.
-        tables: `[N, 1 + 2 D]` or `[B, N, 1 + 2 D]`.
-        source: where they come from, for messages.
-
-    Raises:
-        UserError: a table is invalid, or of another shape.
-    """
+    """Raises a UserError if tables `[..., N, 1 + 2 D]` are invalid, or not of the shape asked."""
     config = request.config
     validate_table(
         tables,
@@ -130,7 +106,7 @@ def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
 
 
 def with_shape_of(config: Config, tables: np.ndarray) -> Config:
-    """The config with the number of particles and dimensions of the tables in use.
+    """The config with the number of particles and dimensions of the tables.
 
     Raises:
         UserError: the external field has another number of dimensions.
@@ -141,7 +117,7 @@ def with_shape_of(config: Config, tables: np.ndarray) -> Config:
 
 
 def warn_of_unused_orbit(request: Request, many: bool) -> None:
-    """Warns of an eccentricity or semi-major axis that was set, where no Kepler pair is made."""
+    """Warns of an eccentricity or semi-major axis that was set without making a Kepler pair."""
     config = request.config
     if config.ic_path is not None:
         why = f"the bodies are those of {config.ic_path}"

@@ -45,8 +45,8 @@ class Checkpoint:
         path: its folder.
         epoch: the epoch it was saved in, from 0.
         config: the flat config of the run.
-        metrics: the metrics of the last epoch that had ended.
-        about: what else the run keeps for itself; JSON values.
+        metrics: those of the last epoch that had ended.
+        about: other notes of the run; JSON values.
         arrays: nested dict of numpy arrays; `restore` puts them into a pytree.
     """
 
@@ -69,9 +69,7 @@ class Checkpoint:
 
 
 def load(run: Path, name: str | int | None = None) -> Checkpoint:
-    """Loads a checkpoint of a run: the one of this name, or the newest intact one.
-
-    Warns of newer ones that are damaged.
+    """Loads the checkpoint of this name, or the newest intact one, and warns of damaged ones.
 
     Raises:
         UserError: it is damaged, or all are; or another version wrote it.
@@ -94,7 +92,7 @@ def load(run: Path, name: str | int | None = None) -> Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint and checks it.
+    """Reads and checks a checkpoint.
 
     Raises:
         Damaged: it is not what was written.
@@ -110,22 +108,12 @@ def read(path: Path) -> Checkpoint:
     if not isinstance(about, dict) or "format" not in about:
         raise Damaged("it does not say what it is")
     _check_format(path, about["format"])
-    return Checkpoint(
-        path=path,
-        epoch=epoch_of(path),
-        config=about["config"],
-        metrics=about["metrics"],
-        about=about["about"],
-        arrays=arrays,
-    )
+    config, metrics, notes = (about[name] for name in ("config", "metrics", "about"))
+    return Checkpoint(path, epoch_of(path), config, metrics, notes, arrays)
 
 
 def metrics_of(path: Path) -> dict[str, Any]:
-    """The metrics of a checkpoint, without a check of its seal.
-
-    Raises:
-        Damaged: they cannot be read.
-    """
+    """The metrics of a checkpoint, whose seal is not checked; `Damaged` if they cannot be read."""
     try:
         with warnings.catch_warnings(action="ignore"), _alone():
             return ocp.metadata(path.resolve()).custom_metadata["metrics"]
@@ -163,9 +151,8 @@ def first_line(error: Exception) -> str:
 def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
     """The state of a checkpoint, with structure, shapes, dtypes and devices of `template`.
 
-    Args:
-        checkpoint: written on any number of devices.
-        template: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+    The leaves of `template` are arrays or `jax.ShapeDtypeStruct`. The checkpoint may have been
+    written on any number of devices.
 
     Raises:
         UserError: the checkpoint holds something else.
@@ -176,7 +163,7 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
             return jax.numpy.zeros(like.shape, like.dtype)
         value: Any = checkpoint.arrays["state"]
         if _names(path)[0] == ADDED_LATER and ADDED_LATER not in value:
-            return like  # the checkpoint was saved between epochs, where a fresh one is right
+            return like  # saved between epochs, where fresh progress is right
         for name in _names(path):
             value = value.get(name) if isinstance(value, dict) else None
         if value is None or np.shape(value) != np.shape(like):
@@ -198,10 +185,8 @@ def write(
 ) -> Callable[[], None]:
     """Copies `state` to the host and starts writing a checkpoint, which appears when it is whole.
 
-    All processes of a run must call it; the main process writes.
-
-    Returns:
-        A function that waits until it is written, and raises what went wrong.
+    All processes of a run must call it; the main process writes. Returns a function that waits for
+    the end of writing, and raises what went wrong.
     """
     arrays = {"state": to_arrays(state), "initial_conditions": np.array(initial_conditions)}
     words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
@@ -221,7 +206,7 @@ def write(
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Raises on a full disk, where Orbax's threads would fail one by one and at length."""
+    """Raises if the disk is full; Orbax's threads would fail one by one, at length."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -16,16 +16,27 @@ from jaxstepper.runs.models import TrainedModel, torch_config
 from jaxstepper.runs.plans import with_scales
 from jaxstepper.runs.start import prepare
 from jaxstepper.settings.stored import from_dict, summary, to_dict
+from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import FEATURE_TYPES, TorchCheckpoint
 from jaxstepper.torch_files.state_dict import adam_state_dict
 
 
-def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
-    """Converts a checkpoint to what the torch simulator reads.
+def export(run: Path, name: str | int | None, out: Path) -> Path:
+    """Writes a checkpoint of a run (the newest if `name` is None) for the torch simulator.
+
+    `out` is a folder or a .pt file; returns the path of the file.
 
     Raises:
-        UserError: the torch simulator does not have such inputs.
+        UserError: the torch simulator does not have such inputs, or the file cannot be written.
     """
+    checkpoint = checkpoints.load(run, name)
+    path = out if out.suffix == ".pt" else out / torch_bridge.file_name(checkpoint.epoch)
+    torch_bridge.write(path, to_torch(checkpoint))
+    return path
+
+
+def to_torch(checkpoint: checkpoints.Checkpoint) -> TorchCheckpoint:
+    """The torch simulator's form of a checkpoint; a UserError if it does not have such inputs."""
     config, _ = from_dict(checkpoint.config)
     if own := checkpoint.about.get("own_network"):
         raise UserError(
@@ -85,27 +96,15 @@ def _adam(checkpoint: checkpoints.Checkpoint) -> optax.ScaleByAdamState | None:
 
 
 def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
-    """Writes a torch checkpoint as a run: weights, optimiser, config and initial conditions.
-
-    Args:
-        file: the content of the torch checkpoint.
-        run: the folder to write to.
-        name: name of the file, for messages.
-    """
+    """Writes a torch checkpoint as a run; `name` is that of its file, for messages."""
     raw = torch_config(file)
     config, unknown = from_dict(raw)
     config = choose_seed(configure_jax(config))
     tables = file.train_ic
     if tables is None:
-        # The state of a run needs bodies; such a file only says how many there were.
-        tables = random_table(
-            config.seed,
-            config.num_particles,
-            config.dim,
-            config.mass,
-            config.pos_scale,
-            config.vel_scale,
-        )
+        # The state of a run needs bodies, and such a file only says how many there were.
+        size, scales = (config.num_particles, config.dim), (config.pos_scale, config.vel_scale)
+        tables = random_table(config.seed, *size, config.mass, *scales)
     tables = tables if tables.ndim == 3 else tables[None]
     config = with_scales(with_shape_of(config, tables), tables)
     model = TrainedModel(name, file.epoch, file.variables, raw, tables)
@@ -117,12 +116,5 @@ def save_as_run(file: TorchCheckpoint, run: Path, name: str) -> None:
         state = state.replace(optimizer_state=optimizer_state)
     state = state.replace(epoch=jax.numpy.asarray(file.epoch + 1, state.epoch.dtype))
     metrics = {} if file.loss is None else {"epoch": file.epoch, "mean_retrain_loss": file.loss}
-    written = checkpoints.write(
-        run / str(file.epoch),
-        state,
-        tables,
-        config={**unknown, **to_dict(config)},
-        metrics=metrics,
-        about={},
-    )
-    written()
+    path, flat = run / str(file.epoch), {**unknown, **to_dict(config)}
+    checkpoints.write(path, state, tables, config=flat, metrics=metrics, about={})()

@@ -1,4 +1,4 @@
-"""The folders of runs: which checkpoints are there, and which run a user means."""
+"""The folders of runs: the checkpoints in them, and which run a user means."""
 
 import re
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxstepper.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
-"""Beside the checkpoints of a run: the metrics of every epoch, a line each."""
+"""Beside the checkpoints of a run: a line of metrics for every epoch."""
 
 NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 UNFINISHED = "*.orbax-checkpoint-tmp*"
@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parents[2] / "checkpoints"
 
 
 def paths_of(run: Path) -> list[Path]:
-    """The checkpoints in the folder of a run, judged by their names; the oldest first."""
+    """The checkpoints in the folder of a run, by their names; the oldest first."""
     if not run.is_dir():
         return []
     return sorted(
@@ -49,12 +49,9 @@ def epochs_of(run: Path) -> list[int]:
 
 
 def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
-    """Finds the run that `RUN` or `RUN/NAME` means.
+    """The folder of the run that `RUN` or `RUN/NAME` means, and the NAME of its checkpoint.
 
     RUN is a path, a name below `checkpoint_dir`, or the name of a stepper that ships with the code.
-
-    Returns:
-        The folder of the run, and the name of the checkpoint if there is one.
 
     Raises:
         UserError: there is no such run or checkpoint.

@@ -1,4 +1,4 @@
-"""Sets JAX up for a run: processes, device, precision, compiled programs; and draws its seed."""
+"""Sets up JAX for a run: processes, device, precision, compilation cache; and draws its seed."""
 
 import os
 import secrets
@@ -14,20 +14,15 @@ from jaxstepper.settings.config import Config
 
 
 def join(config: Config) -> None:
-    """Joins the processes of the run, if it has several; call it before any other use of JAX.
-
-    Raises:
-        UserError: they cannot be reached.
-    """
+    """Joins the processes of the run, if there are several; call it before any other use of JAX."""
     if config.distributed or config.coordinator is not None:
         processes.join(config.coordinator, config.num_processes, config.process_id)
 
 
 def configure_jax(config: Config) -> Config:
-    """Chooses device and precision for this process; call it before the first array.
+    """Sets device and precision of this process; call it before the first array.
 
-    Returns:
-        The config with the dtype in use: a TPU has no float64.
+    Returns the config with the dtype in use: a TPU has no float64.
 
     Raises:
         UserError: there is no such device.
@@ -38,7 +33,7 @@ def configure_jax(config: Config) -> Config:
     jax.config.update("jax_default_matmul_precision", precision)
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
-        # Small programs too: a run has dozens, and compiling them takes most of its start.
+        # Small programs too: compiling dozens of them takes most of the start of a run.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     kind = {"cuda": "gpu"}.get(config.device, config.device)
     if kind == "cpu":

@@ -11,7 +11,7 @@ from jaxstepper.physics.conservation import finite_or_none
 
 
 class MetricsFile:
-    """The metrics of every epoch of a run, one JSON object a line, in its folder."""
+    """The metrics of every epoch of a run, as a JSON object a line."""
 
     def __init__(self, path: Path, epochs_done: int = 0) -> None:
         """Opens the file; drops the lines of epochs that a resumed run repeats."""
@@ -23,7 +23,7 @@ class MetricsFile:
         beside.replace(path)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Adds an epoch; says once that the file cannot be written."""
+        """Adds an epoch; warns once if the file cannot be written."""
         line = json.dumps({name: finite_or_none(value) for name, value in metrics.items()})
         try:
             with self._path.open("a") as file:

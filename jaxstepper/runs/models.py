@@ -19,7 +19,9 @@ from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
+from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import TorchCheckpoint
 from jaxstepper.torch_files.state_dict import network_shape, to_state_dict
@@ -30,12 +32,12 @@ class TrainedModel:
     """A network and what it was trained with.
 
     Attributes:
-        name: where it came from, for messages.
+        name: its origin, for messages.
         epoch: the epoch it was saved in, from 0.
         variables: the network's weights and constants.
         config: the flat config that it was trained with.
-        initial_conditions: the tables `[B, N, 1 + 2 D]` it was trained on, if they were kept.
-        own: the module of a program's own that it was trained with; else empty.
+        initial_conditions: the tables `[B, N, 1 + 2 D]` that it was trained on, if they are known.
+        own: a description of the program's own module that it is the weights of, or "".
     """
 
     name: str
@@ -47,7 +49,7 @@ class TrainedModel:
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
-    """Loads the model that `--model-path` names: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
+    """Loads the model of `--model-path`: RUN (its newest epoch), RUN/EPOCH, or FILE.pt.
 
     Raises:
         UserError: there is no such model, or it cannot be read.
@@ -65,16 +67,10 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
     )
 
 
-def learned_controller(
+def rule_of_model(
     config: Config, model: TrainedModel, gravity: Gravity, own: nn.Module | None = None
 ) -> Rule:
-    """The step-size rule of a model, whose network and inputs are those of `config`.
-
-    Args:
-        config: what the model was trained with.
-        model: the weights.
-        gravity: the force.
-        own: the module whose weights they are, if it was a program's own.
+    """The step-size rule of a model; its network and inputs are those of `config`, or `own`.
 
     Raises:
         UserError: the model has another network.
@@ -90,7 +86,9 @@ def learned_controller(
     else:
         require_room(config)
     variables = variables_for(network, features, model)
-    return learned_rule(network, features, gravity, variables, config.tolerance)
+    trained = SCHEMES[from_dict(model.config)[0].scheme]
+    rule = learned_rule(network, features, gravity, variables, config.tolerance, trained)
+    return rule.on(SCHEMES[config.scheme])
 
 
 def load_rule(
@@ -119,11 +117,11 @@ def load_rule(
     request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
     # Whatever dtype the network was trained in, it runs in that of the particles.
     config = replace(request.config, dtype=jnp.zeros((), float).dtype.name)
-    return learned_controller(config, model, gravity, network)
+    return rule_of_model(config, model, gravity, network)
 
 
 load_controller = load_rule
-"""The name that `load_rule` had first."""
+"""The former name of `load_rule`."""
 
 
 def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
@@ -133,7 +131,7 @@ def _from_torch(file: TorchCheckpoint, name: str) -> TrainedModel:
 
 
 def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
-    """The config of a `.pt` file, corrected where its weights say otherwise."""
+    """The config of a `.pt` file, corrected by what its weights say."""
     state_dict = to_state_dict(file.variables, float(file.has_dropout))
     shape = network_shape(state_dict)
     return {
@@ -146,11 +144,7 @@ def torch_config(file: TorchCheckpoint) -> dict[str, Any]:
 
 
 def variables_for(network: nn.Module, features: FeatureSpec, model: TrainedModel) -> Variables:
-    """The model's variables in the dtype of a network with these inputs.
-
-    Raises:
-        UserError: the model's network is another one.
-    """
+    """The model's variables in the network's dtype; a UserError if they are another network's."""
     init = partial(init_variables, network, input_size=features.size)
     like = jax.eval_shape(init, jax.random.PRNGKey(0))
     if jax.tree.map(jnp.shape, model.variables) != jax.tree.map(jnp.shape, like):

@@ -1,6 +1,7 @@
 """From a configuration to the objective that is trained."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -17,26 +18,26 @@ from jaxstepper.runs.plans import (
     make_optimizer,
     require_room,
 )
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import Config, matters
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.two_phase.gate import Gate
 from jaxstepper.training.two_phase.objective import TwoPhase
 from jaxstepper.training.windows.objective import Windows
 
 KINDS: dict[str, type[Objective]] = {"gate": TwoPhase, "window": Windows}
-"""The objectives that the command line knows, by the values of `--objective`."""
+"""The objectives by the values of `--objective`."""
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a program brings itself; None where the configuration decides.
+    """What a program provides itself; None where the configuration decides.
 
     Attributes:
         network: a Flax module that maps inputs `[..., F]` to outputs `[..., 1 or 2]`, of which
             output 0 becomes dt.
         optimizer: an optax transformation.
-        objective: a class of objectives; it is made with `network`, `features`, `gravity` and
-            `optimizer`.
+        objective: a class that takes `network`, `features`, `gravity` and `optimizer`.
         gravity: the force.
     """
 
@@ -46,7 +47,7 @@ class Overrides:
     gravity: Gravity | None = None
 
     def described(self) -> dict[str, str]:
-        """What a checkpoint says of it, by name."""
+        """Notes on network and objective, for checkpoints."""
         parts = {"own_network": self.network, "own_objective": self.objective}
         return {name: str(part) for name, part in parts.items() if part is not None}
 
@@ -55,11 +56,7 @@ NO_OVERRIDES = Overrides()
 
 
 def make_objective(config: Config, tables: np.ndarray, own: Overrides = NO_OVERRIDES) -> Objective:
-    """Everything about a training run that does not change while it runs.
-
-    Raises:
-        UserError: it does not fit into memory.
-    """
+    """The objective of a configuration and bodies; a UserError if it does not fit into memory."""
     kind = own.objective or KINDS[config.objective]
     network = make_network(config)
     if own.network is None:
@@ -72,21 +69,17 @@ def make_objective(config: Config, tables: np.ndarray, own: Overrides = NO_OVERR
         "gravity": own.gravity or make_gravity(config),
         "optimizer": own.optimizer or _optimizer(config),
     }
-    if kind is TwoPhase:
-        return TwoPhase(**common, **_two_phase_fields(config))
-    if kind is Windows:
-        return Windows(**common, **_window_fields(config, tables))
-    return kind(**common)
+    fields = FIELDS[kind](config, tables) if kind in FIELDS else {}
+    return kind(**common, **fields)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    steps = 0
-    if config.objective == "window" and config.lr_decay == "cosine":
-        steps = config.epochs * config.window_iterations
+    decays = matters(config, "lr_decay") and config.lr_decay == "cosine"
+    steps = config.epochs * config.window_iterations if decays else 0
     return make_optimizer(config.optimizer, config.lr, config.weight_decay, config.momentum, steps)
 
 
-def _two_phase_fields(config: Config) -> dict[str, Any]:
+def _two_phase_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
     robust = config.phase1 == "robust"
     gate = Gate(
         num_steps=config.n_steps,
@@ -109,7 +102,7 @@ def _two_phase_fields(config: Config) -> dict[str, Any]:
 
 
 def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
-    # Unless all systems are bound pairs, windows are in units of time and all of one length.
+    # Unless all systems are bound pairs, all windows have one length, in units of time.
     bound = all(orbital_period(table) for table in tables)
     return {
         "iterations": config.window_iterations,
@@ -120,9 +113,12 @@ def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
         "tolerances": (config.tolerance_min, config.tolerance_max),
         "unit_spread": config.unit_spread,
         "imitation": config.imitation_epochs,
+        "scheme": SCHEMES[config.scheme],
     }
 
 
-def with_mesh(objective: Any, mesh: Any) -> Any:
-    """The objective with its systems shared among devices."""
-    return replace(objective, mesh=mesh) if objective.shares_devices else objective
+FIELDS: dict[type[Objective], Callable[[Config, np.ndarray], dict[str, Any]]] = {
+    TwoPhase: _two_phase_fields,
+    Windows: _window_fields,
+}
+"""What a configuration and the bodies decide of an objective's own fields."""

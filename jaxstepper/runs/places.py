@@ -10,11 +10,7 @@ from jaxstepper.runs import folders
 
 
 def check_file_place(path: Path, what: str) -> None:
-    """Checks that a file can be written at `path`; `what` begins the message.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Raises a UserError, which begins with `what`, if a file cannot be written at `path`."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -26,11 +22,7 @@ def check_file_place(path: Path, what: str) -> None:
 
 
 def check_folder_place(path: Path, what: str) -> None:
-    """Checks that files can be written into the folder `path`, which need not exist yet.
-
-    Raises:
-        UserError: the files cannot be written.
-    """
+    """As `check_file_place`, for files in the folder `path`, which need not exist yet."""
     try:
         _try(path)
     except OSError as error:
@@ -38,11 +30,7 @@ def check_folder_place(path: Path, what: str) -> None:
 
 
 def check_run_place(run: Path) -> None:
-    """Checks that the folder of a run can be written, and is not inside another run.
-
-    Raises:
-        UserError: it cannot be written, or is inside another run.
-    """
+    """Raises a UserError if a folder cannot be written, or lies within another run."""
     check_folder_place(run, str(run))
     for folder in run.parents:
         if folders.epochs_of(folder):

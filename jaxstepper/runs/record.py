@@ -1,4 +1,4 @@
-"""What a run recorded of its training: the metrics of every epoch, and their targets."""
+"""The record of a training: the metrics of every epoch, and their targets."""
 
 import json
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ class Record:
     """The training of a run.
 
     Attributes:
-        objective: its name on the command line; "" for one of a program's own.
-        metrics: the metrics of every epoch.
+        objective: its name on the command line; "" for a program's own.
+        metrics: those of every epoch.
         band: the energy errors that training aims for, from lower to upper edge.
         threshold: the relative energy error below which a step is accepted.
-        imitation_epochs: the number of epochs at the start that imitate the free-fall rule.
+        imitation_epochs: the epochs at the start that imitate the free-fall rule.
         windows: the number of windows in an epoch.
     """
 
@@ -37,11 +37,7 @@ class Record:
 
 
 def read_record(run: Path, last_epoch: int | None = None) -> Record:
-    """Reads the record of a run from its folder.
-
-    Args:
-        run: its folder.
-        last_epoch: the last epoch to read, from 0; all if None.
+    """Reads the record of a run in a folder, up to an epoch (from 0) or to the end.
 
     Raises:
         UserError: the run keeps no metrics or no checkpoint.

@@ -10,8 +10,10 @@ from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import from_dict, to_dict
 from jaxstepper.settings.values import setting
 
-# What may change from one part of a run to the next: when it ends, where it runs, what it shows
-# and keeps. The rest decides what is computed.
+# How a part of a run is started, which does not matter to the next; a program has no use for it.
+OF_A_PART = ("resume", "overwrite", "distributed", "coordinator", "num_processes", "process_id")
+# The options that may change when a run is resumed: when it ends, where it runs, what it shows and
+# keeps. All others decide what is computed.
 HARMLESS = {
     "epochs",
     "max_retrain_steps",
@@ -46,10 +48,10 @@ def what_was_set(request: Request) -> dict[str, Any]:
 
 
 def resumed_config(request: Request, checkpoint: Checkpoint) -> Config:
-    """The config to go on with: the run's own, and the harmless options that are set now.
+    """The config to go on with: the run's, with the harmless options that are set now.
 
     Raises:
-        UserError: an option that is set would make it another run.
+        UserError: another option is set that would change the run.
     """
     run = checkpoint.path.parent
     # Compare with what the run was asked to do: a draw, for one, decides on the number of bodies.

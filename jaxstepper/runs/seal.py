@@ -19,11 +19,7 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Compares the files of a checkpoint with their checksums.
-
-    Raises:
-        Damaged: they differ, or there are none.
-    """
+    """Raises `Damaged` if the files of a checkpoint differ from their checksums."""
     try:
         sealed, found = (path / SEAL).read_bytes(), _checksums(path).encode()
     except OSError as error:

@@ -1,9 +1,9 @@
-"""A run before its first epoch, or where it was saved."""
+"""Starts a run: a new one, or one that was saved."""
 
 import math
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.checkpoints import Checkpoint
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, variables_for
-from jaxstepper.runs.objectives import NO_OVERRIDES, Overrides, make_objective, with_mesh
+from jaxstepper.runs.objectives import NO_OVERRIDES, Overrides, make_objective
 from jaxstepper.runs.plans import adopt, with_scales
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
@@ -28,9 +28,9 @@ from jaxstepper.settings.stored import CHECKPOINT
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.status import RUNNING
 
-# Pairs of bodies, and multiplications in a network, in a second of a CPU, roughly.
+# Roughly, the pairs of bodies and the multiplications in a network that a CPU does in a second.
 PAIRS_PER_SECOND, PRODUCTS_PER_SECOND = 2e8, 1e10
-# A device call that lasts longer, in seconds, is warned of.
+# Users are warned of device calls that last longer, in seconds.
 LONG_CALL = 60.0
 
 
@@ -39,10 +39,10 @@ class Start:
     """A run before its first epoch.
 
     Attributes:
-        config: of the run, with seed, shape and scales filled in.
+        config: the run's, with seed, shape and scales filled in.
         tables: initial conditions `[B, N, 1 + 2 D]`.
         objective: what is trained.
-        state: where it stands.
+        state: the first state.
     """
 
     config: Config
@@ -62,14 +62,14 @@ def start_run(
     """A new run.
 
     Args:
-        request: what the run was asked to do.
-        share: whether all devices may share its systems; else it trains on one.
-        bodies: initial conditions `[B, N, 1 + 2 D]`, in the place of those that the config names.
-        own: what a program brings itself.
-        configure: whether the device, precision and caches of JAX are set as the config says.
+        request: the options of the run.
+        share: whether all devices may share its systems; otherwise it trains on one.
+        bodies: initial conditions `[B, N, 1 + 2 D]`; by default those that the config names.
+        own: what a program provides itself.
+        configure: whether to set device, precision and caches of JAX as the config says.
 
     Raises:
-        UserError: something given cannot be used.
+        UserError: an option or a body cannot be used.
     """
     config, tables, model = complete(request, bodies, configure)
     return Start(config, tables, *prepare(config, tables, model, share=share, own=own))
@@ -78,10 +78,10 @@ def start_run(
 def complete(
     request: Request, bodies: np.ndarray | None = None, configure: bool = True
 ) -> tuple[Config, np.ndarray, TrainedModel | None]:
-    """The config of a new run with all that follows from it, its tables, and a model to go on from.
+    """The completed config of a new run, its tables, and the model to go on from, if any.
 
     Raises:
-        UserError: something given cannot be used.
+        UserError: an option or a body cannot be used.
     """
     path, folder = request.config.model_path, request.config.checkpoint_dir
     model = load_model(path, folder) if path else None
@@ -103,14 +103,9 @@ def prepare(
     share: bool = True,
     own: Overrides = NO_OVERRIDES,
 ) -> tuple[Any, Any]:
-    """The objective of a run, and its state before the first epoch.
+    """The objective of a run, and its state before the first epoch or with a model's weights.
 
-    Args:
-        config: of the run; `configure_jax` has been called.
-        tables: initial conditions `[B, N, 1 + 2 D]`.
-        model: a network to go on from.
-        share: whether all devices may share the systems; else they stay on one.
-        own: what a program brings itself.
+    `configure_jax` must have been called; `share` and `own` are those of `start_run`.
 
     Raises:
         UserError: the model does not fit.
@@ -118,7 +113,7 @@ def prepare(
     assert config.seed is not None
     objective: Any = make_objective(config, tables, own)
     if share and objective.shares_devices:
-        objective = with_mesh(objective, choose_mesh(len(tables)))
+        objective = replace(objective, mesh=choose_mesh(len(tables)))
     elif share and are_several():
         raise UserError(
             f"--objective {config.objective} trains in one process; leave out --distributed"
@@ -132,7 +127,7 @@ def prepare(
 
 
 def warn_of_long_calls(objective: Objective, tables: np.ndarray) -> None:
-    """Warns if a single device call, which nothing can interrupt, will take minutes on a CPU."""
+    """Warns if a device call, which nothing can interrupt, would take minutes on a CPU."""
     systems, bodies, _ = tables.shape
     pairs, passes = objective.longest_call(bodies, systems)
     init = partial(init_variables, objective.network, input_size=objective.features.size)
@@ -148,17 +143,18 @@ def warn_of_long_calls(objective: Objective, tables: np.ndarray) -> None:
         )
 
 
-def is_fresh(config: Config, done: int) -> bool:
+def is_fresh(config: Config, objective: Objective, done: int) -> bool:
     """Whether the systems start anew after so many epochs."""
-    return config.objective == "gate" and config.fresh_every > 0 and done % config.fresh_every == 0
+    every = config.fresh_every
+    return objective.follows_paths and every > 0 and done % every == 0
 
 
 def fresh_tables(
     config: Config, given: Collection[str], tables: np.ndarray, done: int
 ) -> np.ndarray:
-    """Initial conditions after `done` epochs: a function of seed and epoch alone.
+    """Initial conditions after `done` epochs, which depend only on seed and epoch.
 
-    So a resumed run draws the same. Those of a file are the file's, as the run found it: `tables`.
+    So a resumed run draws the same. The `tables` of a file stay as the run found them.
     """
     if config.ic_path is not None:
         return tables
@@ -170,16 +166,7 @@ def fresh_tables(
 def resume_training(
     config: Config, checkpoint: Checkpoint, own: Overrides = NO_OVERRIDES
 ) -> tuple[Any, Any]:
-    """The objective of a run, and its state in a checkpoint.
-
-    Args:
-        config: of the run; `configure_jax` has been called.
-        checkpoint: of that run.
-        own: what a program brings itself.
-
-    Raises:
-        UserError: the checkpoint is of another kind of run.
-    """
+    """The objective of a run, and its state in a checkpoint; raises as `prepare` and `restore`."""
     model = TrainedModel(str(checkpoint.path), 0, checkpoint.variables, {}, None)
     objective, template = prepare(config, checkpoint.initial_conditions, model, own=own)
     state = checkpoints.restore(checkpoint, template)

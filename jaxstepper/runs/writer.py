@@ -1,4 +1,4 @@
-"""Keeps the checkpoints of a run while it trains, and copes with a full disk."""
+"""Writes and deletes the checkpoints of a run while it trains, and copes with a full disk."""
 
 import shutil
 import time
@@ -22,18 +22,17 @@ from jaxstepper.runs.seal import Damaged
 class RunWriter:
     """Writes the checkpoints of one run, one after the other, in the background.
 
-    Each process of a run has one and calls it alike; the main process writes.
-
-    A checkpoint that cannot be written gives a warning, and nothing is lost: older ones are deleted
-    only after a newer one has been read back and found intact.
+    All processes of a run call it alike; the main process writes. A checkpoint that cannot be
+    written causes a warning and no loss: older ones are deleted only after a newer one has been
+    read back and found intact.
 
     Attributes:
-        run: its folder.
-        initial_conditions: the tables `[B, N, 1 + 2 D]` it started from.
+        run: the folder of the run.
+        initial_conditions: the tables `[B, N, 1 + 2 D]` that it started from.
         config: its flat config.
-        about: what else a checkpoint keeps; JSON values.
+        about: other notes in a checkpoint; JSON values.
         keep: how many of the newest checkpoints to keep, besides the best; None keeps all.
-        minutes: longest time between two checkpoints; see `is_due`.
+        minutes: the longest time between two checkpoints; see `is_due`.
         newest: the newest checkpoint known to exist.
         problem: why the last checkpoint could not be written; empty if it was.
     """
@@ -75,7 +74,7 @@ class RunWriter:
         self.finish()
         self._last, self._path, self._state = time.monotonic(), path, state
         try:
-            # A damaged one: training has resumed from an older one.
+            # If there is one, it is damaged, and training has resumed from an older one.
             try_on_main(lambda: shutil.rmtree(path) if path.exists() else None)
             self._wait = checkpoints.write(
                 path,
@@ -124,19 +123,19 @@ class RunWriter:
 
 
 def superseded(paths: list[Path]) -> list[Path]:
-    """The checkpoints, out of a sorted list, that are partial and have successors."""
+    """The partial checkpoints of a sorted list, except the newest."""
     return [path for path in paths[:-1] if is_partial(path)]
 
 
 def unwanted(paths: list[Path], keep: int) -> list[Path]:
-    """The checkpoints, out of a sorted list, that are neither the newest `keep` nor the best."""
+    """The checkpoints of a sorted list, except the newest `keep` and the best."""
     rest = [path for path in paths if path not in superseded(paths)]
     kept = [*rest[-keep:], *best(rest)]
     return [path for path in paths if path not in kept]
 
 
 def best(paths: list[Path]) -> list[Path]:
-    """A list of the checkpoint with the highest pass rate, the newest of equals; empty if none."""
+    """The checkpoint with the highest pass rate, the newest of equals; a list of one or none."""
     rates: dict[Path, float] = {}
     for path in paths:
         try:
@@ -154,27 +153,13 @@ def save_run(
     *,
     config: Mapping[str, Any],
     about: Mapping[str, Any],
-) -> Path:
-    """Writes a training that is over as a run: its state, and the metrics of its epochs.
-
-    Args:
-        folder: of the run.
-        state: after the last epoch.
-        initial_conditions: `[B, N, 1 + 2 D]`.
-        history: the metrics of every epoch, at least one.
-        config: flat.
-        about: whatever else the checkpoint keeps; JSON values.
-
-    Returns:
-        The folder of the checkpoint.
-    """
+) -> None:
+    """Writes a run that has ended: its last state, and the metrics of its epochs, at least one."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics_file = MetricsFile(folder / folders.METRICS_FILE)
     for metrics in history:
         metrics_file.epoch(metrics)
     path = folder / str(history[-1]["epoch"])
-    written = checkpoints.write(
+    checkpoints.write(
         path, state, initial_conditions, config=config, metrics=history[-1], about=about
-    )
-    written()
-    return path
+    )()

@@ -3,23 +3,17 @@
 import math
 import warnings
 
-from jaxstepper.settings.config import NATIVE_FEATURES, OPTIONS, flag_of
+from jaxstepper.settings.config import NATIVE_FEATURES, OBJECTIVES, OPTIONS, flag_of
 from jaxstepper.settings.option import Command
 from jaxstepper.settings.request import Request
 
 LEAST_DISTANCE = 1e-100  # whose cube is still a number
 
-WINDOW_WIDTHS = (32, 32)
-"""The hidden widths of objective window, unless others are set."""
-
 
 def check(command: Command, request: Request) -> Request:
-    """Checks everything that can be checked before a file is opened.
+    """The request with derived options filled in, after all checks that need no file.
 
     To simulate, call `check_history` once the checkpoint's history_len is known.
-
-    Returns:
-        The request with what follows from its options filled in.
 
     Raises:
         UserError: two options contradict each other, or one that was set has no effect.
@@ -59,18 +53,14 @@ def check_together(request: Request) -> Request:
 
 
 def check_history(request: Request) -> None:
-    """Checks that integrator_mode history has a history.
-
-    Raises:
-        UserError: integrator_mode is history and history_len is 0.
-    """
+    """Raises a UserError if integrator_mode is history and history_len is 0."""
     if request.config.integrator_mode == "history" and request.config.history_len == 0:
         rule = "needs history_len (--history-len), an integer >= 1"
         raise request.refusal("integrator_mode", rule)
 
 
 def ineffective(request: Request) -> list[str]:
-    """The options that were set, are accepted for compatibility, and change nothing."""
+    """The options that were set and change nothing; they are accepted for compatibility."""
     return [name for name in request.sources if not OPTIONS[name].effect]
 
 
@@ -120,24 +110,40 @@ def _check_band(request: Request) -> None:
 
 
 def _check_objective(request: Request) -> Request:
-    """Refuses networks that the objective cannot train; window training has no dropout."""
-    config = request.config
+    """Refuses networks that the objective cannot train, and fills in what suits it."""
+    config, suits = request.config, OBJECTIVES[request.config.objective]
     if config.feature_type in NATIVE_FEATURES:
-        if config.objective != "window":
-            rule = "needs objective window (--objective window)"
-            raise request.refusal("feature_type", rule)
+        if not suits.native:
+            able = " or ".join(name for name, each in OBJECTIVES.items() if each.native)
+            raise request.refusal("feature_type", f"needs objective {able} (--objective {able})")
         if config.history_len > 0 or config.normalize_inputs:
             rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
             raise request.refusal("feature_type", rule)
-    if config.objective != "window":
-        return request
-    if request.sets("dropout") and config.dropout > 0:
-        rule = "must be 0 with objective window, where all steps of a window are of one network"
-        raise request.refusal("dropout", rule)
-    if not request.sets("hidden_dims"):
-        # One iteration with the default of two-phase training takes half a minute.
-        request = request.replace(hidden_dims=WINDOW_WIDTHS)
-    return request.replace(dropout=0.0)
+    if not suits.schemes and config.scheme != "leapfrog":
+        able = " or ".join(name for name, each in OBJECTIVES.items() if each.schemes)
+        rule = f"needs objective {able} (--objective {able}); the gate takes leapfrog steps"
+        raise request.refusal("scheme", rule)
+    if suits.no_dropout:
+        if request.sets("dropout") and config.dropout > 0:
+            rule = f"must be 0 with objective {config.objective}, {suits.no_dropout}"
+            raise request.refusal("dropout", rule)
+        request = request.replace(dropout=0.0)
+    if suits.hidden_dims and not request.sets("hidden_dims"):
+        request = request.replace(hidden_dims=suits.hidden_dims)
+    return request
+
+
+def _check_scheme(request: Request) -> Request:
+    """Pairs the scheme logarithmic with its rule, and refuses others on either."""
+    own, config = "logarithmic-hamiltonian", request.config
+    if config.controller == own:
+        if request.sets("scheme") and config.scheme != "logarithmic":
+            rule = f"is not for --controller {own}, which only the scheme logarithmic takes"
+            raise request.refusal("scheme", rule)
+        return request.replace(scheme="logarithmic")
+    if config.scheme == "logarithmic":
+        raise request.refusal("scheme", f"is for --controller {own} alone")
+    return request
 
 
 def _check_momentum(request: Request) -> None:
@@ -157,6 +163,7 @@ def _check_controller(request: Request) -> Request:
     if mode.startswith("-"):
         request = request.replace(controller=None)
     config = request.config
+    request = _check_scheme(request)
     if request.sets("power") and config.controller != "power-law":
         raise request.refusal("power", "is for --controller power-law alone")
     mode_is_fixed = config.controller is None and config.integrator_mode == "analytic"

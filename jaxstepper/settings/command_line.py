@@ -15,10 +15,10 @@ from jaxstepper.settings.values import as_typed, line_error, nearest
 
 
 def parse(command: Command, argv: Sequence[str], prog: str | None = None) -> Request:
-    """What `command` is asked to do.
+    """The request of a command line; `--help` prints and exits.
 
-    `both` accepts every flag and reads the file as train does. `--help` prints and exits.
-    To simulate, call `check_history` once the checkpoint's history_len is known.
+    `both` accepts every flag and reads the file as train does. To simulate, call `check_history`
+    once the checkpoint's history_len is known.
 
     Raises:
         UserError: a flag or key is unknown, or a value is of the wrong kind or not allowed.
@@ -28,22 +28,14 @@ def parse(command: Command, argv: Sequence[str], prog: str | None = None) -> Req
 
 
 def parse_both(argv: Sequence[str], prog: str | None = None) -> tuple[Request, Request]:
-    """What `train` and `simulate` are asked to do by one command line.
-
-    Raises:
-        UserError: as `parse`.
-    """
+    """The requests to `train` and to `simulate` of one command line; raises as `parse`."""
     flags, path = _read_flags("both", argv, prog)
     file = read_toml(path)
     return combine("train", file["train"], flags), combine("simulate", file["simulate"], flags)
 
 
 def combine(command: Command, file: Sourced, flags: Sourced) -> Request:
-    """The request that the options of a file and of the command line make; flags win.
-
-    Raises:
-        UserError: two options contradict each other.
-    """
+    """The request of the options of a file and of flags, which win; raises as `parse`."""
     options = file | {name: flags[name] for name in flags if accepts(command, name)}
     config = Config(**{name: value for name, (value, _) in options.items()})
     return check(command, Request(config, {name: source for name, (_, source) in options.items()}))
@@ -140,7 +132,7 @@ def _unknown_flag(command: Command, token: str, known: Collection[str]) -> UserE
 def _read_flags(
     command: Command, argv: Sequence[str], prog: str | None
 ) -> tuple[Sourced, str | None]:
-    """The options that the command line sets, and the path of the TOML file."""
+    """The options that the command line sets, and the path of its TOML file."""
     parser = _parser(command, prog)
     known = parser.flags()
     spelled = {_plain_spelling(flag): flag for flag in known}

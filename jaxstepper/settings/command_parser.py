@@ -15,6 +15,12 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
 
+    def take(self, *names: str, allowed: Allowed, **settings: Any) -> None:
+        """Adds an argument with these allowed values."""
+        self.add_argument(
+            *names, **{"type": value_of(allowed), "metavar": allowed.metavar, **settings}
+        )
+
     def error(self, message: str) -> NoReturn:
         """Raises the UserError, such as `--count 0: must be an integer >= 1; see --help`."""
         match = re.match(r"argument (\S+): (.*)", message, re.DOTALL)
@@ -36,11 +42,7 @@ def value_of(allowed: Allowed) -> Callable[[str], Any]:
     return convert
 
 
-def add_checkpoint_dir(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_dir(parser: CommandParser) -> None:
     """Adds the flag --checkpoint-dir, as `train` has it."""
-    parser.add_argument(
-        "--checkpoint-dir",
-        type=value_of(PATH),
-        default="checkpoints",
-        help="folder that holds the runs",
-    )
+    words = "folder that holds the runs"
+    parser.take("--checkpoint-dir", allowed=PATH, metavar=None, default="checkpoints", help=words)

@@ -1,8 +1,6 @@
-"""The table of everything that can be set, with defaults and help.
+"""The table of all options, with defaults and help.
 
-`Config` is the one table: the command line, the help text, the TOML reader and the checkpoint
-reader are generated from it. Only the standard library is imported here, so that `--help` answers
-at once.
+The command line, the help text, and the readers of TOML files and checkpoints follow from `Config`.
 """
 
 from dataclasses import dataclass, fields
@@ -43,13 +41,40 @@ CONTROLLERS = (
     "logarithmic-hamiltonian",
     "learned",
 )
+SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
 NATIVE_FEATURES = ("orbital", "encounters")
 
+
+@dataclass(frozen=True)
+class Suits:
+    """What suits an objective.
+
+    Attributes:
+        hidden_dims: the hidden widths, unless others are set; None for the default.
+        native: whether it trains networks with `NATIVE_FEATURES`.
+        no_dropout: why their dropout must be 0; "" if it need not.
+        schemes: whether it trains through any scheme, or the leapfrog alone.
+    """
+
+    hidden_dims: tuple[int, ...] | None = None
+    native: bool = False
+    no_dropout: str = ""
+    schemes: bool = False
+
+
+OBJECTIVES = {
+    "gate": Suits(),
+    # One iteration with the default widths takes half a minute.
+    "window": Suits((32, 32), True, "where all steps of a window are of one network", True),
+}
+
 _optimisation = partial(option, group="optimisation", takes="train")
 _loop = partial(option, group="two-phase training", takes="train")
-_window = partial(option, group="window training (objective window)", takes="train")
+_window = partial(
+    option, group="window training (objective window)", takes="train", objective="window"
+)
 _network = partial(option, group="network (simulate takes it from the checkpoint)")
 _features = partial(option, group="features and history")
 _scales = partial(option, group="normalisation")
@@ -57,6 +82,7 @@ _initial = partial(option, group="initial conditions")
 _orbits = partial(option, group="many orbits")
 _force = partial(option, group="force")
 _simulation = partial(option, group="simulation (train accepts these, and stores them)")
+_scheme = partial(option, group="scheme")
 _rule = partial(option, group="step-size rule", takes="simulate")
 _device = partial(option, group="device")
 _processes = partial(option, group="several processes")
@@ -69,7 +95,7 @@ _unused_key = partial(_unused, takes="train", flag=False)
 
 @dataclass(frozen=True)
 class Config:
-    """All options of a run in one flat table; `parse` and `from_dict` check the values."""
+    """All options of a run; `parse` and `from_dict` check the values."""
 
     optimizer: str = _optimisation("adam", OPTIMIZERS, "optimiser", also="-o")
     lr: float = _optimisation(1e-4, POSITIVE, "learning rate")
@@ -103,9 +129,10 @@ class Config:
 
     objective: str = _window(
         "gate",
-        one_of("gate", "window"),
+        one_of(*OBJECTIVES),
         "gate is two-phase training, on single steps; window trains through all steps of a window, "
         "on their number and largest energy error",
+        objective="",
     )
     window_steps: int = _window(1024, COUNT, "most steps of a window")
     window_length: float = _window(
@@ -235,6 +262,14 @@ class Config:
         False, YES_NO, "start from the checkpoint's initial conditions"
     )
 
+    scheme: str = _scheme(
+        "leapfrog",
+        one_of(*SCHEMES),
+        "how a step is taken: leapfrog, second order; chin and bm4, fourth order and symmetric, "
+        "with 3 and 6 evaluations of forces a step; hermite, fourth order, of forces and jerks; "
+        "logarithmic, for the controller of that name. train takes it with objective window, and "
+        "simulate takes it from the checkpoint",
+    )
     controller: str | None = _rule(
         None,
         one_of(*CONTROLLERS),
@@ -390,10 +425,11 @@ def accepts(command: Command, name: str) -> bool:
     return "both" in (command, OPTIONS[name].takes) or command == OPTIONS[name].takes
 
 
-def read_option(name: str, raw: Any, source: str) -> Any:
-    """The checked value of `name`; `raw` is flag text, or a TOML or JSON value.
+def matters(config: Config, name: str) -> bool:
+    """Whether the option `name` matters to the objective that is trained."""
+    return OPTIONS[name].objective in ("", config.objective)
 
-    Raises:
-        UserError: `raw` is of the wrong kind or not allowed.
-    """
+
+def read_option(name: str, raw: Any, source: str) -> Any:
+    """The checked value of `name`, of flag text or a TOML or JSON value; raises as `read_value`."""
     return read_value(OPTIONS[name].allowed, name, raw, source)

@@ -10,16 +10,17 @@ Command = Literal["train", "simulate", "both"]
 
 @dataclass(frozen=True)
 class Option:
-    """All there is to know about an option, except its default.
+    """The properties of an option, except its default.
 
     Attributes:
         allowed: the values that it may have.
-        help: the text that `--help` shows.
-        group: the heading that `--help` shows it under.
-        takes: the command that takes it; "both" for both.
+        help: its text in `--help`.
+        group: its heading in `--help`.
+        takes: the command that takes it, or "both".
         also: a second spelling of its flag.
-        flag: whether it has a flag; if not, only a TOML file can set it.
-        effect: whether it does anything; if not, it is there for old command lines.
+        flag: whether it has a flag; otherwise only a TOML file can set it.
+        effect: whether it has one; otherwise it is accepted for old command lines.
+        objective: the one objective that it matters to; "" if it matters to all.
     """
 
     allowed: Allowed
@@ -29,6 +30,7 @@ class Option:
     also: str | None
     flag: bool
     effect: bool
+    objective: str
 
 
 def option(
@@ -41,7 +43,8 @@ def option(
     also: str | None = None,
     flag: bool = True,
     effect: bool = True,
+    objective: str = "",
 ) -> Any:
     """Declares one field of `Config`."""
-    declared = Option(allowed, help, group, takes, also, flag, effect)
+    declared = Option(allowed, help, group, takes, also, flag, effect, objective)
     return field(default=default, metadata={"option": declared})

@@ -1,4 +1,4 @@
-"""What a command was asked to do."""
+"""A request: the options of a command, and which of them were set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,8 +14,8 @@ class Request:
     """A config, and which of its options were set explicitly.
 
     Attributes:
-        config: all options; those that nobody set have their defaults.
-        sources: where each option that was set was set, such as {"lr": "--lr"}.
+        config: all options, with defaults for those that were not set.
+        sources: where each of the others was set, such as {"lr": "--lr"}.
     """
 
     config: Config
@@ -30,9 +30,9 @@ class Request:
         return self.sources.get(name, flag_of(name))
 
     def replace(self, **changes: Any) -> "Request":
-        """The same request with other values of some options."""
+        """The request with other values of some options."""
         return Request(replace(self.config, **changes), self.sources)
 
     def refusal(self, name: str, rule: str) -> UserError:
-        """The error that the value of an option breaks a rule."""
+        """The error of an option whose value breaks a rule."""
         return refusal(name, self.source(name), getattr(self.config, name), rule)

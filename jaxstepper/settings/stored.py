@@ -18,11 +18,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(mapping: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
-    """The config of a checkpoint, and its unknown keys.
-
-    Raises:
-        UserError: a value is not allowed.
-    """
+    """The config of a checkpoint, and its unknown keys; a UserError if a value is not allowed."""
     known: dict[str, Any] = {}
     for name in (name for name in mapping if name in OPTIONS):
         value = mapping[name]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from jaxstepper.settings.config import OPTIONS, read_option
 from jaxstepper.settings.values import nearest, refusal
@@ -11,23 +11,13 @@ from jaxstepper.settings.values import nearest, refusal
 GROUPS = (
     "optimisation",
     "two-phase training",
-    "window training (objective window)",
     "network (simulate takes it from the checkpoint)",
     "features and history",
 )
 ALSO = ("normalize_inputs", "softening", "num_orbits", "retrain_batch", "fresh_every")
-# These decide how trials are measured and how long they are; all trials must share them.
+# They decide how trials are measured and how long they take, so all trials must share them.
 SAME_FOR_ALL = ("objective", "epochs", "n_steps", "energy_threshold")
 RANGE = "{low = .., high = ..}, with log = true or (integers) step = .. if wanted"
-
-
-@runtime_checkable
-class Suggests(Protocol):
-    """The part of an Optuna trial that draws values."""
-
-    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any: ...
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +26,7 @@ class Listed:
 
     Attributes:
         name: the key.
-        values: the checked values, under the labels that a trial has for them.
+        values: the checked values, by the labels that a trial has for them.
         source: where the list was set.
     """
 
@@ -44,8 +34,8 @@ class Listed:
     values: Mapping[str | int | float | bool, Any]
     source: str
 
-    def suggest(self, trial: Suggests) -> Any:
-        """Draws the value of a trial."""
+    def suggest(self, trial: Any) -> Any:
+        """The value that Optuna's trial draws."""
         return self.of_label(trial.suggest_categorical(self.name, tuple(self.values)))
 
     def of_label(self, label: Any) -> Any:
@@ -54,7 +44,7 @@ class Listed:
 
     @property
     def ends(self) -> list[Any]:
-        """Values that represent all others when a sweep is checked."""
+        """The values that are tried when a sweep is checked."""
         return list(self.values.values())
 
     def describe(self) -> Any:
@@ -82,8 +72,8 @@ class Ranged:
     step: int | None
     source: str
 
-    def suggest(self, trial: Suggests) -> Any:
-        """Draws the value of a trial."""
+    def suggest(self, trial: Any) -> Any:
+        """The value that Optuna's trial draws."""
         if self.step is None:
             return trial.suggest_float(self.name, self.low, self.high, log=self.log)
         return trial.suggest_int(self.name, self.low, self.high, step=self.step, log=self.log)
@@ -94,7 +84,7 @@ class Ranged:
 
     @property
     def ends(self) -> list[Any]:
-        """Values that represent all others when a sweep is checked."""
+        """The values that are tried when a sweep is checked."""
         return [self.low, self.high]
 
     def describe(self) -> Any:
@@ -119,7 +109,8 @@ def read_choices(table: Any, path: str) -> list[Choice]:
 def can_be_swept(name: str) -> bool:
     """Whether a sweep may choose this key."""
     option = OPTIONS[name]
-    return (option.group in GROUPS and name not in SAME_FOR_ALL) or name in ALSO
+    in_groups = option.group in GROUPS or option.objective
+    return bool(in_groups and name not in SAME_FOR_ALL) or name in ALSO
 
 
 def _read_choice(name: str, raw: Any, source: str) -> Choice:

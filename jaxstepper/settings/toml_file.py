@@ -16,7 +16,7 @@ SWEEP = "sweep"
 
 
 def read_toml(path: str | None) -> dict[Command, Sourced]:
-    """What the file sets for each command; always checks the whole file.
+    """What the file sets for each command; checks the whole file.
 
     Raises:
         UserError: the file cannot be read, or a table, a key or a value is not allowed.

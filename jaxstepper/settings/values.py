@@ -24,7 +24,7 @@ class Allowed:
 
     Attributes:
         kind: the type of a value.
-        words: what users are told that a value must be.
+        words: what a value must be, for messages.
         metavar: what `--help` shows for a value.
         test: whether a value of that type is allowed.
         many: whether the option takes several values.
@@ -63,11 +63,6 @@ def _bounded(
     return Allowed(kind, words, "N" if kind is int else "X", test)
 
 
-def _fits(allowed: Allowed, value: Any) -> bool:
-    numbers = value if allowed.many else (value,)
-    return allowed.kind is not int or max(numbers) <= allowed.most
-
-
 def integer(low: int | None = None, below: int | None = None) -> Allowed:
     """An integer with `low` <= value < `below`."""
     allowed = _bounded(int, "an integer", low, None, below)
@@ -83,7 +78,7 @@ def number(
 
 
 def one_of(*names: str, refused: Mapping[str, str] | None = None) -> Allowed:
-    """One of `names`; `refused` explains well-known names that are not among them."""
+    """One of `names`; `refused` explains why well-known others are not allowed."""
     words = f"one of {', '.join(names)}"
     braces = "{" + ",".join(names) + "}"
     return Allowed(str, words, braces, names.__contains__, refused=refused or {})
@@ -120,10 +115,7 @@ def path(
 
 
 ADDRESS = Allowed(
-    str,
-    "HOST:PORT",
-    "HOST:PORT",
-    lambda value: re.fullmatch(r"\S+:\d{1,5}", value) is not None,
+    str, "HOST:PORT", "HOST:PORT", lambda value: bool(re.fullmatch(r"\S+:\d{1,5}", value))
 )
 YES_NO = Allowed(bool, "true or false")
 FRACTION = number(low=0, below=1)
@@ -214,12 +206,7 @@ def _from_plain(kind: type, value: Any) -> Any:
 
 
 def checked(allowed: Allowed, raw: Any, typed: bool) -> Any:
-    """The value that `raw` stands for.
-
-    Args:
-        allowed: what the value may be.
-        raw: the text of a command line, or a TOML or JSON value; several for many.
-        typed: whether `raw` is text that must be converted.
+    """The value of `raw`, a TOML or JSON value or, if `typed`, text of a command line.
 
     Raises:
         ValueError: it is of the wrong kind or not allowed; the message says what it must be.
@@ -235,7 +222,7 @@ def checked(allowed: Allowed, raw: Any, typed: bool) -> Any:
         fine = False
     if not fine:
         raise ValueError(f"must be {allowed.words}" + (f"; {why}" if why else ""))
-    if not _fits(allowed, value):
+    if allowed.kind is int and max(value if allowed.many else (value,)) > allowed.most:
         raise ValueError(f"must be at most {allowed.most}")
     return value
 

@@ -9,7 +9,7 @@ from jaxstepper.errors import require
 from jaxstepper.physics.field_rate import field_time
 from jaxstepper.physics.gravity import ExternalField, Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
+from jaxstepper.stepping.rule import STATIC, Number, Rule
 
 
 class FieldRule(Rule):
@@ -21,16 +21,8 @@ class FieldRule(Rule):
 
     external: ExternalField | None = field(default=None, kw_only=True, metadata=STATIC)
 
-    def take_step(
-        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> Particles:
-        """As every rule.
-
-        Raises:
-            UserError: the gravity has a field that the rule does not know.
-        """
+    def check_gravity(self, gravity: Gravity, /) -> None:
         check_field(type(self).__name__, self.external, gravity)
-        return super().take_step(memory, particles, dt, gravity)
 
     def shortened(self, h: Float[Array, ""], eta: Number, particles: Particles) -> Float[Array, ""]:
         """The shorter of h and eta times the time scale of the field, in the dtype of the state."""

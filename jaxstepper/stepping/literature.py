@@ -13,19 +13,18 @@ from dataclasses import field, replace
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from jaxstepper.errors import UserError
-from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
+from jaxstepper.errors import UserError, require
 from jaxstepper.physics.field_rate import squared_rate_and_slope
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
-from jaxstepper.physics.integrators import logarithmic_leapfrog, logarithmic_leapfrog_to
 from jaxstepper.physics.pairs import Pairs, Quantity, minimum_over_pairs, sum_over_pairs
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.field_rule import FieldRule, check_pairs
 from jaxstepper.stepping.rule import STATIC, Fixed, Memory, Number, Rule
+from jaxstepper.stepping.scheme import Logarithmic, Scheme
 
 
 class Acceleration(FieldRule):
@@ -142,6 +141,7 @@ class HairerSoderlind(FieldRule):
     softening: Number = 0.0
 
     irreversible = "Hairer and Soderlind's rule is reversible as it is"
+    reversible = True
 
     def init(self, particles: Particles, /) -> Memory:
         square, slope = self._density(particles)
@@ -179,16 +179,15 @@ class LogarithmicHamiltonian(Rule):
     that dominate it, but not a planet, whose share of U is small. h is therefore also so small that
     every pair, at its pericentre too, has steps as short as it would have alone.
 
-    The rule brings its own integrator, `logarithmic_leapfrog`. How long a step takes is known only
-    after it, so `step_size` takes it, with its one evaluation of forces, and `take_step` hands it
-    out. A step that is shortened to end at a given time is searched for, with some ten evaluations
-    more.
+    h counts a transformed time, which only the scheme `Logarithmic` knows; it is the rule's own.
     """
 
     eta: Number
     gravity: Gravity = field(metadata=STATIC)
 
+    scheme = Logarithmic()
     irreversible = "the logarithmic Hamiltonian's leapfrog is reversible as it is"
+    reversible = True
 
     def __post_init__(self) -> None:
         if self.gravity.external is not None:
@@ -203,22 +202,25 @@ class LogarithmicHamiltonian(Rule):
         pairs = jnp.sum(p.mass[1:] * jnp.cumsum(p.mass)[:-1])
         whole = jnp.sqrt(pairs / jnp.sum(p.mass)) * pairs / jnp.sqrt(-potential)
         fastest = minimum_over_pairs(partial(self._pair_step, -potential), p, self._softening)
-        h = _like_time(self.eta * jnp.minimum(whole, fastest), p)
-        binding = -(kinetic_energy(barycentric(p, self.gravity)) + potential)
-        return h, binding, p
+        return _like_time(self.eta * jnp.minimum(whole, fastest), p)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
-        h, binding, _ = memory
-        end = logarithmic_leapfrog(particles, h, binding, self.gravity)
-        return end.dt, (h, binding, end)
+        return memory, memory
 
-    def take_step(
-        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> Particles:
-        h, binding, end = memory
-        dt = jnp.asarray(dt, end.dt.dtype)
-        cut = logarithmic_leapfrog_to(particles, dt, (h, end), binding, gravity)
-        return jax.tree.map(lambda x, y: jnp.where(dt == end.dt, x, y), end, cut)
+    def on(self, scheme: Scheme, /) -> Rule:
+        if scheme != self.scheme:
+            raise UserError(
+                "logarithmic-hamiltonian chooses steps of a transformed time, which only the "
+                "scheme logarithmic takes"
+            )
+        return self
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        require(
+            bool(np.all(np.count_nonzero(mass, axis=-1) > 1)),
+            "logarithmic-hamiltonian needs two bodies with a mass: beside a single one, the energy "
+            "it divides by is 0; use free-fall or huayno",
+        )
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, eta=factor * self.eta)

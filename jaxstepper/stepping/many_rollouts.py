@@ -51,8 +51,12 @@ def roll_out(
 
     Returns:
         Every rollout at its end, and its energy errors on the way, on the host.
+
+    Raises:
+        UserError: the rule cannot step these bodies.
     """
     particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    rule.check_masses(np.asarray(particles.mass))
     ends = Limits(
         jnp.asarray([limit.time for limit in limits], particles.time.dtype),
         jnp.asarray([limit.steps for limit in limits], jnp.int32),
@@ -77,7 +81,7 @@ def _begin(
     gravity: Gravity, rule: Rule, particles: Particles, limits: Limits
 ) -> tuple[Rollout, Watch]:
     def of_one(particles: Particles, limits: Limits) -> tuple[Rollout, Watch]:
-        begin = start(rule, particles, gravity, limits.time)
+        begin = start(rule, gravity, particles, limits.time)
         return begin, watch_of(gravity, particles)
 
     return jax.vmap(of_one)(particles, limits)

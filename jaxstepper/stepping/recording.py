@@ -65,8 +65,12 @@ def record(
         particles: the first state.
         limits: where the rollout ends.
         report: called after every device call with the share of the rollout that is done.
+
+    Raises:
+        UserError: the rule cannot step these bodies.
     """
-    rollout = start(rule, particles, gravity, limits.time)
+    rule.check_masses(np.asarray(particles.mass))
+    rollout = start(rule, gravity, particles, limits.time)
     pieces = [jax.tree.map(lambda x: np.asarray(x)[None], _snapshot(gravity, rollout))]
     size = min(MOST_STEPS_PER_CALL, max(1, MOST_NUMBERS_PER_CALL // (2 * particles.position.size)))
 

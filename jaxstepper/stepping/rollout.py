@@ -1,4 +1,4 @@
-"""Rollouts: a rule chooses dt and takes the step, again and again, up to a limit."""
+"""Rollouts: a rule chooses a step and its scheme takes it, again and again, up to a limit."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,11 +10,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxstepper.errors import require
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.clock import Clock, direction, is_before, judge, started, tick, time_left
 from jaxstepper.stepping.rule import Memory, Rule
+from jaxstepper.stepping.scheme import Carried
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 MOST_STEPS = 2**31 - 1
@@ -26,6 +28,7 @@ class Rollout(NamedTuple):
     Attributes:
         particles: the state.
         memory: what the rule carries.
+        carried: what the scheme carries.
         steps: `[]`, the number taken so far.
         clock: where its time began, and what rounding took from it.
         status: `[]`, one of the codes of `status`; the first failure stays.
@@ -33,6 +36,7 @@ class Rollout(NamedTuple):
 
     particles: Particles
     memory: Memory
+    carried: Carried
     steps: Int[Array, ""]
     clock: Clock
     status: Int[Array, ""]
@@ -49,26 +53,25 @@ class Limits(NamedTuple):
 
 
 def start(
-    rule: Rule,
-    particles: Particles,
-    gravity: Gravity | None = None,
-    end_time: Array | float = np.inf,
+    rule: Rule, gravity: Gravity, particles: Particles, end_time: Array | float = np.inf
 ) -> Rollout:
     """A rollout before its first step.
 
     Args:
-        rule: the step-size rule.
+        rule: the step-size rule, on its scheme.
+        gravity: if it has an external field, the acceleration is evaluated anew, since the state's
+            may be that of another time.
         particles: the first state.
-        gravity: if it has an external field, the acceleration is evaluated anew, since it may be
-            that of another time; by default the state's own is used.
         end_time: where the rollout is to end; if that is earlier, time runs backwards.
     """
-    if gravity is not None and gravity.external is not None:
+    rule.check_gravity(gravity)
+    if gravity.external is not None:
         p = particles
         particles = p.replace(acceleration=gravity.acceleration(p.position, p.mass, p.time))
     clock = started(particles.time)
     memory = rule.init(_as_it_moves(particles, clock, end_time))
-    return Rollout(particles, memory, jnp.zeros((), jnp.int32), clock, jnp.int32(RUNNING))
+    carried = rule.scheme.init(particles, gravity)
+    return Rollout(particles, memory, carried, jnp.zeros((), jnp.int32), clock, jnp.int32(RUNNING))
 
 
 def advance(
@@ -80,23 +83,26 @@ def advance(
     Without limits, time runs forwards, or backwards if the rule's steps are negative, and a step
     that is not a number is taken, so that a loss shows it.
     """
-    particles, memory, steps, clock, status = rollout
+    particles, memory, carried, steps, clock, status = rollout
     end = np.inf if limits is None else limits.time
-    wanted, memory = rule.step_size(memory, _as_it_moves(particles, clock, end))
-    wanted = jnp.asarray(wanted, particles.time.dtype)
+    asked, memory = rule.step_size(memory, _as_it_moves(particles, clock, end))
+    way = direction(clock, end)
+    asked = way * jnp.asarray(asked, particles.time.dtype)
+    dt, carried = rule.scheme.length(carried, particles, asked, gravity)
     if limits is None:
-        dt, new = wanted, judge(clock, particles.time, jnp.abs(wanted), jnp.zeros_like(wanted))
+        new = judge(clock, particles.time, jnp.abs(dt), jnp.zeros_like(dt))
     else:
         left = time_left(clock, particles.time, end)
-        dt = direction(clock, end) * jnp.minimum(wanted, left)
         decides = jnp.isfinite(left) & (limits.steps == MOST_STEPS)
-        new = judge(clock, particles.time, wanted, jnp.where(decides, left, 0))
+        new = judge(clock, particles.time, way * dt, jnp.where(decides, left, 0))
+        dt = way * jnp.minimum(way * dt, left)
     new = jnp.where(jnp.isfinite(dt), new, NOT_FINITE)
     if limits is not None:
         dt = jnp.where(new == RUNNING, dt, 0)
-    after = rule.take_step(memory, particles, dt, gravity)
+    after, carried = rule.scheme.step(carried, particles, dt, gravity)
     clock, after = tick(clock, particles, after)
-    return Rollout(after, memory, steps + 1, clock, jnp.where(has_failed(status), status, new))
+    status = jnp.where(has_failed(status), status, new)
+    return Rollout(after, memory, carried, steps + 1, clock, status)
 
 
 def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
@@ -104,10 +110,13 @@ def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
 
     A step of a few bodies takes 40 ns, and exact time would make it several times as long.
     """
-    dt, memory = rule.step_size(rollout.memory, rollout.particles)
-    dt = jnp.asarray(dt, rollout.particles.time.dtype)
-    particles = rule.take_step(memory, rollout.particles, dt, gravity)
-    return rollout._replace(particles=particles, memory=memory, steps=rollout.steps + 1)
+    particles, carried = rollout.particles, rollout.carried
+    asked, memory = rule.step_size(rollout.memory, particles)
+    asked = jnp.asarray(asked, particles.time.dtype)
+    dt, carried = rule.scheme.length(carried, particles, asked, gravity)
+    particles, carried = rule.scheme.step(carried, particles, dt, gravity)
+    steps = rollout.steps + 1
+    return rollout._replace(particles=particles, memory=memory, carried=carried, steps=steps)
 
 
 def _as_it_moves(particles: Particles, clock: Clock, end_time: Array | float) -> Particles:
@@ -137,20 +146,28 @@ def reverse(rule: Rule, rollout: Rollout) -> Rollout:
 
     A reversible rule, such as a `Symmetrized` one, then leads back to where the rollout began,
     unless a step was shortened to end at a given time.
+
+    Raises:
+        UserError: the scheme has no way back.
     """
+    require(not rule.scheme.irreversible, f"there is no way back: {rule.scheme.irreversible}")
     particles, memory = rollout.particles, rollout.memory
     # The memory belongs to the step before this state, which on the way back is the step after it.
     _, memory = rule.step_size(memory, particles)
-    particles = particles.replace(velocity=-particles.velocity)
-    return rollout._replace(particles=particles, memory=memory)
+    return rollout._replace(
+        particles=particles.replace(velocity=-particles.velocity), memory=memory
+    )
 
 
-def force_evaluations(rule: Rule, steps: int) -> int:
+def force_evaluations(rule: Rule, steps: int, searched: int = 0) -> int:
     """How often a rollout of so many steps evaluates the accelerations of all bodies.
 
-    Once at the start, and in each step once for the integrator plus the evaluations of the rule.
+    Once at the start, in each step as often as the scheme and the rule do, and where the scheme
+    searched for a step (`Scheme.searched`), for each of its tries.
     """
-    return 1 + steps * (1 + rule.evaluations)
+    scheme = rule.scheme
+    at_start = 1 + scheme.evaluations_at_start
+    return at_start + steps * (scheme.evaluations + rule.evaluations) + searched
 
 
 def is_running(rollout: Rollout, limits: Limits) -> Bool[Array, ""]:
@@ -177,7 +194,7 @@ def run_steps(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int
     def body(rollout: Rollout, _: None) -> tuple[Rollout, None]:
         return _advance_plainly(rule, gravity, rollout), None
 
-    return _judged_at_its_end(lax.scan(body, start(rule, particles, gravity), length=num_steps)[0])
+    return _judged_at_its_end(lax.scan(body, start(rule, gravity, particles), length=num_steps)[0])
 
 
 @partial(jax.jit, static_argnames=("gravity", "num_steps"))
@@ -189,7 +206,7 @@ def run_systems(rule: Rule, gravity: Gravity, particles: Particles, num_steps: i
     time is a plain sum, as in `run_steps`.
     """
     gravity = replace(gravity, by_component=True)
-    starts = jax.vmap(lambda each: start(rule, each, gravity))(particles)
+    starts = jax.vmap(lambda each: start(rule, gravity, each))(particles)
     # Bare arrays, since `Particles` with the systems last would have the wrong shapes.
     leaves, structure = jax.tree.flatten(starts)
 
@@ -209,7 +226,7 @@ def run_systems(rule: Rule, gravity: Gravity, particles: Particles, num_steps: i
 @partial(jax.jit, static_argnames="gravity")
 def run_until(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) -> Rollout:
     """A rollout up to the limits, in a `while_loop`."""
-    begin = start(rule, particles, gravity, limits.time)
+    begin = start(rule, gravity, particles, limits.time)
     return run_on(rule, gravity, begin, limits, MOST_STEPS)
 
 

@@ -6,17 +6,18 @@ another: `Scaled` and `Symmetrized`.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
-from typing import Any, dataclass_transform
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, dataclass_transform
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, Partial, register_pytree_with_keys
 from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.physics.integrators import leapfrog
 from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.scheme import Leapfrog, Logarithmic, Scheme
 
 # A symmetrised step is at most this many times the step that its rule wants.
 MOST_TIMES_WANTED = 2.0
@@ -31,20 +32,12 @@ Number = Float[Array, "*B"] | float
 """A number of a rule: a leaf, with axes in front where many rules are stacked for `vmap`."""
 
 
-def take_leapfrog_step(
-    memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity
-) -> Particles:
-    """A kick-drift-kick leapfrog step, whatever the memory."""
-    del memory
-    return leapfrog(particles, dt, gravity.acceleration)
-
-
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Rule:
-    """Chooses the length of each step.
+    """Chooses the length of each step, which the scheme of the rule takes: by default the leapfrog.
 
-    A rollout calls `init` once and `step_size` at every state, and takes a step of that dt with
-    `take_step`. All three work under `jit`, `vmap` and `grad`.
+    A rollout calls `init` once and `step_size` at every state. Both work under `jit`, `vmap` and
+    `grad`. `rule.on(scheme)` is the rule on another scheme.
 
     Every subclass becomes a frozen dataclass and a pytree. Its fields are leaves, so that one
     compiled rollout serves all rules of a class and `vmap` runs many of them at once; a field
@@ -57,6 +50,8 @@ class Rule:
             def step_size(self, memory, particles):
                 return self.eta * shortest_passage(particles), memory
     """
+
+    scheme: ClassVar[Scheme] = Leapfrog()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -75,6 +70,11 @@ class Rule:
         """
         return ""
 
+    @property
+    def reversible(self) -> bool:
+        """Whether its steps on its scheme are time-reversible, so that the error does not drift."""
+        return False
+
     def init(self, particles: Particles, /) -> Memory:
         """The memory before the first step."""
         del particles
@@ -86,11 +86,29 @@ class Rule:
         """dt `[]` for the step from this state, and the memory after the state."""
         raise NotImplementedError
 
-    def take_step(
-        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> Particles:
-        """The particles after a step: a kick-drift-kick leapfrog, with one evaluation of forces."""
-        return take_leapfrog_step(memory, particles, dt, gravity)
+    def check_gravity(self, gravity: Gravity, /) -> None:
+        """Refuses a force that the rule was not made for.
+
+        Raises:
+            UserError: it was not.
+        """
+        del gravity
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        """Refuses bodies with masses, `[N]` or of many systems `[B, N]`, that it cannot step.
+
+        Raises:
+            UserError: it cannot.
+        """
+        del mass
+
+    def on(self, scheme: Scheme, /) -> "Rule":
+        """The rule on a scheme, which takes its steps.
+
+        Raises:
+            UserError: the rule does not fit on the scheme.
+        """
+        return self if scheme == self.scheme else OnScheme(self, scheme)
 
     def scaled(self, factor: Number, /) -> "Rule":
         """The rule with steps made longer or shorter by a factor > 0."""
@@ -136,8 +154,7 @@ class Controller(Rule):
         step_size: (memory, particles) -> (dt `[]`, the memory after the state).
         evaluations: evaluations of all accelerations in one call of `step_size`.
         irreversible: why the rule cannot be symmetrised; empty if it can.
-        take_step: (memory, particles, dt, gravity) -> particles, with one evaluation of forces; by
-            default the leapfrog.
+        scheme: takes the steps.
         rescaled: factor -> the scaled rule, if scaling does more than multiply dt.
     """
 
@@ -146,11 +163,11 @@ class Controller(Rule):
     step_size: Callable[[Memory, Particles], tuple[Array | float, Memory]] = field()
     evaluations: int = field(default=0, metadata=STATIC)
     irreversible: str = field(default="", metadata=STATIC)
-    take_step: Callable[[Memory, Particles, Array, Gravity], Particles] = take_leapfrog_step
+    scheme: Scheme = field(default=Rule.scheme, metadata=STATIC)  # type: ignore[misc]
     rescaled: Callable[[Number], Rule] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("init", "step_size", "take_step", "rescaled"):
+        for name in ("init", "step_size", "rescaled"):
             function = getattr(self, name)
             if function is not None:
                 object.__setattr__(self, name, as_pytree(function))
@@ -190,6 +207,8 @@ class Fixed(Rule):
 
     dt: Number
 
+    reversible = True
+
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         return jnp.asarray(self.dt, particles.time.dtype), memory
 
@@ -200,6 +219,10 @@ class _Wrapper(Rule):
     rule: Rule
 
     @property
+    def scheme(self) -> Scheme:  # type: ignore[override]
+        return self.rule.scheme
+
+    @property
     def evaluations(self) -> int:
         return self.rule.evaluations
 
@@ -207,13 +230,59 @@ class _Wrapper(Rule):
     def irreversible(self) -> str:
         return self.rule.irreversible
 
+    @property
+    def reversible(self) -> bool:
+        return self.rule.reversible
+
     def init(self, particles: Particles, /) -> Memory:
         return self.rule.init(particles)
 
-    def take_step(
-        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> Particles:
-        return self.rule.take_step(memory, particles, dt, gravity)
+    def check_gravity(self, gravity: Gravity, /) -> None:
+        self.rule.check_gravity(gravity)
+
+    def check_masses(self, mass: Float[np.ndarray, "*B N"], /) -> None:
+        self.rule.check_masses(mass)
+
+    def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array | float, Memory]:
+        return self.rule.step_size(memory, particles)
+
+    def on(self, scheme: Scheme, /) -> Rule:
+        return replace(self, rule=self.rule.on(scheme))
+
+
+class OnScheme(_Wrapper):
+    """A rule on a scheme that is not its own; made by `rule.on(scheme)`.
+
+    Raises:
+        UserError: the scheme counts another time than the rule.
+    """
+
+    chosen: Scheme = field(metadata=STATIC)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.chosen, Logarithmic):
+            raise UserError(
+                "the scheme logarithmic takes steps of a transformed time; only the rule "
+                "logarithmic-hamiltonian chooses those"
+            )
+
+    @property
+    def scheme(self) -> Scheme:  # type: ignore[override]
+        return self.chosen
+
+    @property
+    def irreversible(self) -> str:
+        return self.chosen.irreversible or self.rule.irreversible
+
+    @property
+    def reversible(self) -> bool:
+        return self.rule.reversible and not self.chosen.irreversible
+
+    def on(self, scheme: Scheme, /) -> Rule:
+        return self.rule.on(scheme)
+
+    def scaled(self, factor: Number, /) -> Rule:
+        return replace(self, rule=self.rule.scaled(factor))
 
 
 class Scaled(_Wrapper):
@@ -251,6 +320,10 @@ class Symmetrized(_Wrapper):
     def irreversible(self) -> str:
         return "it is reversible as it is"
 
+    @property
+    def reversible(self) -> bool:
+        return True
+
     def init(self, particles: Particles, /) -> Memory:
         # A rho of 0 marks the start.
         return jnp.zeros((), particles.time.dtype), self.rule.init(particles)
@@ -262,11 +335,6 @@ class Symmetrized(_Wrapper):
         rho = jnp.where(rho == 0, 1 / wanted, 2 / wanted - rho)
         rho = jnp.maximum(rho, 1 / (MOST_TIMES_WANTED * wanted))
         return 1 / rho, (rho, inner)
-
-    def take_step(
-        self, memory: Memory, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> Particles:
-        return self.rule.take_step(memory[1], particles, dt, gravity)
 
     def scaled(self, factor: Number, /) -> Rule:
         inner = self.rule.scaled(factor)

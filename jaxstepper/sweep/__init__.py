@@ -1,1 +1,1 @@
-"""Searches over settings: trials, the study that keeps them, and several seeds side by side."""
+"""Searches over settings: trials, the study that stores them, and several seeds side by side."""

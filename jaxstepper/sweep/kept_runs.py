@@ -1,4 +1,4 @@
-"""The run of the best trial of a sweep: kept, exported, and those it supersedes removed."""
+"""The folder of a sweep: keeps and exports the run of the best trial, and removes the others."""
 
 import shutil
 import warnings
@@ -8,26 +8,23 @@ from pathlib import Path
 
 from jaxstepper.errors import UserError
 from jaxstepper.reporting.note import note
-from jaxstepper.runs import checkpoints
 from jaxstepper.runs.checkpoints import first_line
-from jaxstepper.runs.exchange import to_torch
+from jaxstepper.runs.exchange import export
 from jaxstepper.runs.resume import what_was_set
 from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.sweep.study import Study
 from jaxstepper.sweep.trial import Trained
-from jaxstepper.torch_files import file as torch_bridge
 
 TRIAL = "trial-"
-"""How the folder of a trial's run begins."""
+"""Prefix of the folders that hold the runs of trials."""
 
 
 def keep_run(folder: Path, number: int, trained: Trained, sources: Mapping[str, str]) -> str | None:
-    """Writes the run of a trial's median seed into the folder of its sweep.
+    """Writes the run of a trial's median seed into the folder of the sweep.
 
-    Returns:
-        Its own folder; None if it cannot be written, which is warned of.
+    Returns its path, or None after a warning that it cannot be written.
     """
     start, run = trained.starts[trained.middle], trained.result.runs[trained.middle]
     place = folder / f"{TRIAL}{number}"
@@ -44,7 +41,7 @@ def keep_run(folder: Path, number: int, trained: Trained, sources: Mapping[str, 
 
 
 def remove_others(folder: Path, study: Study) -> None:
-    """Deletes the runs of trials that have ended and are not the best."""
+    """Deletes the runs of trials that have ended, except the best."""
     best = {row.number for row in study.best()[:1]}
     for place in folder.glob(f"{TRIAL}*"):
         number = place.name.removeprefix(TRIAL)
@@ -53,12 +50,9 @@ def remove_others(folder: Path, study: Study) -> None:
 
 
 def export_run(run: Path) -> str | None:
-    """Writes the run for the torch simulator beside its checkpoint; says why, if that cannot be."""
+    """Writes the .pt file of a run and returns its path, or None after a note that it cannot."""
     try:
-        checkpoint = checkpoints.load(run)
-        path = run / torch_bridge.file_name(checkpoint.epoch)
-        torch_bridge.write(path, to_torch(checkpoint))
+        return str(export(run, None, run))
     except UserError as error:
         note(f"no .pt file: {error}")
         return None
-    return str(path)

@@ -1,10 +1,10 @@
-"""Several seeds of one run, trained at once: a training is a pure function, so `vmap` repeats it.
+"""Trains several seeds of one run at once: training is a pure function, so `vmap` repeats it.
 
-Every seed has initial conditions, weights and random draws of its own, and comes to what a run of
-that seed alone comes to, up to rounding, which grows where bodies move chaotically. Loops run until
-the slowest seed leaves them; the others wait there unchanged, which costs a copy of network and
-optimiser at every turn. An objective whose work is such loops says so (`in_turn_on_cpu`): on a CPU,
-where a copy costs as much as the work, its seeds then take turns in the same program.
+Every seed has its own initial conditions, weights and random draws. It gets the result of a run of
+that seed alone, up to rounding, which grows where bodies move chaotically. A loop runs until the
+slowest seed leaves it, and in every iteration copies the network and optimiser state of those that
+wait. On a CPU such a copy costs as much as the work, so there the seeds of an objective that
+consists of such loops (`in_turn_on_cpu`) take turns in the same program.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -23,7 +23,7 @@ from jaxstepper.runs.start import Start, fresh_tables, is_fresh
 from jaxstepper.training.run import Call, Member, in_calls, run_chunk
 
 PerSeed = Float[Array | np.ndarray, "K 4"] | None
-"""The scales of each seed's features; None where all have those of the objective."""
+"""The feature scales of each seed; None if all seeds have those of the objective."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class SeedStates:
     """The states of K seeds, side by side.
 
     Attributes:
-        leaves: of the states, each `[K, ...]`.
-        structure: of each state.
+        leaves: those of the states, each `[K, ...]`.
+        structure: the tree structure of one state.
     """
 
     leaves: list[Array]
@@ -45,7 +45,7 @@ class SeedStates:
 
 
 class SeedsResult(NamedTuple):
-    """What the seeds came to."""
+    """The results and the last states of all seeds."""
 
     runs: Sequence[Member]
     states: SeedStates
@@ -62,15 +62,15 @@ def train_seeds(
     """Trains K runs that differ only in their seeds, in one program, on one device.
 
     Args:
-        starts: the runs before their first epoch, prepared not to share devices.
+        starts: the runs before their first epoch, each on one device.
         given: the names of the options that were set explicitly.
-        at_once: whether seeds go by `vmap` rather than take turns; by default as the objective
-            and the platform have it.
-        on_call: told what there is after every device call; what it raises ends the training.
-        interrupted: asked before every device call whether to leave.
+        at_once: whether to use `vmap` instead of taking turns; by default, the objective and the
+            platform decide.
+        on_call: gets all runs after every device call; an exception that it raises ends training.
+        interrupted: says before every device call whether to stop.
 
     Raises:
-        UserError: the runs are not of one program.
+        UserError: the runs need different programs.
     """
     objective, scales = _common_objective([start.objective for start in starts])
     states = _stack([start.state for start in starts])
@@ -88,20 +88,17 @@ def train_seeds(
 
     def pause(done: int) -> None:
         nonlocal states
-        if is_fresh(config, done):
+        if is_fresh(config, objective, done):
             tables = [fresh_tables(start.config, given, start.tables, done) for start in starts]
-            fresh = (
-                start.objective.restart(states.member(k), tables[k])
-                for k, start in enumerate(starts)
-            )
-            states = _stack(list(fresh))
+            each = enumerate(zip(starts, tables, strict=True))
+            states = _stack([s.objective.restart(states.member(k), t) for k, (s, t) in each])
 
     in_calls(
         objective,
         members,
         config.epochs,
         call,
-        pause_after=lambda epoch: is_fresh(config, epoch + 1),
+        pause_after=lambda epoch: is_fresh(config, objective, epoch + 1),
         on_epoch=lambda member, metrics: None,
         on_pause=pause,
         on_call=lambda ended: on_call(members),
@@ -116,10 +113,7 @@ def _stack(states: Sequence[Any]) -> SeedStates:
 
 
 def _chunk_of_all(objective: Any, structure: Any, at_once: bool) -> Callable[..., tuple]:
-    """`run_chunk` for the leaves `[K, ...]` of all seeds' states, which are donated.
-
-    Returns leaves, and what makes a `Call`.
-    """
+    """`run_chunk` for the donated leaves `[K, ...]` of all states; returns leaves and a `Call`."""
 
     def of_seed(scales: Any, leaves: list[Array], last: Array, budget: Array) -> tuple:
         own = _with_scales(objective, scales)
@@ -134,7 +128,7 @@ def _chunk_of_all(objective: Any, structure: Any, at_once: bool) -> Callable[...
 
 
 def _common_objective(objectives: list[Any]) -> tuple[Any, PerSeed]:
-    """The objective of all, and the scales in which they differ: those of their initial states."""
+    """The objective that all seeds share, and the feature scales in which they may differ."""
     if all(each == objectives[0] for each in objectives):
         return objectives[0], None
     each = [objective.features.scales for objective in objectives]

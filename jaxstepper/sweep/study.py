@@ -1,4 +1,4 @@
-"""The study of a sweep: its trials, kept in a database. The only import of Optuna."""
+"""The study of a sweep: its trials, in a database. Nothing else imports Optuna."""
 
 import json
 import warnings
@@ -10,17 +10,17 @@ from jaxstepper.errors import UserError
 from jaxstepper.settings.values import line_error
 from jaxstepper.sweep.trial import Interrupted, TrialFailed, TrialPruned
 
-# A process that has not been heard of for so many seconds is dead, and its trial is run again.
+# Seconds between signs of life of a process, and without one before its trial is run again.
 HEARTBEAT, GRACE = 10, 60
-MOST_RETRIES = 2
-OPENINGS = 10
-# Trials that run to their end before others are compared with them.
+# How often a trial is run again, and how often opening the database is tried.
+MOST_RETRIES, OPENINGS = 2, 10
+# Trials that run to their end before others are pruned by comparison.
 FIRST_TRIALS = 5
 WHY, ABOUT = "why", "sweep"
 
 
 class Counts(NamedTuple):
-    """Trials by how they ended; those that were killed are run again, and not counted."""
+    """The number of trials by how they ended. Killed ones run again, and do not count."""
 
     complete: int
     pruned: int
@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A trial that is complete."""
+    """A complete trial."""
 
     number: int
     value: float
@@ -44,20 +44,20 @@ class Row(NamedTuple):
 def open_study(
     url: str, name: str, about: Mapping[str, Any], maximise: bool, warmup: int
 ) -> Iterator["Study"]:
-    """The study of this name, a new one or one to go on with.
+    """The study of this name: a new one, or the one that exists.
 
     Args:
-        url: of the database.
-        name: of the sweep.
-        about: what the sweep asks, as JSON; must be what it was when the study began.
+        url: the database.
+        name: the name of the sweep.
+        about: the settings of the sweep, as JSON; must be those that the study began with.
         maximise: whether more is better.
-        warmup: epochs of a trial that are not compared.
+        warmup: epochs at the start of a trial that are not compared.
 
     Raises:
-        UserError: there is no such database, or the study asks for something else.
+        UserError: the database cannot be opened, or the study began with other settings.
     """
     optuna = import_optuna()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # `on_end` says what its lines would
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # `on_end` reports trials instead
     storage = _open_storage(optuna, url)
     try:
         study = optuna.create_study(
@@ -76,9 +76,9 @@ def open_study(
 
 
 def _open_storage(optuna: Any, url: str) -> Any:
-    """The database; its tables are made if they are not there.
+    """The database, with its tables.
 
-    Another process may be making them at the same time, and win; so there are some attempts.
+    Another process may create the tables at the same moment, so a failure is tried again.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -101,11 +101,7 @@ def _open_storage(optuna: Any, url: str) -> Any:
 
 
 def import_optuna() -> Any:
-    """Optuna.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Optuna; a UserError if it is not installed."""
     try:
         import optuna
     except ImportError as error:
@@ -136,7 +132,7 @@ def _words(value: Any) -> str:
 
 
 class Study:
-    """The trials of a sweep, of all processes that work on it."""
+    """The trials of a sweep, by all processes that work on it."""
 
     def __init__(self, study: Any) -> None:
         self._study = study
@@ -147,14 +143,14 @@ class Study:
         objective: Callable[[Any], float],
         on_end: Callable[[int, str, str], None],
     ) -> None:
-        """Runs trials, one after the other, until so many have ended in all.
+        """Runs trials, one after the other, until `trials` have ended.
 
         Args:
-            trials: in all, those of other processes and of earlier times included.
-            objective: trains a trial, and returns its number; may raise `TrialFailed`,
-                `TrialPruned`, or `Interrupted`, after which the trial waits to be run again.
-            on_end: told the number of each trial that ended, how ("complete", "pruned", "fail"),
-                and why.
+            trials: the number in all, including those of other processes and earlier calls.
+            objective: trains a trial and returns its value. It may raise `TrialFailed`,
+                `TrialPruned`, or `Interrupted`, which puts the trial back into the queue.
+            on_end: gets the number of a trial that ended, how it ended ("complete", "pruned" or
+                "fail"), and why.
         """
         optuna = import_optuna()
 
@@ -182,13 +178,13 @@ class Study:
             raise line_error(f"the database of the trials fails ({why[:120]})") from error
 
     def counts(self) -> Counts:
-        """The trials that have ended."""
+        """The number of trials that have ended."""
         trials = self._study.get_trials(deepcopy=False)
         states = [t.state.name for t in trials if t.state.name != "FAIL" or WHY in t.user_attrs]
         return Counts(*(states.count(name) for name in ("COMPLETE", "PRUNED", "FAIL")))
 
     def best(self) -> list[Row]:
-        """The trials that are complete, the best first."""
+        """The complete trials, best first."""
         maximise = self._study.direction.name == "MAXIMIZE"
         rows = [
             Row(trial.number, trial.value, trial.params, trial.user_attrs)
@@ -198,6 +194,6 @@ class Study:
         return sorted(rows, key=lambda row: (-row.value if maximise else row.value, row.number))
 
     def is_over(self, number: int) -> bool:
-        """Whether a trial has ended, in whatever way."""
+        """Whether a trial has ended in any way."""
         trials = self._study.get_trials(deepcopy=False)
         return number >= len(trials) or trials[number].state.is_finished()

@@ -1,10 +1,10 @@
-"""One trial of a sweep: what is chosen, how it is trained, and the number it comes to."""
+"""One trial of a sweep: its choices, its training, and its value."""
 
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -12,54 +12,41 @@ from jaxstepper.errors import UserError
 from jaxstepper.runs.objectives import KINDS
 from jaxstepper.runs.start import Start, complete, start_run
 from jaxstepper.settings.command_line import combine
-from jaxstepper.settings.config import Config, flag_of
+from jaxstepper.settings.config import Config, flag_of, matters
 from jaxstepper.settings.request import Request
-from jaxstepper.settings.sweep_space import Choice, Suggests
+from jaxstepper.settings.sweep_space import Choice
 from jaxstepper.settings.toml_file import Sourced
 from jaxstepper.settings.values import nearest
 from jaxstepper.sweep.seeds import SeedsResult, train_seeds
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Member
 
-# Of a training that is watched and resumed; a sweep watches and resumes itself.
+# Options of runs that are watched and resumed one by one.
 NOT_TAKEN = ("wandb", "distributed", "coordinator", "resume", "overwrite", "detect_anomaly")
-# Ways to complete a set of choices before one of them is called impossible.
+# Random completions of a choice that are tried before it is called impossible.
 COMPLETIONS = 64
 
 
 class TrialFailed(Exception):
-    """A trial cannot be trained to its end; says why."""
+    """A trial cannot be trained to its end; the message says why."""
 
 
 class TrialPruned(Exception):
-    """A trial is not worth its end."""
+    """A trial is not worth continuing."""
 
 
 class Interrupted(Exception):
     """A stop was asked for."""
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """What judges the course of a trial; one of Optuna does."""
-
-    def report(self, value: float, step: int) -> None: ...
-    def should_prune(self) -> bool: ...
-
-
-@runtime_checkable
-class Trial(Suggests, Judge, Protocol):
-    """What draws the choices of a trial too."""
-
-
 @dataclass(frozen=True)
 class Measure:
-    """The number that trials are compared by.
+    """How trials are compared.
 
     Attributes:
-        objective: whose metric it is.
-        metric: of an epoch; one of those that the objective can be chosen by, or "epoch_time".
-        last: epochs, the last ones, that it is averaged over.
+        objective: the objective that is trained.
+        metric: a metric of an epoch: one of the objective's `chosen_by`, or "epoch_time".
+        last: the number of last epochs that it is averaged over.
         maximise: whether more is better.
     """
 
@@ -70,11 +57,11 @@ class Measure:
 
     @property
     def worst(self) -> float:
-        """What a seed counts for that has failed."""
+        """The value of a seed that has failed."""
         return -math.inf if self.maximise else math.inf
 
     def of_seed(self, run: Member, epochs: int, skip: int = 0) -> float:
-        """The mean over the last of so many epochs, of which the first `skip` do not count."""
+        """The mean over the last of `epochs` epochs, of which the first `skip` do not count."""
         rows = run.metrics[skip:epochs][-self.last :]
         if run.stopped in ("stuck", "not finite") or not rows:
             return self.worst
@@ -82,20 +69,20 @@ class Measure:
         return value if math.isfinite(value) else self.worst
 
     def middle(self, values: Sequence[float]) -> int:
-        """Which of the seeds' values is the median; of two in the middle, the worse."""
+        """The index of the median; of two in the middle, that of the worse."""
         order = sorted(range(len(values)), key=values.__getitem__, reverse=self.maximise)
         return order[len(values) // 2]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep asks.
+    """The settings of a sweep.
 
     Attributes:
-        fixed: the settings that all trials share.
-        choices: those that each chooses for itself.
-        seeds: K, that each trains at once.
-        measure: what they are compared by.
+        fixed: the options that all trials share.
+        choices: the options that each trial chooses.
+        seeds: K, the seeds that a trial trains at once.
+        measure: how trials are compared.
     """
 
     fixed: Sourced
@@ -104,24 +91,20 @@ class Sweep:
     measure: Measure
 
     def request(self, chosen: Mapping[str, Any]) -> Request:
-        """What a trial with these choices is asked to do, but for its name and seed.
-
-        Raises:
-            UserError: what is chosen contradicts itself.
-        """
+        """The request of a trial with these choices, without name and seed; raises as `combine`."""
         sources = {choice.name: choice.source for choice in self.choices}
         settings = {name: (value, sources[name]) for name, value in chosen.items()}
         return combine("train", self.fixed | settings, {})
 
 
 class Trained(NamedTuple):
-    """What a trial came to.
+    """A trial that has been trained.
 
     Attributes:
         starts: its K runs before their first epoch.
-        result: what they came to.
-        values: `[K]`, their numbers.
-        middle: which of them is the median, whose number is the trial's.
+        result: their results.
+        values: `[K]`, their values.
+        middle: the index of the median, which is the value of the trial.
     """
 
     starts: list[Start]
@@ -131,11 +114,7 @@ class Trained(NamedTuple):
 
 
 def make_measure(objective: str, minimise: str | None, maximise: str | None, last: int) -> Measure:
-    """The measure that is asked for, or the default of the objective.
-
-    Raises:
-        UserError: there is no such metric.
-    """
+    """The metric to minimise or maximise, or the default; a UserError if there is no such one."""
     kind = KINDS[objective]
     known = (*kind.chosen_by, "epoch_time")
     metric = minimise or maximise or known[0]
@@ -147,13 +126,7 @@ def make_measure(objective: str, minimise: str | None, maximise: str | None, las
 
 
 def check(sweep: Sweep) -> None:
-    """Looks for what would make trials fail, before the first.
-
-    Every choice must be possible together with some of the others, and the bodies must be there.
-
-    Raises:
-        UserError: it is not, or they are not.
-    """
+    """Raises a UserError if some choice is impossible with all others, or there are no bodies."""
     for name in NOT_TAKEN:
         value, source = sweep.fixed.get(name, (None, ""))
         if value:
@@ -170,7 +143,7 @@ def check(sweep: Sweep) -> None:
 
 
 def _check_choice(sweep: Sweep, chosen: Mapping[str, Any], draw: random.Random) -> Request:
-    """A possible trial with these choices; the others are drawn."""
+    """The request of a possible trial with these choices and others drawn at random."""
     problem: UserError | None = None
     for _ in range(COMPLETIONS):
         others = {each.name: draw.choice(each.ends) for each in sweep.choices}
@@ -193,18 +166,16 @@ def _check_imitation(config: Config) -> None:
 
 
 def _uncounted(config: Config) -> int:
-    """Epochs at the start that say nothing: those in which free fall is imitated."""
-    return config.imitation_epochs if config.objective == "window" else 0
+    """The epochs at the start that do not count, because they imitate free fall."""
+    return config.imitation_epochs if matters(config, "imitation_epochs") else 0
 
 
-def run_trial(
-    sweep: Sweep, trial: Trial, interrupted: Callable[[], bool] = lambda: False
-) -> Trained:
-    """Chooses, trains, and tells the trial after every device call how it stands.
+def run_trial(sweep: Sweep, trial: Any, interrupted: Callable[[], bool] = lambda: False) -> Trained:
+    """Chooses, trains, and reports every epoch to the `trial`, which is one of Optuna's.
 
     Raises:
-        TrialFailed: it cannot be trained, or half of its seeds or more fail.
-        TrialPruned: the trial asked for it.
+        TrialFailed: it cannot be trained, or at least half of its seeds fail.
+        TrialPruned: Optuna wants it pruned.
         Interrupted: a stop was asked for.
     """
     chosen = {choice.name: choice.suggest(trial) for choice in sweep.choices}
@@ -231,10 +202,10 @@ def run_trial(
 
 @dataclass
 class _Watch:
-    """Reports the epochs of a trial that all its seeds have completed."""
+    """Reports to Optuna's trial the epochs that all its seeds have completed."""
 
     measure: Measure
-    judge: Judge
+    trial: Any
     config: Config
     reported: int = 0
 
@@ -250,14 +221,14 @@ class _Watch:
             value = values[self.measure.middle(values)]
             if math.isinf(value):
                 raise TrialFailed(_why(runs))
-            self.judge.report(value, epoch)
+            self.trial.report(value, epoch)
         self.reported = complete
-        if complete < self.config.epochs and self.judge.should_prune():
+        if complete < self.config.epochs and self.trial.should_prune():
             raise TrialPruned(f"epoch {complete - 1}")
 
 
 def _why(runs: Sequence[Member]) -> str:
-    """How the seeds ended, as `2 of 3 seeds stuck`."""
+    """How the seeds ended, such as `2 of 3 seeds stuck`."""
     words = [run.stopped or "without a finite number" for run in runs]
     return ", ".join(
         f"{words.count(word)} of {len(runs)} seed{'s' * (len(runs) > 1)} {word}"

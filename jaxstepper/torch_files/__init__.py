@@ -1,4 +1,4 @@
-"""Checkpoint files of the torch simulator, read without running code from them, and written.
+"""Reads checkpoint files of the torch simulator without running code from them, and writes them.
 
-The only wing that imports torch.
+Nothing else imports torch.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint of the torch simulator holds, as numpy arrays and plain values."""
+"""The content of a checkpoint of the torch simulator, as numpy arrays and plain values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,7 @@ class TorchCheckpoint:
 
     @property
     def adam(self) -> optax.ScaleByAdamState | None:
-        """Our state of Adam, or None if the checkpoint has none."""
+        """The state of our Adam; None if there is none."""
         return adam_from_state_dict(self.optimizer, self.variables)
 
 
@@ -73,11 +73,7 @@ def to_content(checkpoint: TorchCheckpoint) -> dict[str, Any]:
 
 
 def from_content(content: Any) -> TorchCheckpoint:
-    """The checkpoint of a file's content.
-
-    Raises:
-        UserError: something is missing, of a wrong type, or contradicts the rest.
-    """
+    """The checkpoint of a file's content; a UserError if that is incomplete or contradictory."""
     if type(content) is not dict:
         raise UserError("holds no checkpoint: give the path of a model_epoch_XXXX.pt")
     config = _field(content, "config", dict)

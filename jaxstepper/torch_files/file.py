@@ -1,7 +1,4 @@
-"""Reads files of the torch simulator without running code from them, and writes such files.
-
-Nothing else imports torch, and only opening or writing a file does.
-"""
+"""Reads and writes the files. torch is imported only when a file is opened or written."""
 
 import os
 import re
@@ -25,7 +22,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def file_name(epoch: int) -> str:
-    """Name of the checkpoint after `epoch` (counted from zero)."""
+    """The name of the checkpoint after `epoch` (from 0)."""
     return f"model_epoch_{epoch:04d}.pt"
 
 
@@ -55,6 +52,7 @@ def write(path: str | os.PathLike[str], checkpoint: TorchCheckpoint) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 torch.save(content, file)
@@ -86,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> TorchCheckpoint:
 
 
 class _Foreign:
-    """Stands in for an object of the torch system: holds its attributes and does nothing."""
+    """Stands in for an object of the torch system: holds its attributes and does nothing else."""
 
     __slots__ = ("attributes",)
 

@@ -43,11 +43,7 @@ def to_state_dict(variables: Variables, dropout: float) -> dict[str, np.ndarray]
 
 
 def from_state_dict(state_dict: Mapping[Any, Any]) -> Variables:
-    """The variables of a `StepNetwork`; the inverse of `to_state_dict`.
-
-    Raises:
-        UserError: names, shapes or dtypes are not those of such a network.
-    """
+    """The inverse of `to_state_dict`; raises as `network_shape`."""
     indices = _layer_indices(state_dict)
     constants = {"B": _array(state_dict[FREQUENCIES])} if FREQUENCIES in state_dict else {}
     params = {
@@ -112,7 +108,7 @@ def _layer_indices(state_dict: Mapping[Any, Any]) -> list[int]:
 
 
 def _stride(dropout: bool) -> int:
-    """How far apart Linear layers are in the stack, with activation and perhaps dropout."""
+    """The distance of Linear layers in the stack, with activation and perhaps dropout between."""
     return 3 if dropout else 2
 
 
@@ -135,10 +131,10 @@ def adam_state_dict(
     Args:
         adam: our state; its moments have the shapes of `variables["params"]`.
         variables: the network's weights and constants.
-        lr: learning rate.
-        weight_decay: coefficient of the weight decay.
-        decoupled: whether to decay as AdamW does, not by an L2 term in the gradient.
-        dtype: dtype of the step count, which torch keeps as a float.
+        lr: the learning rate.
+        weight_decay: its coefficient.
+        decoupled: whether weights decay as in AdamW, instead of by an L2 term in the gradient.
+        dtype: that of the step count, which is a float in torch.
     """
     constants = variables.get("constants", {})
     moments = [
@@ -163,11 +159,7 @@ def adam_state_dict(
 def adam_from_state_dict(
     state_dict: Mapping[Any, Any] | None, variables: Variables
 ) -> optax.ScaleByAdamState | None:
-    """Our state of Adam; None if there is none, or if it is another optimiser's.
-
-    Raises:
-        UserError: the state does not fit the network.
-    """
+    """The state of our Adam, or None; a UserError if it does not fit the network."""
     if state_dict is None:
         return None
     groups: Any = state_dict.get("param_groups")

@@ -1,8 +1,8 @@
-"""What a network is taught: an `Objective`, of which two-phase training and windows are two.
+"""What a network is taught: the base class of two-phase training and of training on windows.
 
-An objective is a frozen dataclass, hashable, so that it can be a static argument of a compiled
-program. Four methods make one: `init` and `chunk` run on the device, `metrics` measures an epoch
-there, and `line` says it in words. The others have defaults, and say more.
+An objective is a frozen, hashable dataclass, so that it can be a static argument of a compiled
+program. It needs four methods: `init` and `chunk` run on the device, `metrics` measures an epoch
+there, and `line` puts it in words. All other methods have defaults.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,16 +19,17 @@ from jaxtyping import Array, Bool, Int
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.stepping.scheme import Leapfrog, Scheme
 from jaxstepper.training.status import RUNNING
 
 
 @dataclass(frozen=True)
 class State:
-    """What every objective's state holds; a pytree. Subclasses add fields of their own.
+    """What the state of every objective holds; a pytree. Subclasses add fields.
 
     Attributes:
-        variables: of the network; only "params" are trained.
-        optimizer_state: of the objective's optimiser, for the params.
+        variables: the network's; only "params" are trained.
+        optimizer_state: the optimiser's, for the params.
         key: raw random key.
         epoch: `[]`, epochs completed.
         status: `[]`, a result code.
@@ -60,10 +61,10 @@ class Part(NamedTuple):
     """How far an epoch has come, for a progress bar.
 
     Attributes:
-        name: of the part that is under way.
-        done: units of it that are done.
-        total: units in all; None if nobody knows.
-        figures: a line on it.
+        name: the part that is under way.
+        done: the units of it that are done.
+        total: all its units; None if unknown.
+        figures: a line about it.
     """
 
     name: str
@@ -77,9 +78,9 @@ class Outcome(NamedTuple):
 
     Attributes:
         key: its name in W&B.
-        value: plain.
-        label: its name on the console; "" if it does not appear there.
-        words: the value on the console.
+        value: the plain number.
+        label: its name on the console; "" keeps it off the console.
+        words: its value on the console.
     """
 
     key: str
@@ -109,7 +110,7 @@ class Path(NamedTuple):
 
 
 Look = Callable[[Any, int], tuple[str, int]]
-"""(state, units used since the last look) -> a line, or "", and units until the next look."""
+"""(state, units used since the last look) -> (a line or "", units until the next look)."""
 
 
 class Objective:
@@ -119,14 +120,15 @@ class Objective:
         network: the network that is trained, a `StepNetwork` or a module with the same outputs.
         features: its inputs.
         gravity: what moves the bodies.
+        scheme: takes the steps of the trained rule.
         optimizer: an optax transformation.
         mesh: the devices that share the systems; None for one device.
-        first_budget: units of work in the first device call, and the fewest in any.
+        first_budget: the units of work in the first device call, and the fewest in any.
         shares_devices: whether devices and processes may share the systems.
-        follows_paths: whether systems move on from epoch to epoch, so that `restart` and `path`
-            have a meaning.
-        in_turn_on_cpu: whether several seeds should take turns on a CPU. Loops of unknown length
-            copy the network at every turn under `vmap`.
+        follows_paths: whether systems move on from epoch to epoch. Only then do `restart` and
+            `path` have a meaning.
+        in_turn_on_cpu: whether several seeds should take turns on a CPU. Under `vmap`, loops of
+            unknown length copy the network in every iteration.
         chosen_by: the metrics that a sweep can compare trials by; the first is the default.
     """
 
@@ -135,6 +137,7 @@ class Objective:
     gravity: Gravity
     optimizer: optax.GradientTransformation
     mesh: Mesh | None = None
+    scheme: ClassVar[Scheme] = Leapfrog()
     first_budget: ClassVar[int] = 1
     shares_devices: ClassVar[bool] = False
     follows_paths: ClassVar[bool] = False
@@ -149,23 +152,23 @@ class Objective:
         Args:
             tables: initial conditions `[B, N, 1 + 2 D]`.
             key: raw random key.
-            variables: of a network to go on from; fresh ones otherwise.
+            variables: those of a network to go on from; otherwise fresh ones.
         """
         raise NotImplementedError
 
     def chunk(self, state: Any, budget: Array) -> tuple[Any, Array, Bool[Array, ""]]:
-        """Goes on with the current epoch, on the device, until it ends or the budget is used up.
+        """Continues the epoch on the device until it ends or the budget is used up.
 
-        Must do nothing when the budget is 0 or the status is not `RUNNING`. What training comes to
+        It must do nothing if the budget is 0 or the status is not `RUNNING`. The result of training
         must not depend on where calls end.
 
         Returns:
-            The state, what is left of the budget, and whether the epoch has ended.
+            The state, the rest of the budget, and whether the epoch has ended.
         """
         raise NotImplementedError
 
     def metrics(self, state: Any) -> Any:
-        """What the epoch that has just ended came to: a NamedTuple of numbers `[]`."""
+        """The metrics of the epoch that has just ended: a NamedTuple of numbers `[]`."""
         raise NotImplementedError
 
     def line(self, metrics: Mapping[str, Any]) -> str:
@@ -176,11 +179,11 @@ class Objective:
     # --- on the device ---------------------------------------------------------------------------
 
     def next_epoch(self, state: Any) -> Any:
-        """The state at the start of the next epoch. May not touch the network or its optimiser."""
+        """The state at the start of the next epoch, with the same network and optimiser state."""
         return state.replace(epoch=state.epoch + 1)
 
     def place(self, state: Any) -> Any:
-        """Under `jit`: the state, its leaves on the devices where the next call expects them."""
+        """Under `jit`: the state with its leaves on the devices where the next call wants them."""
         return state
 
     def restart(self, state: Any, tables: np.ndarray) -> Any:
@@ -195,19 +198,19 @@ class Objective:
     # --- in words --------------------------------------------------------------------------------
 
     def plain(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain metrics, with what follows from them."""
+        """Plain metrics, with others derived from them."""
         return dict(metrics)
 
     def figures(self, metrics: Mapping[str, Any]) -> str:
-        """An epoch beside its progress bar."""
+        """An epoch's metrics beside the progress bar."""
         return self.line(metrics)
 
     def details(self, metrics: Mapping[str, Any]) -> str:
-        """An epoch in the lines of --debug."""
+        """An epoch's metrics in the lines of --debug."""
         return self.figures(metrics)
 
     def summary(self, state: Any, metrics: Mapping[str, Any]) -> list[Outcome]:
-        """What a run came to, from its state and its last metrics (empty if no epoch ended)."""
+        """The outcomes of a run, from its state and last metrics (empty if no epoch ended)."""
         names = self.chosen_by if metrics else ()
         return [Outcome(f"final/{n}", metrics[n], f"final {n}", f"{metrics[n]:.4g}") for n in names]
 
@@ -224,25 +227,21 @@ class Objective:
         return f"epoch {int(state.epoch)}"
 
     def why_stuck(self, state: Any) -> str:
-        """Why training stopped with the status `STUCK`, and what to do."""
+        """Why training stopped with the status `STUCK`."""
         return f"stuck at {self.where(state)}"
 
     def complaint(self, state: Any) -> tuple[int, Callable[[], str]]:
-        """How bad things are, 0 for well, and words; training warns when the number rises."""
+        """How bad things are, from 0 (all is well), and a warning for when that rises."""
         return 0, str
 
     def longest_call(self, bodies: int, systems: int) -> tuple[float, float]:
-        """The most that a device call must do at once, which nothing can interrupt.
-
-        Returns:
-            The pairs of bodies it looks at, and the passes of a state through the network.
-        """
+        """The largest indivisible work of a device call: pairs of bodies, passes of a network."""
         return 0.0, 0.0
 
     def look(self, every: int, replay_every: int) -> Look | None:
-        """What --debug shows between epochs, if anything."""
+        """What --debug shows within epochs, if anything."""
         return None
 
     def path(self, state: Any) -> Path:
-        """The systems' current states, if they follow paths."""
+        """The current states of systems that follow paths."""
         raise NotImplementedError

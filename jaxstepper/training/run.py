@@ -31,18 +31,18 @@ def run_chunk(
 ) -> tuple[Any, Array, Any, Array]:
     """Up to `EPOCHS_PER_CALL` epochs on the device, in one call of bounded length.
 
-    The call ends early, perhaps in the middle of an epoch, when `last_epoch` epochs are complete,
-    when `budget` units of work are used up, or when the status is a failure. What training comes
-    to does not depend on where calls end.
+    The call ends early, perhaps within an epoch, when `last_epoch` epochs are complete, when
+    `budget` units of work are used up, or when the status is a failure. The result of training does
+    not depend on where calls end.
 
     Returns:
-        The state; what is left of the budget; metrics `[E]` of E = `EPOCHS_PER_CALL` rows; and
-        which rows `[E]` are epochs that ended in this call.
+        The state; the rest of the budget; metrics `[E]` of E = `EPOCHS_PER_CALL` rows; and which
+        rows `[E]` are epochs that ended in this call.
     """
 
     def epoch(carry: tuple[Any, Array], _: None) -> tuple[Any, tuple[Any, Array]]:
         state, budget = carry
-        # An epoch that must not begin gets no budget, and is left at once.
+        # Without a budget, an epoch that must not begin ends at once.
         allowed = jnp.where(state.epoch < last_epoch, budget, 0)
         state, left, ended = objective.chunk(state, allowed)
         metrics = objective.metrics(state)
@@ -61,9 +61,9 @@ train_chunk = jax.jit(run_chunk, static_argnames="objective", donate_argnames="s
 
 
 def apply_if(condition: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:
-    """`change(state)` if the condition holds; `change` may not use the network or its optimiser.
+    """`change(state)` if the condition holds, with network and optimiser state as they are.
 
-    They stay out of the conditional, which would copy them: some 30 MB for the default network.
+    They stay out of the conditional, which would copy them (30 MB for the default network).
     """
     rest = state.replace(variables={}, optimizer_state=())
     rest = lax.cond(condition, change, lambda same: same, rest)
@@ -83,8 +83,8 @@ class Member:
     """One training run, alone or as one of several seeds side by side.
 
     Attributes:
-        done: epochs completed in all.
-        metrics: of each epoch of this call, as plain numbers.
+        done: all epochs completed.
+        metrics: those of each epoch of this call, as plain numbers.
         stopped: why it ended before the last epoch: "", "interrupted", "retired", "stuck", or
             "not finite".
     """
@@ -95,13 +95,13 @@ class Member:
 
 
 class Call(NamedTuple):
-    """What a device call tells of K members side by side; numpy arrays.
+    """What a device call returns for K members side by side; numpy arrays.
 
     Attributes:
         status: `[K]`.
-        left: `[K]`, of the budget.
+        left: `[K]`, the rest of the budget.
         rows: metrics `[K, E]`.
-        ended: `[K, E]`, which of those are epochs that ended.
+        ended: `[K, E]`, which of the rows are epochs that ended.
     """
 
     status: np.ndarray
@@ -123,20 +123,11 @@ def in_calls(
     interrupted: Callable[[], bool],
     look: Callable[[int], int] | None = None,
 ) -> None:
-    """Trains members until each has completed `epochs` epochs, or has stopped.
+    """Trains members until each has completed `epochs` epochs or has stopped, and fills them in.
 
-    Args:
-        objective: what is trained.
-        members: noted in them is what they come to.
-        epochs: in all.
-        call: makes a device call up to an epoch, with a budget.
-        pause_after: whether training halts after an epoch (counted from 0) for `on_pause`.
-        on_epoch: told of every epoch of every member.
-        on_pause: called when all members have completed so many epochs, and are to pause there.
-        on_call: called after every device call, told whether an epoch ended in it.
-        interrupted: asked before every device call whether to leave.
-        look: told the units that the last call used; returns how many the next may use at most.
-            Calls then end with their epochs.
+    `call` makes a device call up to an epoch, within a budget. The hooks are those of `run`, except
+    that they get a member, the number of epochs completed, whether the call ended an epoch, and the
+    units that the last call used.
     """
     last_end, last_used = time.perf_counter(), 0
 
@@ -181,13 +172,13 @@ def in_calls(
 
 
 class Result(NamedTuple):
-    """What a training run came to.
+    """The result of a training run.
 
     Attributes:
-        epochs: completed in all, those before a resumption included.
-        total_time: seconds of this call.
-        metrics: of the last epoch, as plain numbers; empty if none has ended.
-        state: after it.
+        epochs: all epochs completed, those before a resumption included.
+        total_time: seconds that this call took.
+        metrics: those of the last epoch, as plain numbers; empty if none has ended.
+        state: the last state.
         stopped: why it ended before the last epoch: "", "interrupted", "retired", "stuck", or
             "not finite".
         history: the metrics of every epoch of this call.
@@ -219,20 +210,20 @@ def run(
     Args:
         objective: what is trained.
         state: where it stands; donated.
-        epochs: in all, counted from the start of the run.
-        metrics: of the last epoch before this call, where a run is resumed.
-        pause_after: whether training halts after an epoch (counted from 0) for `on_pause`. It does
-            so after the last one in any case.
-        on_epoch: told the metrics of every epoch, in order.
-        on_pause: given the state between epochs and the last metrics, to save it or to change its
+        epochs: the number of epochs, counted from the start of the run.
+        metrics: those of the last epoch before this call, if a run is resumed.
+        pause_after: whether training pauses after an epoch (counted from 0) for `on_pause`; it
+            always does after the last.
+        on_epoch: gets the metrics of every epoch, in order.
+        on_pause: gets the state between epochs and the last metrics, to save it or to change its
             systems; returns the state to go on with.
-        on_call: told the state and the last metrics after every device call, to save it.
-        interrupted: asked before every device call whether to leave.
-        look: shown the state before every device call, and the units of work that the last one
-            used; returns how many the next may use at most. Calls then end with their epochs.
+        on_call: gets the state and the last metrics after every device call, to save it.
+        interrupted: says before every device call whether to stop.
+        look: gets the state before every device call, and the units of work that the last one used;
+            returns the most that the next may use. Calls then end with their epochs.
 
     Returns:
-        The result. A run that leaves early returns the state it got to, in the middle of an epoch.
+        The result. The state of a run that stops early may be in the middle of an epoch.
     """
     began, warned = time.perf_counter(), 0
     metrics = {} if metrics is None else metrics

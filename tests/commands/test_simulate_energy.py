@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import REPORT, call
+from commandline import REPORT, assert_refused, call
 
 import jaxstepper
 
@@ -42,6 +42,13 @@ def test_the_rule_that_is_named_gets_it_right(output):
     assert outcome.code == 0
     assert report["end_time"] == pytest.approx(2, rel=1e-6)
     assert report["max_energy_error"] < 1e-6
+
+
+def test_the_logarithmic_hamiltonian_refuses_a_single_mass():
+    Path("star.txt").write_text("1 0 0 0 0\n0 1 0 0 1\n0 2 0 0 .7\n")
+    rule = "--controller logarithmic-hamiltonian"
+    refused = call("simulate --no-compilation-cache --ic-path star.txt --duration 2", rule)
+    assert_refused(refused, "needs two bodies with a mass", "free-fall")
 
 
 @RECORDED

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
+from jaxstepper.commands.evaluate_output import COLUMNS
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation import measure as protocol
-from jaxstepper.evaluation.ias15 import ias15
+from jaxstepper.evaluation.curves import Curve, curves, evaluations_at
 from jaxstepper.evaluation.measure import evaluate
 from jaxstepper.evaluation.problems import KEPLER, problem
-from jaxstepper.evaluation.work_precision import COLUMNS, Curve, curves, evaluations_at, summary
+from jaxstepper.evaluation.rebound_peers import ias15
+from jaxstepper.evaluation.work_precision import summary
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import pythagorean
@@ -57,7 +59,6 @@ def test_kepler_orbits_side_by_side_have_their_known_errors():
         assert not last or f"{run.final_error:.1e}" == last
         assert run.force_evaluations == run.steps + 1
         assert run.angular_momentum_error < 1e-11
-        assert run.seconds > 0
         assert (run.unit, run.failed) == ("orbit", "")
 
 
@@ -143,19 +144,20 @@ def test_ias15_conserves_the_softened_energy():
 
 def curve(work, errors, rule="free-fall", is_symmetrized=False):
     work, errors = np.array(work, float), np.array(errors, float)
-    nothing = np.zeros_like(work)
     return Curve(
-        "kepler-0.9",
-        rule,
-        is_symmetrized,
-        "orbit",
-        1 / work,
-        work,
-        errors,
-        errors,
-        errors,
-        nothing,
-        nothing,
+        problem="kepler-0.9",
+        rule=rule,
+        scheme="logarithmic" if rule == "logarithmic-hamiltonian" else "leapfrog",
+        symmetrized=is_symmetrized,
+        reversible=is_symmetrized,
+        unit="orbit",
+        judged_by="energy",
+        factors=1 / work,
+        evaluations_of=work[:, None],
+        errors_of=errors[:, None],
+        position_errors_of=np.full((len(work), 1), math.nan),
+        failed=np.zeros(len(work), int),
+        seconds_per_evaluation=np.full(len(work), math.nan),
     )
 
 
@@ -203,7 +205,7 @@ def test_a_summary_compares_with_the_best_rule_and_the_best_leapfrog():
 def test_a_curve_holds_medians_and_quantiles_and_leaves_out_what_was_cut_off():
     spheres = problem("plummer-8", end_time=0.2)
     rule = rules.free_fall(0.1, spheres.softening)
-    runs = list(evaluate(rule, "free-fall", False, [spheres], [0.01, 2.0, 1.0], 2000))
+    runs = list(evaluate(rule, "free-fall", False, [spheres], [0.01, 2.0, 1.0], 1000))
     assert any(run.failed == "steps" for run in runs if run.factor == 0.01)
     (found,) = curves(runs)
     np.testing.assert_array_equal(found.factors, [2.0, 1.0])
@@ -211,7 +213,8 @@ def test_a_curve_holds_medians_and_quantiles_and_leaves_out_what_was_cut_off():
         mine = [run for run in runs if run.factor == factor]
         errors = sorted(math.inf if run.failed else run.max_error for run in mine)
         assert found.errors[i] == (errors[4] + errors[5]) / 2
-        assert (found.low[i], found.high[i]) == (errors[1], errors[8])
+        assert found.quantiles(0.16)[i] == errors[1]
+        assert found.quantiles(0.84)[i] == errors[8]
         assert found.evaluations[i] == np.median([run.evaluations_per_unit for run in mine])
 
 
@@ -220,7 +223,18 @@ def test_a_figure_of_many_panels_is_laid_out(tmp_path):
     names = ["kepler-0.1", "kepler-0.9", "pythagorean", "plummer-64", "triple"]
     each = [curve(WORK, [math.inf, 1.0, 1e-2, 1e-4, 1e-14], rule) for rule in ("fixed", "ias15")]
     each.append(curve(WORK, np.full(5, math.inf), "failed"))
-    wide = [replace(c, high=10 * c.errors, unit="time") for c in each]
+    spread = [1.0, 10.0, 100.0]
+    wide = [
+        replace(
+            c,
+            errors_of=c.errors_of * spread,
+            evaluations_of=np.tile(c.evaluations_of, 3),
+            position_errors_of=np.tile(c.position_errors_of, 3),
+            unit="time",
+            seconds_per_evaluation=np.full(5, 1e-6),
+        )
+        for c in each
+    ]
     many = [replace(c, problem=name) for name in names for c in (*each, *wide)]
     plot_work_precision(many, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
@@ -284,7 +298,7 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
     past = GOLDEN / "torch_history.pt"
     outcome = run_command(
         f"--problems kepler-0.5 --rules free-fall power-law:1.2 acceleration ias15 --orbits 2 "
-        f"--factors 8 4 2 1 0.5 0.25 --model {model} --model {past} --out found/ev"
+        f"--factors 8 4 2 1 0.5 0.25 --model {model} --model {past} --no-time --out found/ev"
     )
     assert outcome.code == 0, outcome.err
     forms = {
@@ -316,6 +330,31 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
     assert_refused(again, "found/ev", "holds an evaluation already")
 
 
+@pytest.mark.usefixtures("_in_empty_folder")
+def test_the_command_runs_schemes_times_them_and_gives_intervals():
+    outcome = run_command(
+        "--problems triples --systems 4 --end-time 1 --rules hairer-soderlind rebound-leapfrog "
+        "--schemes chin --factors 16 8 4 2 --targets 1e-1 1e-2 --out found"
+    )
+    assert outcome.code == 0, outcome.err
+    content = json.loads(Path("found/summary.json").read_text())
+    assert content["targets"] == [0.1, 0.01]
+    entry = content["problems"]["triples"]
+    assert entry["systems"] == 4
+    found = entry["rules"]["hairer-soderlind on chin"]
+    for key in ("0.1", "0.01"):
+        assert 0 < found["seconds_per_unit"][key] < 0.1
+        low, high = found["interval_to_best"][key]
+        assert low <= found["ratio_to_best"][key] <= high
+        assert found["position_error"][key] is None
+    titles = [line for line in outcome.out.splitlines() if line.startswith("triples: ")]
+    assert [title.split(" ")[1] for title in titles] == ["evaluations", "seconds", "evaluations"]
+    assert "95% interval" in titles[-1]
+    with open("found/runs.csv", newline="") as file:
+        timed = [row for row in csv.DictReader(file) if float(row["seconds"]) > 0]
+    assert {row["system"] for row in timed} == {"0", "1", "2"}
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -324,13 +363,21 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
         ("--problems frog", ("there is no problem frog", "plummer-N")),
         ("--factors 1 0", ("--factors", "must be a number > 0")),
         ("--num-factors 1", ("--num-factors", ">= 2")),
+        ("--schemes frog", ("--schemes", "frog", "chin")),
+        ("--targets 1e-3 0", ("--targets", "must be a number > 0")),
+        ("--systems 0", ("--systems", ">= 1")),
         ("--model nowhere", ("nowhere",)),
         ("--problems kepler-0.5 --rules acceleration", ("can run",)),
+        (
+            "--problems star.txt --end-time 1 --rules logarithmic-hamiltonian",
+            ("no rule of --rules can run",),
+        ),
         ("--problems kepler-0.5 --out /proc/none", ("/proc/none", "cannot be written")),
     ],
 )
 @pytest.mark.usefixtures("_in_empty_folder")
 def test_the_command_refuses_what_it_cannot_do(flags, words):
+    Path("star.txt").write_text("1 0 0 0 0\n0 1 0 0 1\n")
     outcome = run_command(flags)
     assert outcome.code == 2
     assert outcome.out == ""

@@ -245,7 +245,7 @@ def test_a_resumed_run_has_the_movie_of_its_part(monkeypatch):
 def test_window_training_says_that_it_has_no_movie():
     request = parse("train", ["--objective", "window", "--movie", "--num-orbits", "1"])
     with pytest.warns(UserWarning, match="window training follows no path"):
-        train_job._warn_of_training(request)
+        train_job._warn_of_training(request, Objective())
     movie = open_training_movie(
         request.config, Path("run"), Objective(), object(), is_resumed=False
     )

@@ -91,7 +91,7 @@ def test_steps_below_the_resolution_of_float32_count():
 
 
 def test_advance_without_limits_counts_too():
-    begin = start(fixed(1e-4), state_of(CIRCLE, jnp.float32, time=2099.0))
+    begin = start(fixed(1e-4), GRAVITY, state_of(CIRCLE, jnp.float32, time=2099.0))
     step = lambda _, rollout: advance(fixed(1e-4), GRAVITY, rollout)  # noqa: E731
     end = jax.lax.fori_loop(0, 10_000, step, begin)
     np.testing.assert_allclose(end.particles.time, 2100, atol=3e-4)

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxstepper.commands.evaluate_arguments import LONGEST
 from jaxstepper.physics.diagnostics import internal_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.integrators import logarithmic_leapfrog
 from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping import literature
 from jaxstepper.stepping.literature import LogarithmicHamiltonian
 from jaxstepper.stepping.rollout import Limits, advance, run_until, start
 
@@ -81,11 +83,22 @@ def test_a_planet_in_a_wide_pair_stays_with_its_star(mass, eccentricity):
     assert abs(np.arctan2(planet[1], planet[0])) < 0.05
 
 
+@pytest.mark.parametrize("mass", [0.0, 1e-6, 1e-3])
+def test_the_longest_steps_of_an_evaluation_do_not_skip_a_planet(mass):
+    # The energy of the stars hides the planet; as a rule ranks by its work, it must not be lost.
+    eta = LONGEST * literature.BY_NAME["logarithmic-hamiltonian"].eta
+    end = end_of(wide_pair_with_planet(mass), 20 * np.pi, eta)
+    assert int(end.steps) > 90
+    planet = end.particles.position[2] - end.particles.position[1]
+    assert np.linalg.norm(planet) == pytest.approx(1.0, abs=0.1)
+
+
 def test_it_takes_the_same_steps_of_two_bodies_as_ever():
     # h = eta sqrt(C^3 / (M U)) with C = m1 m2 and U = C / r; a step takes about h / U.
     m1, m2 = 0.3, 1.7
     rule = LogarithmicHamiltonian(0.1, GRAVITY)
-    h, binding, _ = rule.init(state_of(pair(0.9, (m1, m2))))
+    begin = start(rule, GRAVITY, state_of(pair(0.9, (m1, m2))))
+    h, (binding, *_) = begin.memory, begin.carried
     np.testing.assert_allclose(h, 0.1 * np.sqrt((m1 * m2) ** 3 / (2.0 * m1 * m2)), rtol=1e-14)
     np.testing.assert_allclose(binding, m1 * m2 * 0.1 / 2, rtol=1e-13)
 
@@ -113,11 +126,11 @@ def test_it_does_not_depend_on_the_frame(boost, offset):
 def test_a_shortened_step_has_the_right_derivatives(share):
     rule = LogarithmicHamiltonian(0.3, GRAVITY)
     first = state_of(pair(0.7))
-    whole = float(rule.step_size(rule.init(first), first)[0])
+    whole = float(advance(rule, GRAVITY, start(rule, GRAVITY, first)).particles.dt)
 
     def place(time, kick):
         moved = first.replace(velocity=first.velocity.at[1, 0].add(kick))
-        rollout = advance(rule, GRAVITY, start(rule, moved), Limits(time=time))
+        rollout = advance(rule, GRAVITY, start(rule, GRAVITY, moved), Limits(time=time))
         return rollout.particles.position[1], rollout.particles.time
 
     time = share * whole * (1 - 1e-9)

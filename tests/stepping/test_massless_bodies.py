@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import jaxstepper as js
+from jaxstepper.errors import UserError
 from jaxstepper.physics.precision import check_precision
 from jaxstepper.stepping import literature
+from jaxstepper.stepping.many_rollouts import roll_out
 
 STAR, INNER, OUTER = [1, 0, 0, 0, 0], [0, 1, 0, 0, 1], [0, -1, 0, 0, -np.sqrt(1.5)]
 SWARM = [
@@ -90,6 +92,18 @@ def test_a_massless_pair_shortens_no_step():
         for table in ([STAR, INNER], [STAR, INNER, close])
     )
     assert float(together) == pytest.approx(float(alone), rel=1e-6)
+
+
+@pytest.mark.parametrize("run", [js.record, roll_out], ids=lambda run: run.__name__)
+def test_the_logarithmic_hamiltonian_refuses_a_single_mass(run):
+    start = js.from_table(FEW, GRAVITY.acceleration)
+    rule = js.scaled(literature.logarithmic_hamiltonian(0.01, GRAVITY), 0.5)
+    with pytest.raises(UserError, match="two bodies with a mass.*free-fall") as refused:
+        if run is roll_out:
+            run(None, rule, GRAVITY, [start], [js.Limits(steps=3)])
+        else:
+            run(rule, GRAVITY, start, js.Limits(steps=3))
+    assert "\n" not in str(refused.value)
 
 
 def test_the_precision_of_massless_bodies_is_checked():

@@ -46,6 +46,7 @@ from jaxstepper.stepping.rule import (
     scaled,
     symmetrized,
 )
+from jaxstepper.stepping.scheme import Scheme
 
 GRAVITY = Gravity()
 SOFT = Gravity(0.05)
@@ -83,7 +84,9 @@ def errors_on_the_way(controller, table, end, gravity=GRAVITY):
         return rollout, jnp.maximum(largest, error), error
 
     running = lambda carry: is_running(carry[0], Limits(end, 1_000_000))  # noqa: E731
-    rollout, largest, last = lax.while_loop(running, body, (start(controller, particles), 0.0, 0.0))
+    rollout, largest, last = lax.while_loop(
+        running, body, (start(controller, GRAVITY, particles), 0.0, 0.0)
+    )
     return rollout.steps, largest, last
 
 
@@ -243,7 +246,7 @@ def there_and_back(controller, particles, steps):
     def body(rollout, _):
         return advance(controller, GRAVITY, rollout), None
 
-    there = lax.scan(body, start(controller, particles), length=steps)[0]
+    there = lax.scan(body, start(controller, GRAVITY, particles), length=steps)[0]
     return there.particles, lax.scan(body, reverse(controller, there), length=steps)[0].particles
 
 
@@ -306,9 +309,8 @@ def test_a_factor_scales_any_rule_and_factors_multiply(rule):
     particles = state_of(figure_eight())
 
     def first_two(rule):
-        memory = rule.init(particles)
-        dt, memory = rule.step_size(memory, particles)
-        return dt, rule.step_size(memory, rule.take_step(memory, particles, dt, GRAVITY))[0]
+        first = advance(rule, GRAVITY, start(rule, GRAVITY, particles))
+        return first.particles.dt, advance(rule, GRAVITY, first).particles.dt
 
     halved, twice = jax.jit(first_two)(scaled(rule, 0.5)), scaled(scaled(rule, 0.25), 2.0)
     np.testing.assert_allclose(halved, jax.jit(first_two)(twice), rtol=1e-14)
@@ -369,6 +371,15 @@ def test_evaluations_are_those_of_the_start_the_leapfrog_and_the_features():
         run_steps(rule, gravity, from_table(KEPLER, gravity.acceleration, jnp.float64), 7)
         jax.effects_barrier()
         assert len(calls) == force_evaluations(rule, 7) == 8
+    # A last step that is shortened is searched for, and every try counts.
+    rule = rules.logarithmic_hamiltonian(0.1, gravity)
+    calls.clear()
+    first = from_table(KEPLER, gravity.acceleration, jnp.float64)
+    end = run_until(rule, gravity, first, Limits(time=1.0))
+    jax.effects_barrier()
+    searched = int(rule.scheme.searched(end.carried))
+    assert 3 < searched < 30
+    assert len(calls) == force_evaluations(rule, int(end.steps), searched)
     # Features that soften differently ask for accelerations of their own.
     other = LearnedRule(*network(FeatureSpec()), FeatureSpec(softening=0.1), GRAVITY)
     assert force_evaluations(symmetrized(other), 7) == 15
@@ -465,13 +476,14 @@ def test_a_rule_of_ones_own_is_a_class_with_its_numbers():
         assert force_evaluations(rule, 3) == 10
 
 
-def test_a_wrapped_rule_takes_its_own_steps_with_its_own_memory():
-    def take(memory, particles, dt, gravity):
-        return particles.replace(time=particles.time + memory * dt)
+def test_a_wrapped_rule_keeps_its_scheme():
+    class Leap(Scheme):
+        times: float
 
-    rule = Controller(
-        lambda particles: 3.0, lambda memory, particles: (0.1, memory), take_step=take
-    )
+        def step(self, carried, particles, dt, gravity):
+            return particles.replace(time=particles.time + self.times * dt, dt=dt), carried
+
+    rule = Controller(lambda p: (), lambda memory, p: (0.1, memory), scheme=Leap(3.0))
     for form in (rule, symmetrized(rule), rule.scaled(1.0), symmetrized(rule).scaled(1.0)):
         np.testing.assert_allclose(
             run_steps(form, GRAVITY, state_of(KEPLER), 2).particles.time, 0.6

@@ -29,7 +29,7 @@ def alone(start, given):
 
     def on_pause(state, last):
         done = last["epoch"] + 1
-        if is_fresh(config, done):
+        if is_fresh(config, start.objective, done):
             tables = fresh_tables(config, given, start.tables, done)
             state = start.objective.restart(state, tables)
         return state
@@ -38,7 +38,7 @@ def alone(start, given):
         start.objective,
         start.state,
         config.epochs,
-        pause_after=lambda epoch: is_fresh(config, epoch + 1),
+        pause_after=lambda epoch: is_fresh(config, start.objective, epoch + 1),
         on_epoch=metrics.append,
         on_pause=on_pause,
     )

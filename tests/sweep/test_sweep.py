@@ -299,10 +299,10 @@ def test_epochs_are_reported_when_all_seeds_have_completed_them():
     watching = watch(3)
     seeds = [run([1, 3, 5]), run([2]), run([], "stuck")]
     watching.look(seeds)
-    assert watching.judge.reports == {0: 2}
+    assert watching.trial.reports == {0: 2}
     seeds[1].metrics += [{"loss": 4}, {"loss": 6}]
     watching.look(seeds)
-    assert watching.judge.reports == {0: 2, 1: 3, 2: 5}
+    assert watching.trial.reports == {0: 2, 1: 3, 2: 5}
     for seed in seeds[:2]:
         seed.metrics += [{"loss": 0}]
     with pytest.raises(TrialPruned, match="epoch 3"):
@@ -317,7 +317,7 @@ def test_a_trial_ends_when_half_of_its_seeds_have_failed():
 def test_epochs_that_imitate_are_not_reported():
     watching = watch(9, "--objective", "window", "--imitation-epochs", "2")
     watching.look([run([1, 1, 7])])
-    assert watching.judge.reports == {2: 7}
+    assert watching.trial.reports == {2: 7}
 
 
 def test_the_example_can_be_swept():

@@ -19,14 +19,14 @@ DT_FLOOR = 1e-12
 
 
 class Attempt(NamedTuple):
-    """What came of an attempt.
+    """The outcome of an attempt.
 
     Attributes:
         dt: `[S]`, the proposed steps.
         trial: `[S]`, where they led.
         safe: `[S]`, which conserve energy.
-        failed: `[S]`, which do not; a slot without a state is neither.
-        trained: `[S]`, which the network has trained on: those that failed, and those that waste.
+        failed: `[S]`, which do not; a slot without a state is neither safe nor failed.
+        trained: `[S]`, which the network has trained on: the failed and the wasteful ones.
     """
 
     dt: Float[Array, " S"]
@@ -41,9 +41,9 @@ def attempt(
 ) -> tuple[TrainState, Attempt]:
     """Tries a step from every state of `sample` where `present`.
 
-    If any fails (or wastes, where the gate is two-sided), the network takes one optimiser step on
-    the mean loss of those that do. A dt or a gradient that is not finite sets the status, and the
-    network stays as it was.
+    If any fail (or are wasteful, with a two-sided gate), the network takes one optimiser step on
+    their mean loss. A dt or a gradient that is not finite sets the status and leaves the network
+    unchanged.
     """
     state, dropout_key = state.split_key()
     keys = jax.random.split(dropout_key, present.shape[0])

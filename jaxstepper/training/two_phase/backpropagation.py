@@ -1,16 +1,16 @@
-"""From the step sizes of samples back through the layers of the network, by hand.
+"""Backpropagation by hand, from the step sizes of samples through the layers of the network.
 
-A layer y = f(z), z = x W + b, takes part in a loss only through z. With delta = d(loss)/dz of S
-samples, `[S, out]`, its gradients are x^T delta for W and the sum of delta for b; and d(loss)/dx,
-where the layer before begins, is delta W^T (Rumelhart, Hinton and Williams 1986, Nature 323, 533).
-Automatic differentiation comes to the same, but returns gradients as large as the network. Here the
-loop keeps what they are made of, which is small beside it: it can choose among the samples after
-the forward pass, form a gradient where it is used, and change the weights in place. Against
-`jax.vjp` in a `cond`, an attempt on one state is 1.14 to 1.37 times faster, and one of 512 states
-of which 8 fail 1.8 to 2.3 times.
+A layer y = f(z), z = x W + b, enters the loss only through z. With delta = d(loss)/dz of S samples,
+`[S, out]`, its gradients are x^T delta for W and the sum of delta for b, and delta W^T is the
+d(loss)/dx that the layer before starts from (Rumelhart, Hinton and Williams 1986, Nature 323, 533).
+Automatic differentiation gives the same, but returns gradients as large as the network. This code
+keeps only their small factors: it can choose among the samples after the forward pass, form a
+gradient where it is used, and change the weights in place. Compared with `jax.vjp` in a `cond`, an
+attempt on one state is 1.14 to 1.37 times faster, and one on 512 states of which 8 fail 1.8 to 2.3
+times.
 
-`propose` and `descend` are the way in and out. A module that is not a `StepNetwork` has no passes
-to keep, and goes through `jax.vjp`.
+`propose` is the way in and `descend` the way out. A module that is not a `StepNetwork` has no
+passes to keep, and goes through `jax.vjp`.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ from jaxtyping import Array, Bool, Float
 from jaxstepper.network.step_network import LAYERS, Pass, StepNetwork, Variables
 from jaxstepper.training.run import all_finite
 
-# Samples of many that go back through the network at once.
+# The samples that go back through the network at once, if there are many.
 TRAINED_AT_ONCE = 128
 
 
 Passes = Any
-"""The `Pass` of each layer of a `StepNetwork`; of another module, its inputs and dropout keys."""
+"""The `Pass` of each layer of a `StepNetwork`; the inputs and dropout keys of another module."""
 
 
 class Signal(NamedTuple):
@@ -45,12 +45,7 @@ class Signal(NamedTuple):
 def propose(
     network: nn.Module, variables: Variables, inputs: Float[Array, "S F"], keys: Array
 ) -> tuple[Float[Array, " S"], Passes]:
-    """Output 0 of the network in training, each sample with its own dropout key.
-
-    Returns:
-        The outputs `[S]`, and what `descend` needs to go back.
-    """
-
+    """Output 0 `[S]` of the network in training, one dropout key a sample; and the `Passes`."""
     if not isinstance(network, StepNetwork):
         return _outputs(network, variables, inputs, keys), (inputs, keys)
 
@@ -91,26 +86,18 @@ def descend(
     slope: Float[Array, " S"],
     trained: Bool[Array, " S"],
 ) -> tuple[Variables, optax.OptState, Bool[Array, ""]]:
-    """One optimiser step on the mean loss of the samples that are `trained` on, if any is.
+    """One optimiser step on the mean loss of the samples to be `trained` on, if there are any.
 
-    The chain rule: d(mean loss)/d(params) = sum of (d loss/d dt) (d dt/d params) / count.
-
-    Args:
-        network: the network.
-        optimizer: an optax transformation.
-        variables: of the network.
-        optimizer_state: of the optimiser.
-        passes: what `propose` returned.
-        slope: `[S]`, d(loss)/d(output 0) of each sample.
-        trained: `[S]`, which of them to train on.
+    The chain rule: d(mean loss)/d(params) = sum of `slope` d(output 0)/d(params) / count, where
+    `slope` `[S]` is d(loss)/d(output 0) of each sample.
 
     Returns:
-        The params, the optimiser's state, and whether the gradient was finite; if not, the params
-        stay as they were.
+        The params, the optimiser's state, and whether the gradient was finite. If it was not, the
+        params stay as they were.
     """
     count = jnp.sum(trained, dtype=jnp.int32)
     slope = jnp.where(trained, slope, 0.0) / jnp.maximum(count, 1).astype(slope.dtype)
-    # A loop of one turn or none works in place, where a conditional would copy the network.
+    # A loop of at most one iteration works in place; a conditional would copy the network.
     turns = jnp.minimum(count, 1)
     by_hand = isinstance(network, StepNetwork)
     few = by_hand and trained.shape[0] <= TRAINED_AT_ONCE
@@ -127,7 +114,7 @@ def descend(
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         finite = _is_finite(gradient) if by_hand else all_finite(gradient)
         updates = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), updates)
-        # From signals that stay as they are, XLA would form the gradient before the loop.
+        # If the signals stayed the same, XLA would form the gradient before the loop.
         spent = jax.tree.map(jnp.zeros_like, signals)
         return optax.apply_updates(params, updates), optimizer_state, finite, spent
 
@@ -143,15 +130,15 @@ def _signals(
     passes: tuple[Pass, ...],
     slope: Float[Array, " S"],
 ) -> dict[str, Signal]:
-    """The signals of all samples; zeros if there is no turn.
+    """The signals of all samples; zeros if `turns` is 0.
 
-    In a loop of their own, for what leaves a loop is in memory. Otherwise XLA would go back through
-    the layers again for each number that the optimiser updates.
+    They have a loop of their own because the results of a loop are stored. Otherwise XLA would go
+    back through the layers for each number that the optimiser updates.
     """
 
     def back(_: Array | int, carry: tuple) -> tuple:
         slope, _ = carry
-        # With a slope that stays as it is, XLA would go back before the loop, and for no turn too.
+        # If the slope stayed the same, XLA would go back before the loop, even for 0 turns.
         return jnp.zeros_like(slope), backward(network, params, passes, slope)
 
     shapes = jax.eval_shape(partial(backward, network), params, passes, slope)
@@ -166,13 +153,13 @@ def _gradient_of_many(
     slope: Float[Array, " S"],
     trained: Bool[Array, " S"],
 ) -> Variables:
-    """The gradient, from all samples at once if most of them are `trained` on.
+    """The gradient from all samples at once, if most of them are `trained` on.
 
-    Otherwise from those alone, `TRAINED_AT_ONCE` at a time; mostly, few of many fail.
+    Otherwise only from those, `TRAINED_AT_ONCE` at a time; usually few of many fail.
     """
     size, block = trained.shape[0], TRAINED_AT_ONCE
     count = jnp.sum(trained, dtype=jnp.int32)
-    # Past the samples that are trained on, rows of slope 0 fill the last block.
+    # Rows of slope 0 fill up the last block.
     (rows,) = jnp.nonzero(trained, size=-(-size // block) * block, fill_value=size)
 
     def add_block(carry: tuple[Array, Variables]) -> tuple[Array, Variables]:
@@ -193,20 +180,17 @@ def _gradient_of_many(
 
 
 def _is_finite(gradient: Variables) -> Bool[Array, ""]:
-    """Whether a gradient is finite: that of a layer's weights is, if that of its biases is.
+    """Whether a gradient is finite; a layer's weights have a finite one if its biases do.
 
-    The biases' depend on all weights. An update that waits for them finds that nothing else needs
-    the old weights, and changes them in place, where XLA would copy the network first.
+    The gradients of biases depend on all weights. An update that waits for them finds the old
+    weights no longer needed and changes them in place; otherwise XLA would copy the network.
     """
     biases = [leaf for leaf in jax.tree.leaves(gradient) if leaf.ndim == 1]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(bias)) for bias in biases]))
 
 
 def backward(
-    network: StepNetwork,
-    params: Variables,
-    passes: tuple[Pass, ...],
-    slope: Float[Array, " S"],
+    network: StepNetwork, params: Variables, passes: tuple[Pass, ...], slope: Float[Array, " S"]
 ) -> dict[str, Signal]:
     """The signal of each layer, given d(loss)/d(output 0) of each sample."""
     *hidden, (x, z, _) = passes
@@ -226,7 +210,7 @@ def _name(layer: int) -> str:
 
 
 def _times_slope(f: Callable[[Array], Array], z: Array, factor: Array) -> Array:
-    """f'(z) times `factor`, of a function of each number by itself."""
+    """f'(z) times `factor`, for an elementwise function."""
     return jax.jvp(f, (z,), (factor,))[1]
 
 

@@ -1,10 +1,9 @@
 """The first dt of phase 1: one whose energy error lies in the band.
 
-A fresh network says dt ~ 0.7 whatever the system. There bodies are flung apart, the energy error is
-no longer monotone in dt, and thousands of small optimiser steps must drag one output down to 1e-4.
-But the right first dt can be had from the initial states alone, by bisection, without the network;
-and a bias is all it takes for the network to say it. The architecture stays as it is, so what is
-exported runs wherever it ran before.
+A fresh network says dt ~ 0.7 for every system. Such a step flings bodies apart, the energy error is
+no longer monotone in dt, and it takes thousands of small optimiser steps to bring one output down
+to 1e-4. But bisection finds the right first dt from the initial states alone, and setting one bias
+makes the network say it. The architecture stays the same, so exported networks run everywhere.
 """
 
 import jax
@@ -17,7 +16,7 @@ from jaxstepper.training.two_phase.gate import try_step
 from jaxstepper.training.two_phase.plan import Plan
 from jaxstepper.training.two_phase.samples import Sample
 
-# The first dt is looked for from this small a part of the free-fall time upwards, by doubling.
+# The search for dt starts at this fraction of the free-fall time, and doubles it.
 SMALLEST = 2.0**-30
 DOUBLINGS = 36
 BISECTIONS = 20
@@ -27,10 +26,7 @@ TRIALS = DOUBLINGS + BISECTIONS
 def calibrate(plan: Plan, variables: Variables, systems: Sample) -> Variables:
     """The variables with the dt bias set so that the network, on average, starts in the band.
 
-    Args:
-        plan: what is trained.
-        variables: of the network.
-        systems: the initial states `[B]`.
+    `systems` are the initial states `[B]`.
     """
     wanted = jnp.mean(jnp.log(jax.vmap(lambda one: target_dt(plan, one))(systems)))
     outputs = plan.network.apply(variables, systems.inputs)
@@ -41,8 +37,8 @@ def calibrate(plan: Plan, variables: Variables, systems: Sample) -> Variables:
 def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:
     """The dt `[]` at which the error of a trial step first reaches the middle of the band.
 
-    The error grows from rounding upwards with dt; doubling finds where it first comes too high,
-    and bisection refines that. Beyond it the error is not monotone, so no larger dt is looked at.
+    The error grows with dt, from rounding upwards. Doubling finds where it first becomes too large,
+    and bisection refines that. Larger dt are not tried: the error is not monotone there.
     """
     p = system.particles
     middle = (plan.gate.lower * plan.gate.upper) ** 0.5
@@ -50,7 +46,7 @@ def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:
     def too_large(dt: Array) -> Array:
         return ~(try_step(plan.gate, plan.gravity, p, dt).error < middle)
 
-    # A time scale of the system, whatever its units: the shortest time to fall its own size.
+    # A time scale of the system in any units: the shortest time to fall its own size.
     size = jnp.max(jnp.linalg.norm(p.position - jnp.mean(p.position, axis=0), axis=-1))
     fall = jnp.sqrt(size / jnp.max(jnp.linalg.norm(p.acceleration, axis=-1)))
     ladder = fall * SMALLEST * 2.0 ** jnp.arange(DOUBLINGS, dtype=fall.dtype)

@@ -1,10 +1,10 @@
 """Phase 1: every step of every system must conserve energy, or the network trains until it does.
 
-One attempt is the unit of work: predict dt for the systems that still have to take the current
-step, try it, let those that pass take it, and train once on those that fail. A system that has
-taken the step waits until all have; then all go on together. Where the gate is two-sided, a
-wasteful step is taken, for it is safe, and trained on once. Only up to `Plan.retrain_batch` systems
-are tried at once, so that an attempt costs what the systems still at work cost.
+The unit of work is an attempt: predict dt for the systems that still have to take the current step,
+try it, let those that pass take it, and train once on those that fail. A system that has taken the
+step waits for the others; then all go on together. A wasteful step is safe, so it is taken; a
+two-sided gate also trains on it once. At most `Plan.retrain_batch` systems are tried at once, so
+that an attempt costs only as much as the systems still at work.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ from jaxstepper.training.two_phase.progress import EpochProgress
 from jaxstepper.training.two_phase.samples import make_sample, remember
 from jaxstepper.training.two_phase.state import TrainState
 
-# Failed attempts on a step after which all dt are lowered, by this much in the logarithm, at each.
+# After so many failed attempts on a step, each further one lowers every log(dt) by so much.
 STUBBORN = 20
 INSISTENCE = 0.05
 
@@ -32,11 +32,8 @@ INSISTENCE = 0.05
 def collect(plan: Plan, state: TrainState, budget: Array) -> tuple[TrainState, Array]:
     """Runs phase 1 until each system has taken `steps_per_epoch` steps.
 
-    Ends before that when `budget` attempts are used up, or when the status is a failure; calling it
-    again goes on from there as if nothing had happened.
-
-    Returns:
-        The state, and what is left of the budget.
+    It ends earlier when `budget` attempts are used up or the status is a failure. Another call
+    continues as if nothing had happened. Returns the state and the rest of the budget.
     """
 
     def working(carry: tuple[TrainState, Array]) -> Bool[Array, ""]:
@@ -53,15 +50,15 @@ def collect(plan: Plan, state: TrainState, budget: Array) -> tuple[TrainState, A
 
 @partial(jax.jit, static_argnames="plan")
 def preview(plan: Plan, state: TrainState) -> Attempt:
-    """What the next attempt of phase 1 will come to; a function of the state, which stays."""
+    """The outcome of the next attempt of phase 1; the state stays as it is."""
     return _try(plan, state)[2]
 
 
 def _try(plan: Plan, state: TrainState) -> tuple[TrainState, Array, Attempt]:
-    """Tries the current step once for some systems that have not taken it yet: for `chosen`."""
+    """Tries the current step once for some systems, the `chosen`, that have not taken it yet."""
     count = state.accepted.shape[0]
     size = min(count, plan.retrain_batch)
-    # Slots that no system fills hold `count`: writes there are dropped, reads there are ignored.
+    # Empty slots hold `count`: writes there are dropped and reads ignored.
     (chosen,) = jnp.nonzero(~state.progress.waiting, size=size, fill_value=count)
     sample = jax.tree.map(lambda x: x.at[chosen].get(mode="clip"), state.systems)
     sample = whole(plan.mesh, sample)
@@ -70,6 +67,7 @@ def _try(plan: Plan, state: TrainState) -> tuple[TrainState, Array, Attempt]:
 
 
 def _attempt(plan: Plan, state: TrainState) -> TrainState:
+    """One attempt; all systems go on once the last has taken the step."""
     state, chosen, outcome = _try(plan, state)
     progress = _record(state.progress, chosen, outcome)
     state = state.replace(progress=progress, status=_status(plan, state.status, progress))
@@ -80,7 +78,7 @@ def _attempt(plan: Plan, state: TrainState) -> TrainState:
 
 
 def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochProgress:
-    """Notes what came of an attempt by the systems `chosen`."""
+    """The progress with the outcome of an attempt by the systems `chosen`."""
     dt, trial, passed, failed, _ = outcome
     count = progress.waiting.shape[0]
     took = jnp.where(passed, chosen, count)
@@ -95,10 +93,8 @@ def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochPr
         return jnp.maximum(so_far, jnp.max(values, where=failed, initial=0.0))
 
     failures = so_far(progress.failures, 1)
-    loss, error = (
-        so_far(progress.failure_loss, trial.loss),
-        so_far(progress.failure_error, trial.error),
-    )
+    loss = so_far(progress.failure_loss, trial.loss)
+    error = so_far(progress.failure_error, trial.error)
     tries = jnp.maximum(failures, 1)
     return progress.replace(
         reached=jax.tree.map(partial(put, took), trial.particles, progress.reached),
@@ -118,11 +114,11 @@ def _record(progress: EpochProgress, chosen: Array, outcome: Attempt) -> EpochPr
 
 
 def _insist(plan: Plan, variables: Variables, progress: EpochProgress) -> Variables:
-    """Lowers every dt by a little while a step has failed many times.
+    """Lowers every dt a little while some step has failed many times.
 
     A small network with a small learning rate may need thousands of optimiser steps to follow a
     close encounter, or stand still where the weight decay balances the loss. But a dt that keeps
-    falling by the same ratio conserves energy in the end, whatever the network.
+    falling by the same ratio eventually conserves energy, whatever the network.
     """
     stubborn = jnp.any((progress.failures >= STUBBORN) & ~progress.waiting)
     return plan.network.shifted(variables, jnp.where(stubborn, -INSISTENCE, 0.0))
@@ -136,7 +132,7 @@ def _status(plan: Plan, status: Array, progress: EpochProgress) -> Array:
 
 
 def _advance(plan: Plan, state: TrainState) -> TrainState:
-    """All systems go on to the states they reached, which join the trajectory."""
+    """Moves all systems on to the states they reached, and adds those to the trajectory."""
     progress = state.progress
     moved = state.systems.particles.time < state.end_time
     history = remember(plan, state.history, state.systems.particles)

@@ -1,4 +1,4 @@
-"""What an epoch of two-phase training came to, and how the next one begins."""
+"""The metrics of an epoch of two-phase training, and the start of the next."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from jaxstepper.training.two_phase.state import TrainState
 
 
 class EpochMetrics(NamedTuple):
-    """What an epoch came to; every field is `[]`, or `[E]` for E epochs.
+    """The metrics of an epoch; every field is `[]`, or `[E]` for E epochs.
 
-    Phase 1: steps over all systems; retrain iterations, energy errors and dt of accepted steps;
-    loss and error of failed attempts. Phase 2: of its last batch.
+    Those up to `max_retrain_rel_dE` are of phase 1: retrain iterations, energy errors and dt of
+    accepted steps, loss and error of failed attempts. The rest are of phase 2's last batch.
     """
 
     epoch: Array
@@ -77,7 +77,7 @@ def epoch_metrics(state: TrainState) -> EpochMetrics:
 
 
 def next_epoch(plan: Plan, state: TrainState) -> TrainState:
-    """The state at the start of the next epoch; systems that have retired wait in it."""
+    """The state at the start of the next epoch, in which retired systems wait."""
     progress = new_progress(plan, state.systems)
     retired = ~(state.systems.particles.time < state.end_time)
     return state.replace(

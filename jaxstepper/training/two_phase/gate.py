@@ -1,4 +1,4 @@
-"""How wrong a step was: its energy error, the gate it must pass, and the loss that moves its dt."""
+"""A trial step: its energy error, the gate that it must pass, and the loss that moves its dt."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,11 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxstepper.physics.diagnostics import (
-    internal_energy,
-    reference_energy,
-    relative_energy_error,
-)
+from jaxstepper.physics.diagnostics import internal_energy, reference_energy, relative_energy_error
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.integrators import leapfrog
 from jaxstepper.physics.particles import Particles
@@ -23,21 +19,20 @@ EPS = 1e-12
 
 @dataclass(frozen=True)
 class Gate:
-    """What is asked of a trial step: `num_steps` leapfrog steps of one dt.
+    """The requirements on a trial step of `num_steps` leapfrog steps with one dt.
 
     Attributes:
         num_steps: leapfrog steps in a trial step.
-        threshold: a relative energy error below it is safe.
+        threshold: a step with a smaller relative energy error is safe.
         lower: lower edge of the band of relative energy errors that the loss aims at.
         upper: upper edge of the band.
-        two_sided: a step is also judged for waste. It is wasteful if no error on the way, after
-            any of its leapfrog steps, comes near the band from below. The error at its end alone
-            would not do: where a path turns back on itself, as at pericentre, it cancels for
-            every dt, and nothing is wrong with the dt there.
-        monotone: an error above the band always asks for a smaller dt, and waste for a larger. At
-            steps so large that bodies are flung apart the error is no longer monotone in dt, and
-            its slope may have the wrong sign. A leapfrog's error grows at least as dt^2 where it
-            is regular, so the slope is kept on that side of d(loss)/d(ln dt) for an error ~ dt^2.
+        two_sided: whether steps are also judged for waste. A step is wasteful if its error stays
+            far below the band after every leapfrog step. The error at its end alone does not tell:
+            where a path turns back on itself, as at pericentre, it cancels for every dt.
+        monotone: whether an error above the band always asks for a smaller dt, and waste for a
+            larger one. For steps so large that bodies are flung apart, the error is not monotone in
+            dt, and its slope may have the wrong sign. Where a leapfrog is regular, its error grows
+            at least as dt^2, so d(loss)/d(ln dt) is kept at or beyond its value for error ~ dt^2.
     """
 
     num_steps: int = 10
@@ -49,20 +44,20 @@ class Gate:
 
     @property
     def waste_threshold(self) -> float:
-        """As far below the band, by ratio, as `threshold` is above it; so the loss can reach it."""
+        """As far below the band, as a ratio, as `threshold` is above it; the loss can reach it."""
         return self.lower * min(self.upper / self.threshold, 1.0)
 
 
 class Trial(NamedTuple):
-    """What came of trying a step.
+    """The outcome of a trial step.
 
     Attributes:
         particles: the state after the step.
-        error: relative energy error, `[]`; may be non-finite.
-        loss: distance from the band, `[]`, finite.
-        slope: derivative of the loss with respect to dt, `[]`, finite.
-        safe: `[]`, the error is below the threshold.
-        wasteful: `[]`, the gate is two-sided and dt could be larger.
+        error: `[]`, relative energy error; may not be finite.
+        loss: `[]`, distance from the band; finite.
+        slope: `[]`, d(loss)/d(dt); finite.
+        safe: `[]`, whether the error is below the threshold.
+        wasteful: `[]`, whether the gate is two-sided and dt could be larger.
     """
 
     particles: Particles
@@ -78,7 +73,7 @@ def band_loss(
 ) -> Float[Array, "..."]:
     """max(log lower - log peak, 0)^2 + max(log error - log upper, 0)^2.
 
-    `peak` is the error itself, or the largest on the way. What is not finite counts as 1.
+    `peak` is the error itself, or the largest on the way. An error that is not finite counts as 1.
     """
     above = jnp.maximum(_log(error) - jnp.log(upper), 0.0)
     below = jnp.maximum(jnp.log(lower) - _log(peak), 0.0)
@@ -89,18 +84,12 @@ def _log(error: Array) -> Array:
     return jnp.log(jnp.where(jnp.isfinite(error), error, 1.0) + EPS)
 
 
-def try_step(
-    gate: Gate,
-    gravity: Gravity,
-    particles: Particles,
-    dt: Float[Array, ""],
-) -> Trial:
-    """Takes a trial step of `dt` from a state, and weighs it.
+def try_step(gate: Gate, gravity: Gravity, particles: Particles, dt: Float[Array, ""]) -> Trial:
+    """Takes a trial step of `dt` from a state, and judges it.
 
-    The loss depends on the network through the one number dt, so its derivative is taken forwards,
-    beside the step itself; the chain rule through the network is the caller's.
+    The loss depends on the network only through dt, so its derivative is taken forwards, along with
+    the step. The chain rule through the network is left to the caller.
     """
-
     initial = reference_energy(particles, gravity)
 
     def error_of(state: Particles) -> Array:
@@ -132,11 +121,6 @@ def try_step(
     return Trial(stepped, error, loss, slope, safe, wasteful)
 
 
-def try_steps(
-    gate: Gate,
-    gravity: Gravity,
-    particles: Particles,
-    dt: Float[Array, " B"],
-) -> Trial:
+def try_steps(gate: Gate, gravity: Gravity, particles: Particles, dt: Float[Array, " B"]) -> Trial:
     """`try_step` for a batch of states `[B]`, each with its own dt."""
     return jax.vmap(lambda *one: try_step(gate, gravity, *one))(particles, dt)

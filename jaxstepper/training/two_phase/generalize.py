@@ -17,11 +17,9 @@ from jaxstepper.training.two_phase.state import TrainState
 def generalize(plan: Plan, state: TrainState, budget: Array) -> tuple[TrainState, Array]:
     """Runs phase 2 until a batch passes or `replay_steps` iterations are over.
 
-    It is skipped, and counts as converged, if there are fewer than `min_replay_size` samples. Ends
-    before that when `budget` iterations are used up; calling it again goes on from there.
-
-    Returns:
-        The state, and what is left of the budget.
+    With fewer than `min_replay_size` samples it is skipped, and counts as converged. It ends
+    earlier when `budget` iterations are used up; another call continues. Returns the state and the
+    rest of the budget.
     """
     progress = state.progress
     ready = (progress.step == plan.steps_per_epoch) & (state.status == RUNNING)
@@ -66,12 +64,12 @@ def _iterate(plan: Plan, state: TrainState) -> TrainState:
 
 
 def _draw(plan: Plan, state: TrainState, key: Array) -> tuple[Sample, Bool[Array, " S"]]:
-    """Samples of the trajectory without replacement, and which of them are there."""
+    """Samples of the trajectory, drawn without replacement, and which of them exist."""
     progress = state.progress
     length = progress.is_sample.shape[0]
     if length <= plan.replay_batch_size:
         return progress.trajectory, progress.is_sample
-    # The smallest of uniform numbers are a random subset; places without a sample come last.
+    # The smallest of uniform numbers mark a random subset; places without a sample come last.
     order = jnp.where(progress.is_sample, jax.random.uniform(key, (length,)), jnp.inf)
     _, chosen = lax.top_k(-order, plan.replay_batch_size)
     batch = (progress.trajectory, progress.is_sample)

@@ -1,4 +1,4 @@
-"""The objective of two-phase training; its plan is what it consists of."""
+"""The objective of two-phase training: a `Plan`, and what the trainer asks of it."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool
 
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.initial_conditions import orbital_period
-from jaxstepper.training.objective import Look, Objective, Outcome, Part, Path
+from jaxstepper.training.objective import Objective, Path
 from jaxstepper.training.run import all_finite
 from jaxstepper.training.status import NOT_FINITE, RUNNING
 from jaxstepper.training.two_phase import words
@@ -26,7 +26,7 @@ from jaxstepper.training.two_phase.state import TrainState, init_train_state, pl
 
 # Retrain iterations on one step between warnings.
 PATIENCE = 1000
-# What phase 1 pays for a unit of simulated time.
+# The price in phase 1 of a unit of simulated time.
 COST = "evaluations_per_time"
 
 
@@ -47,9 +47,9 @@ class TwoPhase(Plan, Objective):
         self, tables: np.ndarray, key: Array, variables: Variables | None = None
     ) -> TrainState:
         """The state before the first epoch, of systems `[B, N, 1 + 2 D]`."""
-        # One compiled program: run one by one, the operations of a start take several seconds.
+        # One compiled program: one by one, the operations of a start take several seconds.
         start = jax.jit(_start, static_argnums=0)
-        # Plain arrays: each process has the same, and the program puts them where they belong.
+        # Plain arrays: every process has the same, and the program places them.
         variables = jax.tree.map(np.asarray, variables)
         tables = np.asarray(tables)
         of_dtype = tables.astype(self.network.dtype)
@@ -63,21 +63,18 @@ class TwoPhase(Plan, Objective):
         state = state.replace(status=jnp.where(bad, NOT_FINITE, state.status).astype(jnp.int32))
         return state, budget, state.progress.replay_done
 
-    def metrics(self, state: TrainState) -> EpochMetrics:
-        """What the epoch that has just ended came to."""
-        return epoch_metrics(state)
+    metrics = staticmethod(epoch_metrics)
+    next_epoch = next_epoch
+    place = place
 
-    def line(self, metrics: Mapping[str, Any]) -> str:
-        """As the torch system prints it."""
-        return words.line(metrics)
-
-    def next_epoch(self, state: TrainState) -> TrainState:
-        """The state at the start of the next epoch."""
-        return next_epoch(self, state)
-
-    def place(self, state: TrainState) -> TrainState:
-        """Under `jit`: the systems split among the devices, the rest whole."""
-        return place(self, state)
+    line = staticmethod(words.line)
+    figures = staticmethod(words.figures)
+    details = staticmethod(words.details)
+    summary = staticmethod(words.summary)
+    wandb_keys = staticmethod(words.wandb_keys)
+    part = words.part
+    why_stuck = words.why_stuck
+    look = words.looking
 
     def restart(self, state: TrainState, tables: np.ndarray) -> TrainState:
         """The state with its systems at the start of new paths `[B, N, 1 + 2 D]`."""
@@ -93,33 +90,9 @@ class TwoPhase(Plan, Objective):
         rate = 1 / (1 + metrics["mean_retrain_iterations"])
         return {**metrics, "acceptance_rate": rate}
 
-    def figures(self, metrics: Mapping[str, Any]) -> str:
-        """An epoch beside its progress bar."""
-        return words.figures(metrics)
-
-    def details(self, metrics: Mapping[str, Any]) -> str:
-        """An epoch in the lines of --debug."""
-        return words.details(metrics)
-
-    def summary(self, state: TrainState, metrics: Mapping[str, Any]) -> list[Outcome]:
-        """The convergence rate, and what the last epoch came to."""
-        return words.summary(state, metrics)
-
-    def wandb_keys(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Under the torch system's names."""
-        return words.wandb_keys(metrics)
-
-    def part(self, state: TrainState) -> Part:
-        """How far the current epoch has come."""
-        return words.part(self, state)
-
     def where(self, state: TrainState) -> str:
         """Epoch and step."""
         return f"epoch {int(state.epoch)}, step {int(state.progress.step)}"
-
-    def why_stuck(self, state: TrainState) -> str:
-        """Which step exceeded the cap."""
-        return words.why_stuck(self, state)
 
     def complaint(self, state: TrainState) -> tuple[int, Callable[[], str]]:
         """One per `PATIENCE` retrain iterations on one step."""
@@ -127,7 +100,7 @@ class TwoPhase(Plan, Objective):
         return worst // PATIENCE, partial(words.retraining, state)
 
     def longest_call(self, bodies: int, systems: int) -> tuple[float, float]:
-        """An attempt: trial steps with slopes and energies; or the calibration before the first."""
+        """An attempt, with the slopes and energies of trial steps, or the calibration."""
         tried = 3.0 * min(systems, self.retrain_batch)
         calibrating = 2.0 * systems * TRIALS if self.calibrated else 0.0
         return max(tried, calibrating) * self.gate.num_steps * bodies**2, tried
@@ -136,18 +109,14 @@ class TwoPhase(Plan, Objective):
     def value(cls, name: str, metrics: Mapping[str, Any]) -> float:
         """A metric of an epoch.
 
-        `evaluations_per_time` is what phase 1 pays for a unit of simulated time in force
-        evaluations, those of refused attempts included. All accepted steps are within the energy
-        threshold, so it compares at equal safety; a rule pays for tiny steps as for refused ones.
+        `evaluations_per_time` is the number of force evaluations in phase 1 for a unit of simulated
+        time, including those of refused attempts. All accepted steps are within the energy
+        threshold, so it compares at equal safety; tiny steps cost as much as refused ones.
         """
         if name != COST:
             return float(metrics[name])
         attempts = 1 + metrics["mean_retrain_iterations"]
         return attempts / metrics["mean_dt"] if metrics["mean_dt"] > 0 else math.inf
-
-    def look(self, every: int, replay_every: int) -> Look:
-        """The attempts of training, one by one."""
-        return words.looking(self, every, replay_every)
 
     def _end_times(self, tables: np.ndarray) -> np.ndarray:
         """When each system retires, `[B]`: bound pairs after a period if asked, others never."""

@@ -1,4 +1,4 @@
-"""What two-phase training is asked to do."""
+"""The settings of two-phase training."""
 
 from dataclasses import dataclass, field
 
@@ -13,20 +13,20 @@ from jaxstepper.training.two_phase.gate import Gate
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a two-phase training run that does not change while it runs; hashable.
+    """The settings of two-phase training, which do not change while it runs; hashable.
 
     Attributes:
         network: the network.
         features: its inputs.
         gravity: what moves the bodies.
         optimizer: an optax transformation.
-        gate: what is asked of a trial step.
-        steps_per_epoch: steps that each system must have accepted in an epoch.
+        gate: the requirements on a trial step.
+        steps_per_epoch: the steps that each system must take in an epoch.
         max_retrain_steps: retrain iterations on one step before training gives up; 0: never.
-        retrain_batch: how many systems are tried at once in phase 1.
-        replay_steps: most iterations of phase 2 in an epoch.
+        retrain_batch: the most systems that are tried at once in phase 1.
+        replay_steps: the most iterations of phase 2 in an epoch.
         replay_batch_size: samples in an iteration of phase 2.
-        min_replay_size: fewer samples than this skip phase 2.
+        min_replay_size: with fewer samples, phase 2 is skipped.
         calibrated: whether a fresh network starts from a dt whose energy error lies in the band.
         stop_at_period: whether a bound pair retires after one orbital period.
         mesh: the devices that share the systems; None for one device.

@@ -1,4 +1,4 @@
-"""Where an epoch of two-phase training stands, and the tallies it keeps."""
+"""The progress of an epoch of two-phase training, and the tallies it keeps."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,32 +51,32 @@ def empty_tally(dtype: Any) -> Tally:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EpochProgress:
-    """Where an epoch stands, so that a device call may end, and a run resume, at any attempt.
+    """The progress of an epoch: a device call may end, and a run resume, at any attempt.
 
     Attributes:
-        step: `[]`, steps of phase 1 that every system has accepted.
-        reached: `[B]` states after the current step, for the systems that have accepted it.
+        step: `[]`, steps of phase 1 that every system has taken.
+        reached: `[B]` states after the current step, for the systems that have taken it.
         waiting: `[B]`, which systems those are.
         failures: `[B]`, failed attempts on the current step.
         failure_loss: `[B]`, sum of the losses of those attempts.
         failure_error: `[B]`, sum of their energy errors.
         last_error: `[B]`, error of the last attempt on the current step.
-        trajectory: `[T]` samples accepted in this epoch, T = steps_per_epoch * B.
-        is_sample: `[T]`, which of them are there and not warm-up.
-        warmup_discarded: `[]`, accepted steps that are no samples since their window is not full.
+        trajectory: `[T]` samples of this epoch, T = steps_per_epoch * B.
+        is_sample: `[T]`, which of them exist and are not warm-up.
+        warmup_discarded: `[]`, accepted steps that are no samples: their window is not full.
         retrain_iterations: tally over accepted steps.
-        accepted_error: likewise.
-        accepted_dt: likewise.
+        accepted_error: tally over accepted steps.
+        accepted_dt: tally over accepted steps.
         retrain_loss: tally over accepted steps of the mean loss of their failed attempts.
-        retrain_error: likewise of the energy errors.
+        retrain_error: tally over accepted steps of the mean energy error of those attempts.
         max_retrain_loss: `[]`, largest loss of any failed attempt.
-        max_retrain_error: `[]`, likewise the energy error.
+        max_retrain_error: `[]`, largest energy error of any failed attempt.
         replay_iterations: `[]`, iterations of phase 2.
-        replay_done: `[]`, phase 2 has ended.
-        replay_converged: `[]`, and all samples of its last batch passed.
-        replay_skipped: `[]`, there were too few samples for it.
+        replay_done: `[]`, whether phase 2 has ended.
+        replay_converged: `[]`, whether all samples of its last batch passed.
+        replay_skipped: `[]`, whether there were too few samples for it.
         replay_error: tally over its last batch.
-        replay_pass_rate: `[]`, of its last batch.
+        replay_pass_rate: `[]`, share of its last batch that passed.
     """
 
     step: Int[Array, ""]

@@ -8,16 +8,10 @@ from jaxstepper.training.two_phase.state import TrainState
 
 
 class TrainingResult(NamedTuple):
-    """What a run of two-phase training came to.
+    """The result of two-phase training: that of `training.run.run`, and one number more.
 
     Attributes:
-        epochs: completed in all, those before a resumption included.
-        total_time: seconds of this call of `run_two_phase_training`.
-        convergence_rate: share of those epochs whose phase 2 converged; 0 of none.
-        metrics: of the last epoch, as plain numbers; empty if none has ended.
-        state: after it.
-        stopped: why it ended before the last epoch: "", "interrupted", "retired", "stuck", or
-            "not finite".
+        convergence_rate: share of all epochs whose phase 2 converged; 0 of none.
     """
 
     epochs: int

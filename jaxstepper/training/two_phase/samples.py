@@ -1,4 +1,4 @@
-"""States to step from, with what a trial step needs of them."""
+"""States to step from, with their energies and network inputs."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ from jaxstepper.training.two_phase.plan import Plan
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sample:
-    """B states to step from, with what a trial step needs of them.
+    """B states to step from.
 
     Attributes:
         particles: the states.
         energy: `[B]`, their internal energies, for pictures.
-        inputs: `[B, F]`, the network's inputs there, each with its own history window.
+        inputs: `[B, F]`, the network's inputs, each with its own history window.
     """
 
     particles: Particles
@@ -51,7 +51,7 @@ def make_sample(plan: Plan, particles: Particles, history: History) -> Sample:
 
 
 def remember(plan: Plan, history: History, particles: Particles) -> History:
-    """Windows `[B]` with the states `[B]` pushed."""
+    """The windows `[B]` with the states `[B]` pushed."""
 
     def of_system(h: History, p: Particles) -> History:
         return push(h, observe(plan.features, plan.gravity, p))

@@ -1,4 +1,4 @@
-"""Where two-phase training stands: a pytree."""
+"""The state of two-phase training: a pytree."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from jaxstepper.training.two_phase.plan import Plan
 from jaxstepper.training.two_phase.progress import EpochProgress, new_progress
 from jaxstepper.training.two_phase.samples import Sample, start_systems
 
-# The fields of a state, and of the progress of its epoch, that have one entry per system.
+# The fields of a state, and of its progress, that the devices share.
 SYSTEM_FIELDS = ("systems", "history", "accepted", "end_time")
 SYSTEM_PROGRESS = (
     "reached",
@@ -33,7 +33,7 @@ SYSTEM_PROGRESS = (
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState(State):
-    """All that training carries along, besides what every `State` holds.
+    """What two-phase training adds to a `State`.
 
     Attributes:
         systems: the B systems at their current states.
@@ -64,15 +64,7 @@ def init_train_state(
     variables: Variables | None = None,
     end_time: ArrayLike = np.inf,
 ) -> TrainState:
-    """The state before the first epoch.
-
-    Args:
-        plan: what is trained.
-        tables: initial conditions `[B, N, 1 + 2 D]`.
-        key: raw random key.
-        variables: of a network to go on from; fresh ones otherwise.
-        end_time: `[]` or `[B]`, when systems retire.
-    """
+    """The state before the first epoch, of systems `[B, N, 1 + 2 D]` that retire at `end_time`."""
     key, start = jax.random.split(key)
     if variables is None:
         variables = init_variables(plan.network, start, plan.features.size)
@@ -107,8 +99,8 @@ def restart(plan: Plan, state: TrainState, tables: ArrayLike, end_time: ArrayLik
 def place(plan: Plan, state: TrainState) -> TrainState:
     """Under `jit`: the state with its systems split among the plan's devices, and the rest whole.
 
-    A state that leaves a compiled program must be placed: as it enters the next one, that is
-    compiled once, and can reuse its memory.
+    A state must be placed before it leaves a compiled program, so that the next one is compiled
+    once and can reuse its memory.
     """
     mesh, progress = plan.mesh, state.progress
     split_fields = {name: split(mesh, getattr(state, name)) for name in SYSTEM_FIELDS}

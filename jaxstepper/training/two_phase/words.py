@@ -1,4 +1,4 @@
-"""What two-phase training says of itself."""
+"""Two-phase training in words: lines, bars, warnings and W&B keys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,13 +31,13 @@ PHASE_2 = ("converged", "iterations", "final_pass_rate", "mean_rel_dE", "max_rel
 
 
 def line(metrics: Mapping[str, Any]) -> str:
-    """An epoch in a line of the console, in the torch system's words."""
+    """An epoch's line on the console, in the torch system's words."""
     outcome = "converged" if metrics["converged"] else f"max_iter({metrics['iterations']})"
     return f"traj_len={metrics['trajectory_length']}, part2={outcome}"
 
 
 def figures(metrics: Mapping[str, Any]) -> str:
-    """An epoch beside its progress bar."""
+    """An epoch's metrics beside the progress bar."""
     return (
         f"acceptance {metrics['acceptance_rate']:.0%}, "
         f"retrain {metrics['mean_retrain_iterations']:.3g}, "
@@ -47,7 +47,7 @@ def figures(metrics: Mapping[str, Any]) -> str:
 
 
 def details(metrics: Mapping[str, Any]) -> str:
-    """The steps of an epoch: retrain iterations, dt, errors and phase 2."""
+    """An epoch's metrics in the lines of --debug."""
     return (
         f"{metrics['total_steps']} steps, retrain iterations "
         f"mean {metrics['mean_retrain_iterations']:.2f}, "
@@ -59,7 +59,7 @@ def details(metrics: Mapping[str, Any]) -> str:
 
 
 def summary(state: TrainState, metrics: Mapping[str, Any]) -> list[Outcome]:
-    """The convergence rate, and what the last epoch came to."""
+    """The convergence rate, and outcomes of the last epoch."""
     epochs = int(state.epoch)
     rate = int(state.converged) / epochs if epochs else 0.0
     outcomes = [Outcome("convergence_rate", rate, "convergence rate", f"{rate:.1%}")]
@@ -83,7 +83,7 @@ def wandb_keys(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def part(plan: Plan, state: TrainState) -> Part:
-    """How far the epoch under way has come."""
+    """How far the current epoch has come."""
     progress = state.progress
     step, steps = int(progress.step), plan.steps_per_epoch
     if step == steps:
@@ -100,7 +100,7 @@ def part(plan: Plan, state: TrainState) -> Part:
 
 
 def why_stuck(plan: Plan, state: TrainState) -> str:
-    """Which step exceeded the retrain cap, and what may help."""
+    """Which step exceeded the retrain cap."""
     worst = int(jnp.argmax(state.progress.failures))
     return (
         f"stuck at epoch {int(state.epoch)}, step {int(state.progress.step)}, system {worst}, "
@@ -111,7 +111,7 @@ def why_stuck(plan: Plan, state: TrainState) -> str:
 
 
 def retraining(state: TrainState) -> str:
-    """The warning about a step that has been retrained very often."""
+    """A warning about a step that has been retrained very often."""
     progress = state.progress
     worst = int(jnp.max(progress.failures))
     error = float(progress.last_error[jnp.argmax(progress.failures)])
@@ -123,12 +123,9 @@ def retraining(state: TrainState) -> str:
 
 
 def looking(plan: Plan, every: int, replay_every: int) -> Look:
-    """Looks in at chosen attempts of training, which goes on as it would without.
+    """Shows an attempt of phase 1 in `every`, and an iteration of phase 2 in `replay_every`.
 
-    Args:
-        plan: what is trained.
-        every: attempts of phase 1 in an epoch, from the first on, between lines.
-        replay_every: iterations of phase 2 between lines.
+    Training goes on as it would without being watched.
     """
     epoch_before, attempts, iterations_before = -1, 0, 0
 
@@ -149,14 +146,14 @@ def looking(plan: Plan, every: int, replay_every: int) -> Look:
         if attempts % every == 0:
             where = f"epoch {epoch}, step {int(progress.step)}, attempt {attempts + 1}"
             said = f"{where}: {attempt_figures(preview(plan, state))}"
-        # A longer call could go past an iteration of phase 2 that is due.
+        # A longer call could run past an iteration of phase 2 that is due.
         return said, min(every - attempts % every, replay_every)
 
     return look
 
 
 def attempt_figures(outcome: Attempt) -> str:
-    """An attempt in a line; ranges and counts where several systems took part."""
+    """An attempt in a line, with ranges and counts if several systems took part."""
     present = np.asarray(outcome.safe | outcome.failed)
     failed = int(np.sum(outcome.failed))
     values = (outcome.dt, outcome.trial.error, outcome.trial.loss)

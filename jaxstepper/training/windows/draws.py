@@ -1,4 +1,4 @@
-"""The windows that an iteration trains on, drawn from a pool of systems."""
+"""Draws the windows of an iteration from a pool of systems."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,17 +10,19 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxstepper.network.learned import root
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.stepping.literature import free_fall
+from jaxstepper.stepping.rule import Rule
 from jaxstepper.training.windows.loss import as_trained, run_window
 from jaxstepper.training.windows.plan import WindowPlan
 
-# A window is chosen for this share of the steps that there are, as free fall would need them.
+# A window is so long that free fall would need this share of the steps.
 STEPS_EXPECTED = 0.8
-# No window is shorter, in spans; the tolerance is raised instead. Half an orbit from an apsis shows
-# a reversible rule all there is.
+# The shortest window, in spans; the tolerance is raised instead. Half an orbit from an apsis shows
+# everything to a reversible rule.
 SHORTEST = 0.6
-# The free-fall rule that the learned one is measured against, and the steps to do so.
+# The free-fall rule that the learned one is compared with, and the steps of the comparison.
 REFERENCE_ETA, REFERENCE_STEPS = 0.03, 2048
 REFERENCES_AT_ONCE = 128
 
@@ -32,8 +34,8 @@ class Pool:
 
     Attributes:
         tables: `[M, N, 1 + 2 D]`, initial conditions.
-        span: `[M]`, a time of each system, such as its period.
-        work: `[M]`, log(steps a span) + log(error) / 2 of the symmetrised free-fall rule.
+        span: `[M]`, a time scale of each system, such as its period.
+        work: `[M]`, log(steps a span) + log(error) / order of the symmetrised free-fall rule.
     """
 
     tables: Float[Array, "M N C"]
@@ -42,22 +44,29 @@ class Pool:
 
 
 def make_pool(plan: WindowPlan, tables: ArrayLike, span: ArrayLike) -> Pool:
-    """The pool of systems `[M, N, 1 + 2 D]`, each with a time `[M]` of its own."""
+    """The pool of systems `[M, N, 1 + 2 D]` with the time scales `span` `[M]`."""
     dtype = plan.network.dtype
     tables, span = jnp.asarray(tables, dtype), jnp.asarray(span, dtype)
     return Pool(tables, span, _reference_work(plan, tables, span))
 
 
 def _reference_work(plan: WindowPlan, tables: Array, span: Array) -> Float[Array, " M"]:
-    gravity = plan.gravity
-    rule = as_trained(free_fall(REFERENCE_ETA, gravity.softening, external=gravity.external))
+    order = plan.scheme.order
+    # The error is about the same on every scheme.
+    rule = as_trained(teacher(plan, root(jnp.asarray(REFERENCE_ETA**2, span.dtype), order)))
 
     def of_system(system: tuple[Array, Array]) -> Array:
         table, span = system
         window = run_window(rule, plan.gravity, start_of(plan, table), span, REFERENCE_STEPS)
-        return window.log_steps + 0.5 * window.log_error
+        return window.log_steps + window.log_error / order
 
     return lax.map(of_system, (tables, span), batch_size=REFERENCES_AT_ONCE)
+
+
+def teacher(plan: WindowPlan, eta: Array) -> Rule:
+    """The free-fall rule, on the scheme and in the gravity of the plan."""
+    gravity = plan.gravity
+    return free_fall(eta, gravity.softening, external=gravity.external).on(plan.scheme)
 
 
 def start_of(plan: WindowPlan, table: Array) -> Particles:
@@ -65,7 +74,7 @@ def start_of(plan: WindowPlan, table: Array) -> Particles:
 
 
 class Draw(NamedTuple):
-    """A window to be trained on: where it starts, how long it is and what error to aim for."""
+    """A window to train on: its start, its length in time and in spans, its tolerance."""
 
     table: Float[Array, "*B N C"]
     time: Float[Array, "*B"]
@@ -75,15 +84,16 @@ class Draw(NamedTuple):
 
 
 def draw_windows(plan: WindowPlan, pool: Pool, key: Array) -> Draw:
-    """The windows `[B]` of an iteration, a function of the pool and the key."""
+    """The windows `[B]` of an iteration."""
     draw_systems, draw_tolerances, draw_units = jax.random.split(key, 3)
     chosen = jax.random.randint(draw_systems, (plan.batch,), 0, pool.span.shape[0])
     low, high = np.log(plan.tolerances)
     share = jax.random.uniform(draw_tolerances, (plan.batch,), plan.network.dtype)
     tolerance = jnp.exp(low + share * (high - low))
+    order = plan.scheme.order
     work, enough = pool.work[chosen], STEPS_EXPECTED * plan.steps
-    tolerance = jnp.maximum(tolerance, (SHORTEST * jnp.exp(work) / enough) ** 2)
-    spans = jnp.minimum(plan.spans, enough * jnp.sqrt(tolerance) / jnp.exp(work))
+    tolerance = jnp.maximum(tolerance, (SHORTEST * jnp.exp(work) / enough) ** order)
+    spans = jnp.minimum(plan.spans, enough * root(tolerance, order) / jnp.exp(work))
     exponents = jax.random.uniform(draw_units, (2, plan.batch), plan.network.dtype, -1.0, 1.0)
     mass, length = plan.unit_spread**exponents
     tables = jax.vmap(_in_units)(pool.tables[chosen], mass, length)
@@ -92,7 +102,7 @@ def draw_windows(plan: WindowPlan, pool: Pool, key: Array) -> Draw:
 
 
 def _in_units(table: Array, mass: Array, length: Array) -> Array:
-    """The table `[N, 1 + 2 D]` of a system with masses and lengths times these factors."""
+    """The table `[N, 1 + 2 D]` with masses and lengths scaled by these factors."""
     dim = (table.shape[1] - 1) // 2
     m, x, v = jnp.split(table, [1, 1 + dim], axis=1)
     return jnp.concatenate([mass * m, length * x, jnp.sqrt(mass / length) * v], axis=1)

@@ -10,30 +10,28 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxstepper.network.learned import learned_rule
-from jaxstepper.stepping.literature import free_fall
+from jaxstepper.network.learned import learned_rule, root
 from jaxstepper.training.status import NOT_FINITE, RUNNING
-from jaxstepper.training.windows.draws import Draw, draw_windows, start_of
+from jaxstepper.training.windows.draws import Draw, draw_windows, start_of, teacher
 from jaxstepper.training.windows.loss import as_trained, imitation_loss, run_window, window_loss
 from jaxstepper.training.windows.plan import WindowPlan
 from jaxstepper.training.windows.state import WindowState, new_progress
 
 # The gradient of each window is scaled down to this norm.
 MOST_GRADIENT = 2.0
-# The free-fall rule's error goes as the square of its eta.
 
 
 class WindowMetrics(NamedTuple):
-    """What an epoch came to; every field is `[]`.
+    """The metrics of an epoch; every field is `[]`.
 
     Attributes:
         epoch: its number, from 0.
-        loss: mean over iterations.
-        relative_work: steps at equal error, over those of the symmetrised free-fall rule; the
+        loss: the mean over iterations.
+        relative_work: steps at equal error, divided by those of the symmetrised free-fall rule; the
             geometric mean over windows.
-        error_ratio: largest energy error of a window over its tolerance; geometric mean.
-        covered: mean share of the windows that the steps were enough for.
-        skipped: windows whose gradient was not finite, which changed nothing.
+        error_ratio: largest energy error of a window, divided by its tolerance; geometric mean.
+        covered: mean share of a window that its steps were enough for.
+        skipped: number of windows that were left out because their gradient was not finite.
     """
 
     epoch: Array
@@ -49,14 +47,13 @@ def iterate(
 ) -> tuple[WindowState, Array, Bool[Array, ""]]:
     """Iterations of the current epoch until it ends or the budget of iterations is used up.
 
-    Returns:
-        The state, what is left of the budget, and whether the epoch has ended.
+    Returns the state, the rest of the budget, and whether the epoch has ended.
     """
     imitating = state.epoch < plan.imitation
     carry = (state, budget)
     for imitate in (True, False) if plan.imitation else (False,):
-        # Two loops, one of which has no turn: a conditional in one loop would run both ways
-        # where several seeds train side by side.
+        # Two loops, one of which is empty. A conditional within one loop would run both branches
+        # for several seeds side by side.
 
         def working(carry: tuple[WindowState, Array], imitate: bool = imitate) -> Bool[Array, ""]:
             state, budget = carry
@@ -103,7 +100,7 @@ def _iteration(plan: WindowPlan, imitate: bool, state: WindowState) -> WindowSta
 
 
 def epoch_metrics(state: WindowState) -> WindowMetrics:
-    """What the epoch that has just ended came to."""
+    """The metrics of the epoch that has just ended."""
     p = state.progress
     loss, work, off, covered = (
         _mean_of(values, p.good) for values in (p.loss, p.log_work, p.log_error, p.covered)
@@ -126,33 +123,31 @@ def next_epoch(plan: WindowPlan, state: WindowState) -> WindowState:
 def loss_of_draw(
     plan: WindowPlan, imitate: bool, params: Any, constants: Any, draw: Draw
 ) -> tuple[Float[Array, ""], tuple[Array, Array, Array]]:
-    """Loss of one window, and its log relative work, log error ratio and coverage.
+    """The loss of one window, and its log relative work, log error ratio and coverage.
 
     The last three are 0 while the network learns to imitate the free-fall rule.
     """
     variables = {"params": params, "constants": constants}
-    rule = learned_rule(plan.network, plan.features, plan.gravity, variables, draw.tolerance)
+    gravity, scheme, order = plan.gravity, plan.scheme, plan.scheme.order
+    rule = learned_rule(plan.network, plan.features, gravity, variables, draw.tolerance, scheme)
     start = start_of(plan, draw.table)
     if imitate:
-        gravity = plan.gravity
-        eta = jnp.sqrt(draw.tolerance)
-        teacher = free_fall(eta, gravity.softening, external=gravity.external)
-        loss = imitation_loss(rule, teacher, plan.gravity, start, draw.time, plan.steps)
+        guide = teacher(plan, root(draw.tolerance, order))
+        loss = imitation_loss(rule, guide, gravity, start, draw.time, plan.steps)
         none = jnp.zeros_like(loss)
         return loss, (none, none, none)
-    window = run_window(as_trained(rule), plan.gravity, start, draw.time, plan.steps)
+    window = run_window(as_trained(rule), gravity, start, draw.time, plan.steps)
     reference = jnp.log(draw.spans) + draw.work
-    relative_work = window.log_steps + 0.5 * window.log_error - reference
+    relative_work = window.log_steps + window.log_error / order - reference
     off = window.log_error - jnp.log(draw.tolerance)
-    loss = window_loss(window, draw.tolerance) - reference
+    loss = window_loss(window, draw.tolerance, order) - reference
     return loss, (relative_work, off, window.covered)
 
 
 def _mean_gradient(losses: Array, gradients: Any) -> tuple[Any, Array]:
-    """The mean of the gradients `[B]`, each scaled down to `MOST_GRADIENT`, and which were finite.
+    """The mean of the gradients `[B]`, each scaled down to `MOST_GRADIENT`; and which are finite.
 
-    One window that goes wrong, whose gradient may be of any size, then moves the network no more
-    than any other.
+    So a window that goes wrong moves the network no more than any other.
     """
     norms = jax.vmap(optax.tree.norm)(gradients)
     good = jnp.isfinite(norms) & jnp.isfinite(losses)

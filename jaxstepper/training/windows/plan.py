@@ -1,4 +1,4 @@
-"""What training on windows is asked to do."""
+"""The settings of training on windows."""
 
 from dataclasses import dataclass
 
@@ -7,24 +7,27 @@ import optax
 
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.scheme import Scheme
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Everything about training on windows that does not change while it runs; hashable.
+    """The settings of training on windows, which do not change while it runs; hashable.
 
     Attributes:
         network: the network.
         features: its inputs.
         gravity: what moves the bodies.
+        scheme: takes the steps.
         optimizer: an optax transformation.
         iterations: optimiser steps in an epoch.
         batch: windows in an iteration.
-        steps: most steps of a window.
-        spans: longest window, in spans of its system.
-        span: the time that a span is; None for the orbital period of each pair.
-        tolerances: smallest and largest that are drawn; equal for a network that sees none.
-        unit_spread: windows are in units of mass and length up to this factor larger or smaller.
+        steps: the most steps in a window.
+        spans: the longest window, in spans of its system.
+        span: the length of a span in time; None for the orbital period of each pair.
+        tolerances: the smallest and the largest that are drawn; equal if the network sees none.
+        unit_spread: units of mass and length vary between windows by up to this factor, either way.
         imitation: epochs at the start in which the network learns the free-fall rule's dt.
     """
 
@@ -40,3 +43,4 @@ class WindowPlan:
     tolerances: tuple[float, float] = (1e-3, 3e-2)
     unit_spread: float = 1.0
     imitation: int = 0
+    scheme: Scheme = Rule.scheme

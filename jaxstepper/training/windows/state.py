@@ -1,4 +1,4 @@
-"""Where training on windows stands: a pytree."""
+"""The state of training on windows: a pytree."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ from jaxstepper.training.windows.plan import WindowPlan
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WindowProgress:
-    """Where an epoch of I iterations of B windows stands; a device call may end after any of them.
+    """The progress of an epoch of I iterations of B windows; calls may end after any of them.
 
     Attributes:
         iteration: `[]`, iterations done.
         loss: `[I, B]`.
         log_work: `[I, B]`, logarithm of the work relative to the free-fall rule's.
-        log_error: `[I, B]`, logarithm of the largest energy error over the tolerance.
-        covered: `[I, B]`, share of each window that the steps were enough for.
+        log_error: `[I, B]`, logarithm of the largest energy error relative to the tolerance.
+        covered: `[I, B]`, share of each window that its steps were enough for.
         good: `[I, B]`, which gradients were finite.
     """
 
@@ -38,13 +38,13 @@ class WindowProgress:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WindowState(State):
-    """All that training carries along, besides what every `State` holds.
+    """What training on windows adds to a `State`.
 
-    The draws of an iteration depend on the key and on the number of the iteration alone.
+    The draws of an iteration depend only on the key and on the number of the iteration.
 
     Attributes:
-        pool: what windows start from.
-        progress: of the epoch under way.
+        pool: the systems that windows start from.
+        progress: that of the current epoch.
     """
 
     pool: Pool
@@ -65,15 +65,7 @@ def init_window_state(
     key: Array,
     variables: Variables | None = None,
 ) -> WindowState:
-    """The state before the first epoch.
-
-    Args:
-        plan: what is trained.
-        tables: initial conditions `[M, N, 1 + 2 D]`.
-        span: `[M]`, a time of each system.
-        key: raw random key.
-        variables: of a network to go on from; fresh ones otherwise.
-    """
+    """The state before the first epoch, of systems `[M, N, 1 + 2 D]` with time scales `[M]`."""
     key, start = jax.random.split(key)
     if variables is None:
         variables = init_variables(plan.network, start, plan.features.size)

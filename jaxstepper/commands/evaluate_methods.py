@@ -1,0 +1,157 @@
+"""The methods that `evaluate` compares: those that its arguments name, as far as they can run."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from jaxstepper.commands.evaluate_arguments import PEERS, RULES, SYMMETRIZED
+from jaxstepper.errors import UserError
+from jaxstepper.evaluation import rebound_peers
+from jaxstepper.evaluation.method import Method, RuleMethod
+from jaxstepper.evaluation.problems import Problem
+from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG, Ias15, ReboundLeapfrog
+from jaxstepper.evaluation.run import LEAPFROG
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.reporting.note import note
+from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
+from jaxstepper.settings.stored import from_dict
+from jaxstepper.stepping import literature as rules
+from jaxstepper.stepping.rule import Rule, symmetrized
+from jaxstepper.stepping.scheme import BY_NAME, name_of
+
+POWERS = (1.0, 1.25)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A rule to judge, or an integrator of rebound.
+
+    Attributes:
+        name: its name.
+        model: the network of a learned rule.
+        power: the exponent of a power law.
+    """
+
+    name: str
+    model: TrainedModel | None = None
+    power: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name without what follows a colon."""
+        return self.name.partition(":")[0]
+
+    def chosen(self, gravity: Gravity) -> Rule:
+        """The rule at factor 1."""
+        if self.model is not None:
+            config, _ = from_dict(self.model.config)
+            return rule_of_model(replace(config, dtype="float64"), self.model, gravity)
+        if self.power is not None:
+            return rules.by_name("power-law", gravity, power=self.power)
+        return rules.by_name(self.name, gravity)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A method on problems of one kind."""
+
+    method: Method
+    problems: Sequence[Problem]
+
+    @property
+    def label(self) -> str:
+        """What is run, for bars and notes."""
+        return f"{self.method.label}: {names_of(self.problems)}"
+
+
+def names_of(problems: Sequence[Problem]) -> str:
+    """The names of problems in a few words."""
+    names = [each.name for each in problems]
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)} problems)"
+
+
+def candidates(options: argparse.Namespace) -> list[Candidate]:
+    """The rules that were asked for, the models last."""
+    found = []
+    by_default = [name for name in RULES if name != REBOUND_LEAPFROG]
+    for name in options.rules if options.rules is not None else by_default:
+        base, _, power = name.partition(":")
+        if base == "power-law":
+            powers = (_power(name, power),) if power else POWERS
+            found += [Candidate(f"power-law:{each:g}", power=each) for each in powers]
+        elif name not in RULES:
+            raise UserError(
+                f"--rules {name}: there is no such rule; choose from {', '.join(RULES)}"
+            )
+        elif name in PEERS and not rebound_peers.is_installed():
+            note(f"{name} is left out: it needs pip install 'jaxstepper[rebound]'")
+        else:
+            found.append(Candidate(name))
+    for path in options.model:
+        model = load_model(path, options.checkpoint_dir)
+        name = f"learned:{Path(path).stem}"
+        taken = any(each.name == name for each in found)
+        found.append(Candidate(f"learned:{path}" if taken else name, model=model))
+    return list({each.name: each for each in found}.values())
+
+
+def _power(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"--rules {name}: {text} is not a power; try power-law:1.25") from error
+
+
+def sweeps(
+    options: argparse.Namespace, to_judge: Sequence[Candidate], problems: Sequence[Problem]
+) -> Iterator[Sweep]:
+    """The sweeps to run, grouped by the kind of their problems."""
+
+    def kind(each: Problem) -> tuple:
+        return (*each.tables.shape[1:], each.softening)
+
+    for _, group in groupby(sorted(problems, key=kind), key=kind):
+        alike = list(group)
+        for candidate in to_judge:
+            for method in _methods(options, candidate, alike):
+                yield Sweep(method, alike)
+
+
+def _methods(
+    options: argparse.Namespace, candidate: Candidate, problems: Sequence[Problem]
+) -> Iterator[Method]:
+    """The forms of a candidate that can run on the problems."""
+    if candidate.name in PEERS:
+        yield Ias15() if candidate.name == IAS15 else ReboundLeapfrog()
+        return
+    try:
+        chosen = candidate.chosen(Gravity(problems[0].softening))
+        for each in problems:
+            chosen.check_masses(each.tables[..., 0])
+    except UserError as error:
+        if candidate.model is not None:
+            raise
+        if options.rules is not None:
+            note(f"{candidate.name} is left out of {names_of(problems)}: {error}")
+        return
+    own = name_of(chosen.scheme)
+    # A rule that was made for another scheme than the leapfrog stays on it.
+    for name in options.schemes if own == LEAPFROG else [own]:
+        on_scheme = chosen if name == own else chosen.on(BY_NAME[name])
+        yield from _forms(options, candidate, name, on_scheme)
+
+
+def _forms(
+    options: argparse.Namespace, candidate: Candidate, scheme: str, chosen: Rule
+) -> Iterator[Method]:
+    """A rule on a scheme as it is, and symmetrised where that is wanted and possible."""
+    plain = RuleMethod(candidate.name, scheme, chosen=chosen)
+    yield plain
+    by_default = candidate.kind in SYMMETRIZED
+    wanted = by_default or (options.symmetrize_all and candidate.kind != "fixed")
+    if wanted and not chosen.irreversible:
+        yield RuleMethod(candidate.name, scheme, symmetrized=True, chosen=symmetrized(chosen))
+    elif by_default:
+        note(f"{plain.label} is not symmetrised: {chosen.irreversible}")

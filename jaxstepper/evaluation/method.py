@@ -1,0 +1,118 @@
+"""Methods of integration, as `evaluate` compares them: a rule on a scheme, or another code's."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from jaxstepper.evaluation.curves import Curve, curves, factor_at
+from jaxstepper.evaluation.measure import evaluate
+from jaxstepper.evaluation.problems import Problem
+from jaxstepper.evaluation.run import LEAPFROG, Run, label_of
+from jaxstepper.evaluation.timing import seconds_alone
+from jaxstepper.stepping.rule import Rule
+
+# How many systems of a problem are timed, one after the other.
+TIMED_SYSTEMS = 3
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method for problems of one kind.
+
+    Attributes:
+        rule: the name of what chooses the steps.
+        scheme: the name of what takes them.
+        symmetrized: whether the rule is symmetrised.
+    """
+
+    rule: str
+    scheme: str = LEAPFROG
+    symmetrized: bool = False
+
+    @property
+    def label(self) -> str:
+        """How the method is called in tables."""
+        return label_of(self.rule, self.scheme, self.symmetrized)
+
+    @property
+    def evaluations(self) -> int:
+        """Of the accelerations, in a step."""
+        return 1
+
+    def runs(
+        self,
+        problems: Sequence[Problem],
+        factors: Sequence[float],
+        max_steps: int,
+        enough: float,
+        report: Report,
+    ) -> Iterator[Run]:
+        """Runs of all systems with every factor; see `measure.evaluate`."""
+        raise NotImplementedError
+
+    def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
+        """Wall-clock seconds of a run alone, without measurements and without compiling."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RuleMethod(Method):
+    """A rule on its scheme.
+
+    Attributes:
+        chosen: the rule at factor 1, made for the softening of the problems.
+    """
+
+    chosen: Rule | None = None
+
+    @property
+    def evaluations(self) -> int:
+        assert self.chosen is not None
+        return self.chosen.scheme.evaluations
+
+    def runs(
+        self,
+        problems: Sequence[Problem],
+        factors: Sequence[float],
+        max_steps: int,
+        enough: float,
+        report: Report,
+    ) -> Iterator[Run]:
+        assert self.chosen is not None
+        return evaluate(
+            self.chosen, self.rule, self.symmetrized, problems, factors, max_steps, report, enough
+        )
+
+    def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
+        assert self.chosen is not None
+        return seconds_alone(self.chosen, problem, system, factor, max_steps)
+
+
+def timed(
+    method: Method,
+    problems: Sequence[Problem],
+    runs: Sequence[Run],
+    targets: Sequence[float],
+    max_steps: int,
+) -> list[Run]:
+    """The runs, with the seconds of those at the factors that reach the targets.
+
+    They run again, alone and one after the other. Of every problem, the first three systems are
+    timed; if no target is reached, at the smallest factor.
+    """
+    by_name = {problem.name: problem for problem in problems}
+    chosen = {(curve.problem, factor) for curve in curves(runs) for factor in _near(curve, targets)}
+
+    def with_seconds(run: Run) -> Run:
+        if (run.problem, run.factor) not in chosen or run.system >= TIMED_SYSTEMS:
+            return run
+        seconds = method.seconds(by_name[run.problem], run.system, run.factor, max_steps)
+        return replace(run, seconds=seconds)
+
+    return [with_seconds(run) for run in runs]
+
+
+def _near(curve: Curve, targets: Sequence[float]) -> set[float]:
+    found = {factor_at(curve, target) for target in targets} - {None}
+    return {factor for factor in found if factor is not None} or {float(curve.factors[-1])}
