@@ -61,8 +61,8 @@ def acceleration_and_jerk(
 
 def pull_on(
     gravity: Gravity,
-    targets: Float[Array, "2D K"],
-    sources: Float[Array, "2D N"],
+    targets: Float[Array, "C K"],
+    sources: Float[Array, "C N"],
     mass: Float[Array, " N"],
     time: Float[Array, ""],
 ) -> Pull:
@@ -70,9 +70,9 @@ def pull_on(
 
     Args:
         gravity: what moves the bodies.
-        targets: `[2 D, K]`, the components of position and of velocity. Where they are exactly
+        targets: `[C, K]`, the C = 2 D components of position and velocity. Where they are exactly
             those of a source, as a body's own are, the body feels nothing of that source.
-        sources: `[2 D, N]`, likewise.
+        sources: `[C, N]`, likewise.
         mass: `[N]`, of the sources.
         time: `[]`.
     """
@@ -88,7 +88,7 @@ def pull_on(
     return Pull(pull.acceleration + a, pull.jerk + j, strength)
 
 
-def _sums(targets: Array, sources: Array, mass: Array, softening: float) -> Float[Array, "2D+1 K"]:
+def _sums(targets: Array, sources: Array, mass: Array, softening: float) -> Float[Array, "E K"]:
     """Components of acceleration and jerk, and the strength."""
     count = mass.shape[0]
     if count == 1:
@@ -109,7 +109,7 @@ def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: floa
     sources = jnp.pad(sources, ((0, 0), (0, missing)), mode="edge")
     mass = jnp.pad(mass, (0, missing))
 
-    def of_some(some: Float[Array, "K 2D"]) -> Float[Array, "K 2D+1"]:
+    def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
         pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening)
         blocks = [pull.reshape(len(some), -1, BLOCKS, block) for pull in pulls]
         return jnp.stack([jnp.sum(x, (1, 2)) for x in _sum_together(blocks, 2)], axis=1)
@@ -118,7 +118,7 @@ def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: floa
 
 
 def _sums_by_rows(targets: Array, sources: Array, mass: Array, softening: float) -> Array:
-    def of_some(some: Float[Array, "K 2D"]) -> Float[Array, "K 2D+1"]:
+    def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
         pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening)
         return jnp.stack(_sum_together(pulls, 1), axis=1)
 

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.physics.hermite_interpolation import Motion, correct, predict, snap_and_crackle
+from jaxstepper.physics.hermite import Motion, correct, predict, snap_and_crackle
 from jaxstepper.physics.jerk import Pull, pull_on
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.block_steps import first_step, least_step, next_step
@@ -50,7 +50,7 @@ class Individual:
         motion: `[4, D, N]`: position, velocity, acceleration and jerk at each body's own time.
         own_time: `[N]`, in the present block.
         step: `[N]`, each a power of two.
-        predicted: `[2 D, N]`, the components of positions and velocities at `now`.
+        predicted: `[C, N]`, the C = 2 D components of positions and velocities at `now`.
         now: `[]`, the time of the last evaluation, in the present block.
         begin: `[]`, the time at which the rollout began.
         end: `[]`, the time at which it ends.
@@ -66,7 +66,7 @@ class Individual:
     motion: Float[Array, "*B 4 D N"]
     own_time: Float[Array, "*B N"]
     step: Float[Array, "*B N"]
-    predicted: Float[Array, "*B 2D N"]
+    predicted: Float[Array, "*B C N"]
     now: Float[Array, "*B"]
     begin: Float[Array, "*B"]
     end: Float[Array, "*B"]
@@ -247,7 +247,7 @@ def as_particles(
     )
 
 
-def _predicted(state: Individual, now: Array) -> Float[Array, "2D N"]:
+def _predicted(state: Individual, now: Array) -> Float[Array, "C N"]:
     h = state.length * (now - state.own_time)
     return jnp.concatenate(predict(Motion(*state.motion), h))
 
