@@ -1,12 +1,15 @@
 """Accelerations and their rates of change along the motion (jerks). Units: G = 1.
 
-With r = x_j - x_i, v = v_j - v_i and the softened distance d, d^2 = r^2 + softening^2,
+With r = x_j - x_i, v = v_j - v_i and d^2 = r^2 + softening^2,
 
     a_i = sum_j m_j r / d^3,   j_i = sum_j m_j [v / d^3 - 3 (r.v) r / d^5].
 
 An external field adds its acceleration, and the derivative of that along the motion. Source: Makino
 & Aarseth 1992.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +18,32 @@ from jaxtyping import Array, Float
 
 from jaxstepper.physics.gravity import (
     PAIRS_AT_ONCE_ON_ACCELERATOR,
-    SOURCES_AT_ONCE,
+    UNROLLED_UP_TO,
     Gravity,
     by_platform,
     inverse_distance,
 )
 
-Both = tuple[Array, Array]
-"""Acceleration and jerk `[K, D]`, or position and velocity."""
+# On a CPU, the pulls of so many blocks of so many sources are added in vectors, and in scalars from
+# there on. XLA keeps the whole of such a sum in registers, and computes each weight once.
+BLOCKS, BLOCK = 4, 16
+# Pairs at once on a CPU, in whole rows; they stay in cache.
+PAIRS_AT_ONCE = 32768
+
+
+class Pull(NamedTuple):
+    """What all bodies do to K of them.
+
+    Attributes:
+        acceleration: `[K, D]`.
+        jerk: `[K, D]`.
+        strength: `[K]`, the sum of the sizes of all accelerations, which may cancel; the rounding
+            error of `acceleration` is that of numbers of this size.
+    """
+
+    acceleration: Float[Array, "K D"]
+    jerk: Float[Array, "K D"]
+    strength: Float[Array, " K"]
 
 
 def acceleration_and_jerk(
@@ -33,91 +54,109 @@ def acceleration_and_jerk(
     time: Float[Array, ""],
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
     """Acceleration and jerk `[N, D]` of every body."""
-    return acceleration_and_jerk_of(gravity, (position, velocity), position, velocity, mass, time)
+    motion = jnp.concatenate((position.T, velocity.T))
+    pull = pull_on(gravity, motion, motion, mass, time)
+    return pull.acceleration, pull.jerk
 
 
-def acceleration_and_jerk_of(
+def pull_on(
     gravity: Gravity,
-    targets: tuple[Float[Array, "K D"], Float[Array, "K D"]],
-    position: Float[Array, "N D"],
-    velocity: Float[Array, "N D"],
+    targets: Float[Array, "C K"],
+    sources: Float[Array, "C N"],
     mass: Float[Array, " N"],
     time: Float[Array, ""],
-) -> tuple[Float[Array, "K D"], Float[Array, "K D"]]:
-    """Acceleration and jerk `[K, D]` of some bodies, by all N; the work is that of K N pairs.
+) -> Pull:
+    """The pull of N bodies on K of them, by the work of K N pairs.
 
     Args:
         gravity: what moves the bodies.
-        targets: position and velocity `[K, D]` of the K bodies. Where one of them is exactly that
-            of a source, as a body is its own, it feels nothing of that source.
-        position: `[N, D]`, of the sources.
-        velocity: `[N, D]`, of the sources.
+        targets: `[C, K]`, the C = 2 D components of position and velocity. Where they are exactly
+            those of a source, as a body's own are, the body feels nothing of that source.
+        sources: `[C, N]`, likewise.
         mass: `[N]`, of the sources.
         time: `[]`.
     """
-    sources, softening = (position, velocity), gravity.softening
-    if mass.shape[0] == 1:
-        a, j = (jnp.zeros_like(x) for x in targets)
-    else:
-        a, j = by_platform(
-            cpu=lambda: _by_sources(targets, sources, mass, softening),
-            accelerator=lambda: _by_rows(targets, sources, mass, softening),
-        )
-    external = gravity.external
-    if external is None:
-        return a, j
-    tangents = (targets[1], jnp.ones_like(time))
-    field, slope = jax.jvp(external.acceleration, (targets[0], time), tangents)
-    return a + field, j + slope
+    dim = len(targets) // 2
+    sums = _sums(targets, sources, mass, gravity.softening)
+    pull = Pull(sums[:dim].T, sums[dim:-1].T, sums[-1])
+    if gravity.external is None:
+        return pull
+    x, v = targets[:dim].T, targets[dim:].T
+    moving = (v, jnp.ones_like(time))
+    a, j = jax.jvp(gravity.external.acceleration, (x, time), moving)
+    strength = pull.strength + jnp.sum(jnp.abs(a), axis=1)
+    return Pull(pull.acceleration + a, pull.jerk + j, strength)
 
 
-def _by_sources(targets: Both, sources: Both, mass: Array, softening: float) -> Both:
-    """Sums the pull of a few sources at a time on all targets, in vectors over the targets."""
-    count, dim = sources[0].shape
-    size = min(count, SOURCES_AT_ONCE)
-    missing = -count % size
+def _sums(targets: Array, sources: Array, mass: Array, softening: float) -> Float[Array, "E K"]:
+    """Components of acceleration and jerk, and the strength."""
+    count = mass.shape[0]
+    if count == 1:
+        return jnp.zeros((len(targets) + 1, targets.shape[1]), targets.dtype)
+    if count <= UNROLLED_UP_TO:
+        pulls = (_pull(sources[:, j], targets, mass[j], softening) for j in range(count))
+        return jnp.stack([sum(parts[1:], parts[0]) for parts in zip(*pulls, strict=True)])
+    return by_platform(
+        cpu=lambda: _sums_in_blocks(targets, sources, mass, softening),
+        accelerator=lambda: _sums_by_rows(targets, sources, mass, softening),
+    )
+
+
+def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: float) -> Array:
+    block = min(BLOCK, -(-mass.shape[0] // BLOCKS))
+    missing = -mass.shape[0] % (BLOCKS * block)
     # Massless copies of the last body fill up the last block.
-    blocks = [
-        jnp.pad(z, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim) for z in sources
-    ]
-    masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
-    x, v = ([z[:, k] for k in range(dim)] for z in targets)
+    sources = jnp.pad(sources, ((0, 0), (0, missing)), mode="edge")
+    mass = jnp.pad(mass, (0, missing))
 
-    def add_pull(total: list[Array], block: tuple[Array, ...]) -> tuple[list[Array], None]:
-        x_s, v_s, m_s = block
-        for s in range(size):
-            r = [x_s[s, k] - x[k] for k in range(dim)]
-            w = [v_s[s, k] - v[k] for k in range(dim)]
-            total = [t + p for t, p in zip(total, _pull(r, w, m_s[s], softening), strict=True)]
-        return total, None
+    def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
+        pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening)
+        blocks = [pull.reshape(len(some), -1, BLOCKS, block) for pull in pulls]
+        return jnp.stack([jnp.sum(x, (1, 2)) for x in _sum_together(blocks, 2)], axis=1)
 
-    zero = [jnp.zeros_like(x[0])] * (2 * dim)
-    total = lax.scan(add_pull, zero, (*blocks, masses))[0]
-    return jnp.stack(total[:dim], axis=1), jnp.stack(total[dim:], axis=1)
+    return _by_some(of_some, targets, max(1, PAIRS_AT_ONCE // mass.shape[0]))
 
 
-def _by_rows(targets: Both, sources: Both, mass: Array, softening: float) -> Both:
-    """Sums the pulls on each target over rows of the pair matrix, a block of rows at a time."""
-    x, v = (z.T for z in sources)
+def _sums_by_rows(targets: Array, sources: Array, mass: Array, softening: float) -> Array:
+    def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
+        pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening)
+        return jnp.stack(_sum_together(pulls, 1), axis=1)
 
-    def row(target: Both) -> Both:
-        r = [x_k - t_k for x_k, t_k in zip(x, target[0], strict=True)]
-        w = [v_k - t_k for v_k, t_k in zip(v, target[1], strict=True)]
-        sums = jnp.stack([jnp.sum(pull) for pull in _pull(r, w, mass, softening)])
-        return sums[: len(r)], sums[len(r) :]
-
-    at_once = max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // mass.shape[0])
-    return lax.map(row, targets, batch_size=min(targets[0].shape[0], at_once))
+    return _by_some(of_some, targets, max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // mass.shape[0]))
 
 
-def _pull(r: list[Array], w: list[Array], mass: Array, softening: float) -> list[Array]:
-    """Acceleration and jerk by a source, 2 D components, from its relative place and velocity."""
-    r_squared = sum((r_k * r_k for r_k in r), start=jnp.asarray(softening**2, r[0].dtype))
-    inverse = inverse_distance(r_squared)
+def _by_some(of_some: Callable[[Array], Array], targets: Array, most: int) -> Array:
+    """`of_some` of all targets, at most so many at once."""
+    if targets.shape[1] <= most:
+        return of_some(targets.T).T
+    return lax.map(lambda one: of_some(one[None])[0], targets.T, batch_size=most).T
+
+
+def _sum_together(terms: list[Array], axis: int) -> list[Array]:
+    """Sums over an axis, in one loop for all, which computes once what they share."""
+    zero = [jnp.zeros((), terms[0].dtype)] * len(terms)
+
+    def add(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(x + y for x, y in zip(one, other, strict=True))
+
+    return list(lax.reduce(tuple(terms), tuple(zero), add, (axis,)))
+
+
+def _pull(source: Array, target: Array, mass: Array, softening: float) -> list[Array]:
+    """Components of acceleration and jerk by a source, and the size of its acceleration."""
+    dim = len(source) // 2
+    difference = [s - t for s, t in zip(source, target, strict=True)]
+    r, v = difference[:dim], difference[dim:]
+    r_squared = _dot(r, r)
+    inverse = inverse_distance(r_squared + softening**2)
     square = inverse * inverse
     weight = mass * square * inverse
-    approach = (
-        3 * square * sum((r_k * w_k for r_k, w_k in zip(r, w, strict=True)), jnp.zeros_like(r[0]))
-    )
-    pulls = [weight * r_k for r_k in r]
-    return pulls + [weight * w_k - approach * a_k for w_k, a_k in zip(w, pulls, strict=True)]
+    approach = 3 * square * _dot(r, v)
+    a = [weight * r_k for r_k in r]
+    j = [weight * v_k - approach * a_k for v_k, a_k in zip(v, a, strict=True)]
+    # A distance for r: equal unless it is softened, and 0 where a body meets itself.
+    return [*a, *j, weight * inverse * r_squared]
+
+
+def _dot(x: list[Array], y: list[Array]) -> Array:
+    return sum((x_k * y_k for x_k, y_k in zip(x[1:], y[1:], strict=True)), start=x[0] * y[0])

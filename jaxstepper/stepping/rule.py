@@ -55,7 +55,7 @@ class Rule:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        _register(dataclass(frozen=True)(cls))
+        register(dataclass(frozen=True)(cls))
 
     @property
     def evaluations(self) -> int:
@@ -115,7 +115,7 @@ class Rule:
         return Scaled(self, factor)
 
 
-def _register(cls: Any) -> None:
+def register(cls: Any) -> None:
     """Makes a dataclass a pytree.
 
     `jax.tree_util.register_dataclass` will not do: in JAX 0.10 the tree structures of two classes

@@ -51,15 +51,17 @@ def watch_of(gravity: Gravity, particles: Particles) -> Watch:
     return Watch(reference_energy(particles, gravity), zero, never, jnp.zeros((), jnp.int32))
 
 
-def look(gravity: Gravity, watch: Watch, rollout: Rollout) -> Watch:
-    """The watch after another look at the energy."""
-    error = relative_energy_error(internal_energy(rollout.particles, gravity), watch.initial)
+def look(
+    gravity: Gravity, watch: Watch, particles: Particles, steps: Int[Array, ""] | int
+) -> Watch:
+    """The watch after another look at the energy, of a state after so many steps."""
+    error = relative_energy_error(internal_energy(particles, gravity), watch.initial)
     error = jnp.where(jnp.isnan(error), jnp.inf, error)
     first = (error > WRONG_ABOVE) & (watch.wrong_step == 0)
     return watch._replace(
         worst=jnp.maximum(watch.worst, error),
-        wrong_time=jnp.where(first, rollout.particles.time, watch.wrong_time),
-        wrong_step=jnp.where(first, rollout.steps, watch.wrong_step),
+        wrong_time=jnp.where(first, particles.time, watch.wrong_time),
+        wrong_step=jnp.where(first, steps, watch.wrong_step),
     )
 
 
@@ -77,7 +79,7 @@ def watch_on(
 
     def step(carry: tuple[Rollout, Watch]) -> tuple[Rollout, Watch]:
         new = advance(rule, gravity, carry[0], limits)
-        return new, look(gravity, carry[1], new)
+        return new, look(gravity, carry[1], new.particles, new.steps)
 
     def several_steps(carry: tuple[Rollout, Watch]) -> tuple[Rollout, Watch]:
         rollout, watch = carry
@@ -85,7 +87,7 @@ def watch_on(
         size = jnp.minimum(STEPS_BETWEEN - rollout.steps % STEPS_BETWEEN, most)
         new = run_on(rule, gravity, rollout, limits, size)
         due = (new.steps % STEPS_BETWEEN == 0) | ~is_running(new, limits)
-        seen = look(gravity, watch, new)
+        seen = look(gravity, watch, new.particles, new.steps)
         return new, jax.tree.map(lambda x, y: jnp.where(due, x, y), seen, watch)
 
     def running(carry: tuple[Rollout, Watch]) -> Array:

@@ -1,0 +1,92 @@
+"""Criteria: how long the next step of a body is, from how its own force changes.
+
+They are to individual steps what rules are to shared ones.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, dataclass_transform
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxstepper.physics.gravity import safe_norm, safe_sqrt
+from jaxstepper.stepping.rule import Number, register
+
+
+class Derivatives(NamedTuple):
+    """What is known of K bodies at the ends of their steps.
+
+    Attributes:
+        acceleration: `[K, D]`.
+        jerk: `[K, D]`, its first derivative.
+        snap: `[K, D]`, its second derivative, of Hermite's interpolation over the last step.
+        crackle: `[K, D]`, its third derivative likewise.
+        mass: `[K]`.
+        dt: `[K]`, the length of the last step, > 0.
+    """
+
+    acceleration: Float[Array, "K D"]
+    jerk: Float[Array, "K D"]
+    snap: Float[Array, "K D"]
+    crackle: Float[Array, "K D"]
+    mass: Float[Array, " K"]
+    dt: Float[Array, " K"]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class Criterion:
+    """Chooses the next step of each body; individual steps round it down to a power of two.
+
+    It should depend on sizes and angles of the derivatives alone: then neither the axes, nor the
+    frame, nor the direction of time, in which jerk and crackle change their signs, change a step.
+
+    Every subclass becomes a frozen dataclass and a pytree, as a `Rule` does.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        register(dataclass(frozen=True)(cls))
+
+    def first_step(
+        self, acceleration: Float[Array, "N D"], jerk: Float[Array, "N D"], /
+    ) -> Float[Array, " N"]:
+        """dt `[N]` of the first step of every body; infinite for one whose force is constant."""
+        raise NotImplementedError
+
+    def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
+        """dt `[K]` of the next step of each of K bodies; infinite where nothing changes."""
+        raise NotImplementedError
+
+
+class Aarseth(Criterion):
+    """dt = sqrt(eta (|a| |s| + |j|^2) / (|j| |c| + |s|^2)), with jerk j, snap s and crackle c.
+
+    The first step, for which s and c are not known, is eta_start |a| / |j|. Source: Aarseth 1985.
+
+    Attributes:
+        eta: the error of a given time goes about as its square.
+        eta_start: by default sqrt(eta) / 10.
+    """
+
+    eta: Number
+    eta_start: Number | None = None
+
+    def first_step(
+        self, acceleration: Float[Array, "N D"], jerk: Float[Array, "N D"], /
+    ) -> Float[Array, " N"]:
+        eta = 0.1 * jnp.sqrt(self.eta) if self.eta_start is None else self.eta_start
+        return eta * _ratio(safe_norm(acceleration), safe_norm(jerk))
+
+    def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
+        dt = derivatives.dt
+        sizes = jnp.stack([safe_norm(z) for z in derivatives[:4]])
+        # As changes over the last step, and relative to the largest of them, nothing overflows.
+        changes = sizes * jnp.stack([jnp.ones_like(dt), dt, dt**2, dt**3])
+        a, j, s, c = changes * _ratio(jnp.ones_like(dt), jnp.max(changes, axis=0))
+        return dt * safe_sqrt(self.eta * _ratio(a * s + j**2, j * c + s**2))
+
+
+def _ratio(above: Float[Array, " K"], below: Float[Array, " K"]) -> Float[Array, " K"]:
+    """above / below; infinite where `below` is 0, since nothing changes there."""
+    changes = below != 0
+    return jnp.where(changes, above / jnp.where(changes, below, 1.0), jnp.inf)

@@ -1,0 +1,299 @@
+"""Individual steps: Hermite's scheme, in which each body takes steps of its own.
+
+All bodies are predicted to the next time at which some are due; these are evaluated, by the pull of
+all, and corrected; a criterion chooses the next step of each. Steps are powers of two of a longest
+one (`block_steps`), at whose ends all bodies meet.
+
+The bodies that are due are gathered into a tile of static size, so the work follows their number;
+if they are more than a tile holds, it takes several turns. A turn is the same for all systems of a
+batch, whatever the number of bodies due in each, so that none waits for another.
+
+Source: Makino & Aarseth 1992.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.hermite import Motion, correct, predict, snap_and_crackle
+from jaxstepper.physics.jerk import Pull, pull_on
+from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.block_steps import first_step, least_step, next_step
+from jaxstepper.stepping.criteria import Criterion, Derivatives
+from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
+
+# Bodies evaluated at once on a CPU, up to so many bodies in all, and beyond (tried: 4 to 64).
+TILE, LARGE_TILE, LARGE = 8, 16, 128
+# An accelerator needs work for all its threads.
+TILE_ON_ACCELERATOR = 256
+# The counter of evaluations has two parts, the lower of so many bits.
+LOWER_BITS = 30
+# Changes of an acceleration are taken for noise up to so many rounding errors of its terms.
+NOISE = 4.0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Individual:
+    """N bodies in D dimensions, each at a time of its own.
+
+    Times and steps of bodies are fractions of a block, whose length is the longest step.
+
+    Attributes:
+        mass: `[N]`.
+        motion: `[4, D, N]`: position, velocity, acceleration and jerk at each body's own time.
+        own_time: `[N]`, in the present block.
+        step: `[N]`, each a power of two.
+        predicted: `[C, N]`, the C = 2 D components of positions and velocities at `now`.
+        now: `[]`, the time of the last evaluation, in the present block.
+        begin: `[]`, the time at which the rollout began.
+        end: `[]`, the time at which it ends.
+        length: `[]`, that of a block; negative where time runs backwards.
+        block: `[]`, the number of blocks behind.
+        blocks: `[]`, the number of blocks in all.
+        steps: `[]`, the number of times at which bodies were evaluated, after the first.
+        evaluated: `[2]`, how many bodies were evaluated in all; `evaluations` reads it.
+        status: `[]`, one of the codes of `status`; the first failure stays.
+    """
+
+    mass: Float[Array, "*B N"]
+    motion: Float[Array, "*B 4 D N"]
+    own_time: Float[Array, "*B N"]
+    step: Float[Array, "*B N"]
+    predicted: Float[Array, "*B C N"]
+    now: Float[Array, "*B"]
+    begin: Float[Array, "*B"]
+    end: Float[Array, "*B"]
+    length: Float[Array, "*B"]
+    block: Int[Array, "*B"]
+    blocks: Int[Array, "*B"]
+    steps: Int[Array, "*B"]
+    evaluated: Int[Array, "*B 2"]
+    status: Int[Array, "*B"]
+
+    def replace(self, **changes: Any) -> "Individual":
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def start(
+    criterion: Criterion,
+    gravity: Gravity,
+    particles: Particles,
+    end_time: Float[Array, ""] | float,
+    longest: Float[Array, ""] | float,
+) -> Individual:
+    """The bodies before their first steps; the forces on all are evaluated once.
+
+    Args:
+        criterion: chooses the steps.
+        gravity: what moves the bodies.
+        particles: the first state.
+        end_time: where the rollout ends, exactly; before the time of the state, it runs backwards.
+        longest: the longest step of any body, > 0; it is shortened to divide the time to the end.
+    """
+    p, dtype = particles, particles.time.dtype
+    end = jnp.asarray(end_time, dtype)
+    blocks = _whole_number(jnp.abs(end - p.time) / longest)
+    length = jnp.where(blocks > 0, (end - p.time) / jnp.maximum(blocks, 1), longest)
+    where = jnp.concatenate((p.position.T, p.velocity.T))
+    pull = pull_on(gravity, where, where, p.mass, p.time)
+    wanted = criterion.first_step(pull.acceleration, pull.jerk) / jnp.abs(length)
+    motion = jnp.stack((p.position.T, p.velocity.T, pull.acceleration.T, pull.jerk.T))
+    fine = jnp.all(jnp.isfinite(motion)) & ~jnp.any(jnp.isnan(wanted)) & jnp.isfinite(length)
+    none = jnp.zeros((), jnp.int32)
+    return Individual(
+        mass=p.mass,
+        motion=motion,
+        own_time=jnp.zeros_like(p.mass),
+        step=first_step(wanted),
+        predicted=where,
+        now=jnp.zeros_like(p.time),
+        begin=p.time,
+        end=end,
+        length=length.astype(dtype),
+        block=none,
+        blocks=blocks,
+        steps=none,
+        evaluated=jnp.stack((none, none + p.mass.shape[0])),
+        status=_running(none, blocks, ~fine, jnp.asarray(False)),
+    )
+
+
+def turn(
+    criterion: Criterion,
+    gravity: Gravity,
+    state: Individual,
+    going: Bool[Array, ""] | bool = True,
+    tile: int | None = None,
+) -> Individual:
+    """Takes the steps of as many of the bodies due next as a tile holds.
+
+    Args:
+        criterion: chooses the next step of each.
+        gravity: what moves the bodies.
+        state: a rollout that is running.
+        going: if not, nothing changes.
+        tile: how many bodies are evaluated at once; by default as suits the platform.
+    """
+    count = state.mass.shape[0]
+    tile = min(count, tile or _tile(count))
+    due = state.own_time + state.step
+    now = jnp.min(due)
+    is_new = now > state.now
+    predicted = jnp.where(is_new, _predicted(state, now), state.predicted)
+    is_due = (due == now) & going
+    left = jnp.sum(is_due, dtype=jnp.int32)
+    # The largest of ones and zeros. What is left of the tile is filled with bodies not due, whose
+    # results are sent beyond the last body, where writing has no effect.
+    chosen, who = lax.top_k(is_due.astype(jnp.float32), tile)
+    to = jnp.where(chosen > 0, who, count + jnp.arange(tile))
+
+    def written(field: Array, new: Array) -> Array:
+        return field.at[..., to].set(new, mode="drop", unique_indices=True)
+
+    time = state.begin + state.length * (state.block.astype(now.dtype) + now)
+    pull = pull_on(gravity, predicted[:, who], predicted, state.mass, time)
+    step = state.step[who]
+    after, wanted = _stepped(criterion, state, who, pull, state.length * step)
+    next_steps = next_step(step, wanted, now)
+    broken = ~jnp.all(jnp.isfinite(after), axis=(0, 1)) | jnp.isnan(wanted)
+    stuck = next_steps < least_step(now.dtype)
+    meet = (now == 1) & (left <= tile) & going
+    block = state.block + meet
+    status = _running(
+        block, state.blocks, jnp.any(broken & (chosen > 0)), jnp.any(stuck & (chosen > 0))
+    )
+    return state.replace(
+        motion=written(state.motion, after),
+        own_time=jnp.where(meet, 0.0, written(state.own_time, now)),
+        step=written(state.step, next_steps),
+        predicted=predicted,
+        now=jnp.where(meet, 0.0, jnp.where(going, now, state.now)),
+        block=block,
+        steps=state.steps + (is_new & going),
+        evaluated=_counted(state.evaluated, jnp.minimum(left, tile)),
+        status=jnp.where(state.status == RUNNING, status, state.status),
+    )
+
+
+@partial(jax.jit, static_argnames=("gravity", "tile"))
+def run_individual(
+    criterion: Criterion,
+    gravity: Gravity,
+    particles: Particles,
+    end_time: Float[Array, ""] | float,
+    longest: Float[Array, ""] | float,
+    tile: int | None = None,
+) -> Individual:
+    """A rollout to its end in one `while_loop`; arguments as those of `start` and `turn`.
+
+    Under `vmap`, each turn of a batch costs as much as one of every system, O(N) for those that
+    have ended; `roll_out_individually` does better.
+    """
+
+    def body(state: Individual) -> Individual:
+        return turn(criterion, gravity, state, tile=tile)
+
+    begin = start(criterion, gravity, particles, end_time, longest)
+    return lax.while_loop(is_running, body, begin)
+
+
+def is_running(state: Individual) -> Bool[Array, ""]:
+    """Whether the end is not reached, and no step has failed."""
+    return state.status == RUNNING
+
+
+def evaluations(state: Individual) -> int:
+    """How many bodies were evaluated, the first of all included; times N, that counts pairs."""
+    upper, lower = (int(part) for part in state.evaluated)
+    return (upper << LOWER_BITS) + lower
+
+
+def at_common_time(state: Individual) -> Particles:
+    """The bodies where they last met: at the end, the rollout's last state."""
+    return as_particles(state, state.motion, state.block)
+
+
+def at_time(state: Individual, time: Float[Array, ""] | float) -> Particles:
+    """The bodies at a time close to their own, by prediction; the error of a step h goes as h^4."""
+    fraction = (time - state.begin) / state.length - state.block
+    h = state.length * (fraction - state.own_time)
+    before = Motion(*state.motion)
+    x, v = predict(before, h)
+    moved = jnp.stack((x, v, before.acceleration + h * before.jerk, before.jerk))
+    return as_particles(state, moved, state.block).replace(time=jnp.asarray(time, x.dtype))
+
+
+def as_particles(
+    state: Individual, motion: Float[Array, "F D N"], block: Int[Array, ""]
+) -> Particles:
+    """A state from rows of `motion` at the end of a block."""
+    time = state.begin + state.length * block.astype(state.begin.dtype)
+    acceleration = motion[2] if len(motion) > 2 else jnp.zeros_like(motion[0])
+    return Particles(
+        mass=state.mass,
+        position=motion[0].T,
+        velocity=motion[1].T,
+        acceleration=acceleration.T,
+        time=jnp.where(block == state.blocks, state.end, time),
+        dt=jnp.where(block > 0, state.length, 0),
+    )
+
+
+def _predicted(state: Individual, now: Array) -> Float[Array, "C N"]:
+    h = state.length * (now - state.own_time)
+    return jnp.concatenate(predict(Motion(*state.motion), h))
+
+
+def _stepped(
+    criterion: Criterion,
+    state: Individual,
+    who: Int[Array, " K"],
+    pull: Pull,
+    h: Float[Array, " K"],
+) -> tuple[Float[Array, "4 D K"], Float[Array, " K"]]:
+    """The motion of K bodies after steps h, and the steps they want next, in blocks."""
+    before = Motion(*state.motion[..., who])
+    after = correct(before, pull.acceleration.T, pull.jerk.T, h)
+    snap, crackle = snap_and_crackle(before, after, h)
+    noise = NOISE * jnp.finfo(h.dtype).eps * pull.strength
+    snap = _above(snap, 6 * noise / h**2)
+    crackle = _above(crackle, 12 * noise / jnp.abs(h) ** 3)
+    known = Derivatives(
+        pull.acceleration, pull.jerk, snap.T, crackle.T, state.mass[who], jnp.abs(h)
+    )
+    return jnp.stack(after), criterion.step_size(known) / jnp.abs(state.length)
+
+
+def _above(z: Float[Array, "D K"], level: Float[Array, " K"]) -> Float[Array, "D K"]:
+    """Vectors longer than a level; 0 for the others."""
+    return jnp.where(jnp.sum(z * z, axis=0) > level * level, z, 0.0)
+
+
+def _whole_number(blocks: Float[Array, ""]) -> Int[Array, ""]:
+    """The number of blocks, rounded up, except for what rounding added to it."""
+    return jnp.ceil(blocks * (1 - 4 * jnp.finfo(blocks.dtype).eps)).astype(jnp.int32)
+
+
+def _running(block: Array, blocks: Array, broken: Array, stuck: Array) -> Int[Array, ""]:
+    status = jnp.where(block < blocks, RUNNING, ENDED)
+    status = jnp.where(stuck, STALLED, status)
+    return jnp.where(broken & (blocks > 0), NOT_FINITE, status).astype(jnp.int32)
+
+
+def _counted(evaluated: Int[Array, "2"], more: Int[Array, ""]) -> Int[Array, "2"]:
+    lower = evaluated[1] + more
+    return jnp.stack((evaluated[0] + (lower >> LOWER_BITS), lower & ((1 << LOWER_BITS) - 1)))
+
+
+def _tile(count: int) -> int:
+    if jax.default_backend() != "cpu":
+        return TILE_ON_ACCELERATOR
+    return TILE if count <= LARGE else LARGE_TILE
