@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from jaxstepper.evaluation.individual import AARSETH
 from jaxstepper.evaluation.problems import KEPLER, NAMES, THREE_BODIES
 from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG
 from jaxstepper.evaluation.run import LEAPFROG, LOGARITHMIC
@@ -13,7 +14,7 @@ from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.scheme import BY_NAME
 
 PEERS = (IAS15, REBOUND_LEAPFROG)
-RULES = (*rules.BY_NAME, "power-law", *PEERS)
+RULES = (*rules.BY_NAME, "power-law", AARSETH, *PEERS)
 SCHEMES = tuple(name for name in BY_NAME if name != LOGARITHMIC)
 # These are judged in both forms; --symmetrize-all asks that of all.
 SYMMETRIZED = ("free-fall", "power-law", "learned")
@@ -38,7 +39,7 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
         prog="jaxstepper evaluate",
         description="Runs step-size rules on schemes, each with a sweep of factors on its steps, "
         "and writes runs.csv (every run), summary.json (evaluations and seconds needed for an "
-        "error, ratios to the best with 95 %% intervals) and work-precision.png.",
+        "error, ratios to the best with 95 % intervals) and work-precision.png.",
     )
     _add_methods(parser)
     _add_problems(parser)
@@ -58,7 +59,8 @@ def _add_methods(parser: CommandParser) -> None:
         nargs="+",
         metavar="NAME",
         help=f"of {', '.join(RULES)}; power-law:P for a power of your own; default: all that "
-        f"can run but {REBOUND_LEAPFROG}, and the models",
+        f"can run but {REBOUND_LEAPFROG}, and the models; {AARSETH} has individual steps on "
+        "hermite, by default with more than a few bodies",
     )
     parser.add_argument(
         "--schemes",

@@ -9,6 +9,8 @@ from pathlib import Path
 from jaxstepper.commands.evaluate_arguments import PEERS, RULES, SYMMETRIZED
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation import rebound_peers
+from jaxstepper.evaluation.individual import AARSETH, IndividualMethod
+from jaxstepper.evaluation.measure import TOGETHER_UP_TO
 from jaxstepper.evaluation.method import Method, RuleMethod
 from jaxstepper.evaluation.problems import Problem
 from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG, Ias15, ReboundLeapfrog
@@ -26,7 +28,7 @@ POWERS = (1.0, 1.25)
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A rule to judge, or an integrator of rebound.
+    """A rule or criterion to judge, or an integrator of rebound.
 
     Attributes:
         name: its name.
@@ -125,6 +127,11 @@ def _methods(
     """The forms of a candidate that can run on the problems."""
     if candidate.name in PEERS:
         yield Ias15() if candidate.name == IAS15 else ReboundLeapfrog()
+        return
+    if candidate.name == AARSETH:
+        # The steps of a few bodies are alike.
+        if options.rules is not None or problems[0].tables.shape[1] > TOGETHER_UP_TO:
+            yield IndividualMethod()
         return
     try:
         chosen = candidate.chosen(Gravity(problems[0].softening))

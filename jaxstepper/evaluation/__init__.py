@@ -1,4 +1,4 @@
-"""Rules judged on standard problems: force evaluations against energy error.
+"""Rules on schemes judged on standard problems: evaluations and seconds against error.
 
 Other wings print and draw the results.
 """

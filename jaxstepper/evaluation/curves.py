@@ -25,7 +25,6 @@ class Curve:
         symmetrized: whether the rule was symmetrised.
         reversible: whether rule and scheme together are time-reversible.
         unit: the unit that evaluations are counted per.
-        units: the length of a run in it.
         judged_by: "energy" or "position".
         factors: `[F]`.
         evaluations_of: `[F, B]`, evaluations per unit.

@@ -24,8 +24,9 @@ class Run:
         symmetrized: whether the rule was symmetrised.
         reversible: whether rule and scheme together are time-reversible.
         factor: multiplies its steps.
-        steps: taken.
-        force_evaluations: evaluations of all accelerations, everything included.
+        steps: taken; of individual steps, the number of times at which bodies took any.
+        force_evaluations: evaluations of all accelerations, everything included; of individual
+            steps, pairs over N^2.
         evaluations_per_unit: those per unit of the problem, such as an orbit.
         unit: "orbit" or "time".
         max_error: largest relative energy error of any state, in any frame: |E - E0| / |E0| with
@@ -50,7 +51,7 @@ class Run:
     reversible: bool
     factor: float
     steps: int
-    force_evaluations: int
+    force_evaluations: float
     evaluations_per_unit: float
     unit: str
     max_error: float

@@ -132,6 +132,32 @@ def test_a_run_alone_goes_to_its_end():
     assert 0 < 20 * short < long
 
 
+# --- individual steps --------------------------------------------------------------------------
+
+
+def test_individual_steps_are_measured_as_shared_ones_are():
+    spheres = problem("plummer-8", end_time=0.5, systems=2)
+    (method,) = methods("--rules aarseth", "plummer-8")
+    assert method.label == "aarseth on hermite, individual"
+    rough, _, fine, _ = method.runs([spheres], [4.0, 1.0], 10**6, 0.0, lambda share: None)
+    assert (rough.failed, fine.failed, fine.unit) == ("", "", "time")
+    # Hermite's steps are of fourth order, but shorter by a power of two only.
+    assert fine.max_error < rough.max_error / 50
+    assert 2 < fine.evaluations_per_unit / rough.evaluations_per_unit < 8
+    # Fewer passes than times at which bodies took steps, since not all of them did.
+    assert 1 < fine.force_evaluations < 0.9 * fine.steps
+    assert fine.final_error <= fine.max_error
+    assert fine.evaluations_per_unit == 2 * fine.force_evaluations
+    assert fine.angular_momentum_error < 1e-5
+    assert method.seconds(spheres, 0, 1.0, 10**6) > 0
+
+
+def test_few_bodies_have_individual_steps_only_when_asked():
+    by_default = "--problems kepler-0.5 --schemes leapfrog"
+    assert "aarseth" not in [each.rule for each in methods(by_default)]
+    assert "aarseth" in [each.rule for each in methods(by_default, "plummer-8")]
+
+
 # --- rebound -------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,159 @@
+"""Individual steps beside the shared ones, measured and timed in the same way."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxstepper.evaluation.measure import all_together
+from jaxstepper.evaluation.method import Method, Report
+from jaxstepper.evaluation.positions import position_error
+from jaxstepper.evaluation.problems import Problem
+from jaxstepper.evaluation.run import FAILED_ABOVE, Run
+from jaxstepper.evaluation.timing import fastest
+from jaxstepper.physics.diagnostics import (
+    angular_momentum,
+    angular_momentum_scale,
+    barycentric,
+)
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import Particles, from_table
+from jaxstepper.stepping.criteria import Aarseth, Criterion
+from jaxstepper.stepping.individual import at_common_time, evaluations, run_individual
+from jaxstepper.stepping.individual_rollouts import Watched, roll_out_individually
+from jaxstepper.stepping.recording import Trajectory
+from jaxstepper.stepping.status import NOT_FINITE, STALLED
+
+AARSETH, INDIVIDUAL_HERMITE = "aarseth", "hermite, individual"
+# At factor 1. Aarseth's steps go as the square root of eta.
+ETA = 0.02
+# No step is longer, and the energy is measured so often, where all bodies meet.
+LONGEST_STEP = 1 / 8
+
+
+def aarseth(factor: float) -> Criterion:
+    """Aarseth's criterion, whose steps are longer by a factor."""
+    return Aarseth(ETA * factor**2)
+
+
+@dataclass(frozen=True)
+class IndividualMethod(Method):
+    """Individual steps of Hermite's scheme.
+
+    Evaluations are pairs over N^2. Errors are those where all bodies meet, at least every eighth of
+    a unit of time.
+
+    Attributes:
+        criterion: the criterion whose steps are longer by a factor.
+    """
+
+    rule: str = AARSETH
+    scheme: str = INDIVIDUAL_HERMITE
+    criterion: Callable[[float], Criterion] = aarseth
+
+    def runs(
+        self,
+        problems: Sequence[Problem],
+        factors: Sequence[float],
+        max_steps: int,
+        enough: float,
+        report: Report,
+    ) -> Iterator[Run]:
+        """Runs of all systems with every factor, from the largest until errors are small enough."""
+        systems = [(problem, i) for problem in problems for i in range(len(problem.tables))]
+        for done, factor in enumerate(sorted(factors, reverse=True)):
+            found = self._together(systems, factor, partial(_report, report, done, len(factors)))
+            yield from found
+            small = np.median([run.error for run in found]) <= enough
+            if small and not all_together(problems, len(factors)):
+                break
+
+    def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
+        first, gravity = _start(problem, system)
+        criterion = self.criterion(factor)
+
+        def run(end_time: float) -> None:
+            end = jnp.asarray(end_time, first.time.dtype)
+            jax.block_until_ready(run_individual(criterion, gravity, first, end, LONGEST_STEP))
+
+        run(0.0)
+        return fastest(partial(run, problem.end_time))
+
+    def _together(
+        self, systems: list[tuple[Problem, int]], factor: float, report: Report
+    ) -> list[Run]:
+        starts = [_start(problem, system)[0] for problem, system in systems]
+        ends = [problem.end_time for problem, _ in systems]
+        ended, paths = roll_out_individually(
+            None,
+            self.criterion(factor),
+            Gravity(systems[0][0].softening),
+            starts,
+            ends,
+            [LONGEST_STEP] * len(systems),
+            report,
+            keep=True,
+        )
+        return [
+            self._run(*system, factor, start, watched, path)
+            for system, start, watched, path in zip(systems, starts, ended, paths, strict=True)
+        ]
+
+    def _run(
+        self,
+        problem: Problem,
+        system: int,
+        factor: float,
+        start: Particles,
+        watched: Watched,
+        path: Trajectory,
+    ) -> Run:
+        state, watch = watched
+        end, gravity = at_common_time(state), Gravity(problem.softening)
+        passes = evaluations(state) / len(problem.tables[system])
+        errors = np.abs(path.energy - path.energy[0])[1:] / float(watch.initial.scale)
+        worst = float(watch.worst)
+        failed = "" if worst <= FAILED_ABOVE and state.status != NOT_FINITE else "energy"
+        return Run(
+            problem=problem.name,
+            system=system,
+            rule=self.rule,
+            scheme=self.scheme,
+            symmetrized=False,
+            reversible=False,
+            factor=factor,
+            steps=int(state.steps),
+            force_evaluations=passes,
+            evaluations_per_unit=passes / problem.units,
+            unit=problem.unit,
+            max_error=worst,
+            median_error=float(np.median(errors)) if len(errors) else math.nan,
+            final_error=float(errors[-1]) if len(errors) else math.nan,
+            position_error=position_error(
+                problem, system, float(end.time), np.asarray(end.position)
+            ),
+            judged_by=problem.judged_by,
+            angular_momentum_error=_spin_error(start, end, gravity),
+            seconds=math.nan,
+            failed="stalled" if state.status == STALLED else failed,
+        )
+
+
+def _start(problem: Problem, system: int) -> tuple[Particles, Gravity]:
+    gravity = Gravity(problem.softening)
+    table = jnp.asarray(problem.tables[system])
+    return from_table(table, gravity.acceleration, table.dtype), gravity
+
+
+def _spin_error(start: Particles, end: Particles, gravity: Gravity) -> float:
+    """|L - L0| / |L0| about the barycentre."""
+    before, after = (angular_momentum(barycentric(p, gravity)) for p in (start, end))
+    return float(jnp.linalg.norm(after - before) / angular_momentum_scale(start, gravity))
+
+
+def _report(report: Report, done: int, count: int, share: float) -> None:
+    report((done + share) / count)
