@@ -17,20 +17,32 @@ COPIES = 2
 
 
 def check_size(config: Config, rule: Rule, limits: Sequence[Limits]) -> None:
+    """`check_recording` of rollouts with these limits; passes if their steps are unknown.
+
+    They are if the rule chooses the steps to a given time. `config` has the shape of the bodies.
+
+    Raises:
+        UserError: the recorded states exceed the memory, or their file exceeds the free disk.
+    """
+    check_recording(config, max(most_steps(rule, each) for each in limits), len(limits))
+
+
+def check_recording(config: Config, steps: int, rollouts: int) -> None:
     """Says how large a recording of a gigabyte or more will be, and refuses one that cannot fit.
 
-    The size is unknown, and passes, if the rule chooses the steps to a given time. `limits` are
-    those of every rollout, and `config` has the shape of the bodies.
+    Args:
+        config: with the shape of the bodies.
+        steps: that the longest rollout records.
+        rollouts: how many there are.
 
     Raises:
         UserError: the recorded states exceed the memory, or their file exceeds the free disk.
     """
     if config.output is None and not config.movie:
         return
-    steps = max(most_steps(rule, each) for each in limits)
     # Time, dt and energy, and the position and velocity of every body.
     numbers = 3 + 2 * config.num_particles * config.dim
-    size = len(limits) * steps * numbers * np.dtype(config.dtype).itemsize
+    size = rollouts * steps * numbers * np.dtype(config.dtype).itemsize
     what = f"a recording of {steps:,} steps, {size / GIGABYTE:,.1f} GB"
     what = what if config.output is None else f"--output {config.output}: {what}"
     require_memory(COPIES * size, what)

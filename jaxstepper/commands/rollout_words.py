@@ -5,10 +5,10 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from jaxstepper.physics.particles import Particles
 from jaxstepper.reporting.note import note
 from jaxstepper.settings.config import NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
-from jaxstepper.stepping.rollout import Rollout
 from jaxstepper.stepping.status import STALLED
 from jaxstepper.stepping.watch import WRONG_ABOVE, Watch
 
@@ -32,14 +32,13 @@ def aims_at_tolerance(config: Config) -> bool:
     return rule_name(config) == "learned" and config.feature_type in NATIVE_FEATURES
 
 
-def words_of_failure(end: Rollout) -> str:
+def words_of_failure(last: Particles, step: int, status: int) -> str:
     """Why a rollout could not go on: when, between which bodies, and what to do."""
-    time, step = float(end.particles.time), int(end.steps)
-    where = f"at time {time:.9g}, in step {step}"
-    one, other, apart = closest_pair(np.asarray(end.particles.position))
+    where = f"at time {float(last.time):.9g}, in step {step}"
+    one, other, apart = closest_pair(np.asarray(last.position))
     pair = f"bodies {one} and {other} (counted from 0) are {apart:.3g} apart"
     cure = "soften the force (--softening), or use --controller logarithmic-hamiltonian"
-    if int(end.status) == STALLED:
+    if status == STALLED:
         return f"the rollout stalled {where}: its steps became too short; {pair}; {cure}"
     return f"the rollout stopped {where}: the rule's step is not finite; {pair}; {cure}"
 

@@ -1,6 +1,5 @@
 """What `simulate` does, once its arguments are known to be good."""
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -9,20 +8,19 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from jaxstepper.commands.individual import take_individual_steps
 from jaxstepper.commands.movies import movie_options, movie_path
+from jaxstepper.commands.outcome import Outcome, Outcomes, print_report, words_of_many
 from jaxstepper.commands.output_size import check_size
 from jaxstepper.commands.rollout_words import (
     aims_at_tolerance,
     rule_name,
     warn_of_errors,
-    words_of_failure,
-    words_of_wrong_energy,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import choose_mesh
-from jaxstepper.machine.processes import is_main, on_main
-from jaxstepper.physics.conservation import finite_or_none, report
+from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
@@ -31,7 +29,6 @@ from jaxstepper.pictures.film import film_of
 from jaxstepper.pictures.movies import check_movie, make_movie
 from jaxstepper.reporting.bars import open_bars, part_of
 from jaxstepper.reporting.note import note
-from jaxstepper.reporting.wandb_run import WandbRun
 from jaxstepper.runs.bodies import check_tables, initial_tables, warn_of_unused_orbit, with_shape_of
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
@@ -48,7 +45,6 @@ from jaxstepper.stepping.rollout import (
     Rollout,
     blown_up_at,
     force_evaluations,
-    has_failed,
 )
 from jaxstepper.stepping.rule import Rule, scaled, symmetrized
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
@@ -66,31 +62,20 @@ def run_simulate(request: Request) -> int:
     tables = _simulated_tables(request, model)
     request = Request(with_shape_of(request.config, tables), request.sources)
     config = request.config
-    mesh = choose_mesh(len(tables))
     gravity = make_gravity(config)
-    controller = _make_controller(config, gravity, model)
     _announce(request, model)
     dtype = jnp.dtype(config.dtype)
     starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
     limits = [_limits(request, table) for table in tables]
-    on_main(partial(check_size, config, controller, limits))
     with open_wandb(config, "runner_simulate") as wandb_run:
-        trajectories: list[Trajectory] = []
-        with open_bars(config.quiet) as bars:
-            many = f"{len(starts)} rollouts" if len(starts) > 1 else "rollout"
-            tell = partial(bars.show_share, many)
-            tell(0.0)
-            if config.output is not None or config.movie:
-                ends, trajectories = _record(controller, gravity, starts, limits, tell)
-            else:
-                ends = roll_out(mesh, controller, gravity, starts, limits, tell)
+        if config.individual:
+            outcomes, trajectories = take_individual_steps(request, gravity, starts, limits)
+        else:
+            outcomes, trajectories = _take_shared_steps(request, model, gravity, starts, limits)
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
-        fine = [
-            _print_report(controller, gravity, first, end, watch, wandb_run)
-            for first, (end, watch) in zip(starts, ends, strict=True)
-        ]
-        warn_of_errors(request, [float(watch.worst) for _, watch in ends])
+        fine = [print_report(gravity, outcome, wandb_run) for outcome in outcomes]
+        warn_of_errors(request, [float(outcome.watch.worst) for outcome in outcomes])
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
@@ -135,38 +120,6 @@ def _announce(request: Request, model: TrainedModel | None) -> None:
     if config.num_particles >= MANY:
         pairs = config.num_particles**2
         note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
-
-
-def _print_report(
-    controller: Rule,
-    gravity: Gravity,
-    first: Particles,
-    end: Rollout,
-    watch: Watch,
-    wandb_run: WandbRun,
-) -> bool:
-    """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
-    steps, searched = int(end.steps), int(controller.scheme.searched(end.carried))
-    result = {
-        "force_evaluations": force_evaluations(controller, steps, searched),
-        "end_time": finite_or_none(float(end.particles.time)),
-        "max_energy_error": finite_or_none(float(watch.worst)),
-        **report(gravity, first, end.particles, steps),
-    }
-    if is_main():
-        print(json.dumps(result, allow_nan=False))
-    wandb_run.log(result)
-    if has_failed(end.status):
-        note(words_of_failure(end))
-        return False
-    if result["energy_final"] is None:
-        step = blown_up_at(controller, gravity, first, steps)
-        note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
-        return False
-    if watch.wrong_step > 0:
-        note(words_of_wrong_energy(watch, steps))
-        return False
-    return True
 
 
 def _is_drawn(request: Request) -> bool:
@@ -257,6 +210,42 @@ def _limits(request: Request, table: np.ndarray) -> Limits:
             )
         return Limits(time=config.Nperiod * period)
     return Limits(steps=config.steps if config.steps > 0 else DEFAULT_STEPS)
+
+
+def _take_shared_steps(
+    request: Request,
+    model: TrainedModel | None,
+    gravity: Gravity,
+    starts: list[Particles],
+    limits: list[Limits],
+) -> Outcomes:
+    """Rolls out the rule of the request, whose steps all bodies of a system share."""
+    config = request.config
+    controller = _make_controller(config, gravity, model)
+    on_main(partial(check_size, config, controller, limits))
+    mesh = choose_mesh(len(starts))
+    with open_bars(config.quiet) as bars:
+        tell = partial(bars.show_share, words_of_many(starts))
+        tell(0.0)
+        if config.output is not None or config.movie:
+            ends, trajectories = _record(controller, gravity, starts, limits, tell)
+        else:
+            ends, trajectories = roll_out(mesh, controller, gravity, starts, limits, tell), []
+
+    def outcome(first: Particles, end: Rollout, watch: Watch) -> Outcome:
+        steps, searched = int(end.steps), int(controller.scheme.searched(end.carried))
+        return Outcome(
+            first,
+            end.particles,
+            steps,
+            int(end.status),
+            force_evaluations(controller, steps, searched),
+            watch,
+            partial(blown_up_at, controller, gravity, first, steps),
+        )
+
+    ended = [outcome(first, *end) for first, end in zip(starts, ends, strict=True)]
+    return ended, trajectories
 
 
 def _record(

@@ -3,7 +3,7 @@
 import math
 import warnings
 
-from jaxstepper.settings.config import NATIVE_FEATURES, OBJECTIVES, OPTIONS, flag_of
+from jaxstepper.settings.config import CRITERIA, NATIVE_FEATURES, OBJECTIVES, OPTIONS, flag_of
 from jaxstepper.settings.option import Command
 from jaxstepper.settings.request import Request
 
@@ -146,6 +146,22 @@ def _check_scheme(request: Request) -> Request:
     return request
 
 
+def _check_individual(request: Request) -> None:
+    """Pairs individual steps with what can take them."""
+    config, criteria = request.config, " or ".join(CRITERIA)
+    if not config.individual:
+        if config.controller in CRITERIA:
+            raise request.refusal("controller", "chooses each body's own step; add --individual")
+        return
+    if config.scheme != "hermite":
+        raise request.refusal("individual", "needs --scheme hermite, the one that takes such steps")
+    if config.controller not in CRITERIA:
+        rule = f"needs a rule for each body's own step: --controller {criteria}"
+        raise request.refusal("individual", rule)
+    if config.symmetrize:
+        raise request.refusal("symmetrize", "is for shared steps; --individual cannot be reversed")
+
+
 def _check_momentum(request: Request) -> None:
     """Refuses a momentum that the optimiser does not have."""
     if request.sets("momentum") and request.config.optimizer != "sgd":
@@ -164,6 +180,7 @@ def _check_controller(request: Request) -> Request:
         request = request.replace(controller=None)
     config = request.config
     request = _check_scheme(request)
+    _check_individual(request)
     if request.sets("power") and config.controller != "power-law":
         raise request.refusal("power", "is for --controller power-law alone")
     mode_is_fixed = config.controller is None and config.integrator_mode == "analytic"

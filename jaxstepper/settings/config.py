@@ -40,7 +40,10 @@ CONTROLLERS = (
     "hairer-soderlind",
     "logarithmic-hamiltonian",
     "learned",
+    "aarseth",
 )
+# Those of individual steps, each body's own.
+CRITERIA = ("aarseth",)
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
@@ -257,7 +260,9 @@ class Config:
         one_of("analytic", "ml", "history"),
         "a constant dt, the network's, or the network's with the history window",
     )
-    dt: float = _simulation(-1.0, STEP_SIZE, "constant dt of analytic; -1 for 0.01")
+    dt: float = _simulation(
+        -1.0, STEP_SIZE, "constant dt of analytic, -1 for 0.01; with --individual the longest step"
+    )
     steps: int = _simulation(-1, STEP_COUNT, "steps to simulate; -1 for 1000")
     duration: float | None = _simulation(
         None,
@@ -282,11 +287,17 @@ class Config:
         "logarithmic, for the controller of that name. train takes it with objective window, and "
         "simulate takes it from the checkpoint",
     )
+    individual: bool = _rule(
+        False,
+        YES_NO,
+        "each body takes steps of its own, in powers of two: needs --scheme hermite and "
+        "--controller aarseth",
+    )
     controller: str | None = _rule(
         None,
         one_of(*CONTROLLERS),
         "the step-size rule, in the place of --integrator-mode; learned is the network's, with its "
-        "history window if it has one",
+        "history window if it has one; aarseth is for --individual",
     )
     eta: float | None = _rule(
         None,

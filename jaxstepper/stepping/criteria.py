@@ -3,6 +3,7 @@
 They are to individual steps what rules are to shared ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, dataclass_transform
 
@@ -90,3 +91,24 @@ def _ratio(above: Float[Array, " K"], below: Float[Array, " K"]) -> Float[Array,
     """above / below; infinite where `below` is 0, since nothing changes there."""
     changes = below != 0
     return jnp.where(changes, above / jnp.where(changes, below, 1.0), jnp.inf)
+
+
+class Named(NamedTuple):
+    """A criterion as the command line knows it.
+
+    Attributes:
+        make: eta -> criterion.
+        eta: by default.
+    """
+
+    make: Callable[[Number], Criterion]
+    eta: float
+
+
+BY_NAME = {"aarseth": Named(Aarseth, 0.02)}
+
+
+def by_name(name: str, eta: Number | None = None) -> Criterion:
+    """The criterion with this name on the command line."""
+    named = BY_NAME[name]
+    return named.make(named.eta if eta is None else eta)

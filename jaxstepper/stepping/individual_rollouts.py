@@ -22,7 +22,8 @@ from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.criteria import Criterion
-from jaxstepper.stepping.individual import Individual, as_particles, is_running, start, turn
+from jaxstepper.stepping.individual import start, turn
+from jaxstepper.stepping.individual_state import Individual, as_particles, is_running
 from jaxstepper.stepping.recording import MOST_NUMBERS_PER_CALL, MOST_STEPS_PER_CALL, Trajectory
 from jaxstepper.stepping.watch import Watch, look, watch_of
 
@@ -44,7 +45,22 @@ class Met(NamedTuple):
 
 Shared = tuple[Criterion, Int[Array, ""]]
 Watched = tuple[Individual, Watch]
-Looked = tuple[Int[Array, "*B"], Bool[Array, "*B"], Float[Array, "*B"], Trajectory | None]
+
+
+class Looked(NamedTuple):
+    """What the host is told of a call.
+
+    Attributes:
+        turns: `[]`, how many were taken.
+        goes_on: `[]`, whether the rollout does.
+        share: `[]`, that is done.
+        states: `[M, ...]`, those at the ends of blocks, of which only the first are filled.
+    """
+
+    turns: Int[Array, "*B"]
+    goes_on: Bool[Array, "*B"]
+    share: Float[Array, "*B"]
+    states: Trajectory | None
 
 
 def roll_out_individually(
@@ -86,19 +102,13 @@ def roll_out_individually(
 
     def call(budget: int) -> tuple[int, bool]:
         nonlocal watched
-        before = np.asarray(to_host(watched[0].block))
+        begun = to_host(watched[0].block)
         watched, looked = run((criterion, jnp.asarray(budget, jnp.int32)), watched)
-        taken, goes_on, share, states = looked
-        taken, goes_on, share, block = map(
-            np.asarray, to_host((taken, goes_on, share, watched[0].block))
-        )
-        if keep:
-            states = to_host(states)
-            for i, pieces in enumerate(kept):
-                new = slice(0, block[i] - before[i])
-                pieces.append(jax.tree.map(lambda x, i=i, new=new: np.array(x[i][new]), states))
-        report(float(np.mean(share)))
-        return int(np.max(taken)), bool(np.any(goes_on))
+        blocks, looked = to_host((watched[0].block - begun, looked))
+        for i, pieces in enumerate(kept if keep else []):
+            pieces.append(_first(int(blocks[i]), jax.tree.map(lambda x, i=i: x[i], looked.states)))
+        report(float(np.mean(looked.share)))
+        return int(np.max(looked.turns)), bool(np.any(looked.goes_on))
 
     in_bounded_calls(call, FIRST_TURNS, MOST_TURNS)
     watched = to_host(watched)
@@ -160,7 +170,7 @@ def _run(
 
         watch = lax.fori_loop(0, state.block - begin, seen, watch)
         path = lax.map(lambda row: _snapshot(gravity, state_at(row)), jnp.arange(rows))
-        looked = (turns, is_running(state), _share_done(state), path if keep else None)
+        looked = Looked(turns, is_running(state), _share_done(state), path if keep else None)
         return (state, watch), looked
 
     def alone(state: Individual, watch: Watch) -> tuple[Watched, Looked]:
@@ -188,6 +198,11 @@ def _share_done(state: Individual) -> Float[Array, ""]:
 def _snapshot(gravity: Gravity, particles: Particles) -> Trajectory:
     p = particles
     return Trajectory(p.time, p.dt, p.position, p.velocity, total_energy(p, gravity))  # type: ignore[arg-type]
+
+
+def _first(rows: int, states: Trajectory) -> Trajectory:
+    """Copies, so that the rest of the arrays can be freed."""
+    return jax.tree.map(lambda x: np.array(np.asarray(x)[:rows]), states)
 
 
 def _joined(gravity: Gravity, first: Particles, pieces: list[Trajectory]) -> Trajectory:

@@ -1,0 +1,74 @@
+"""What `simulate --individual` does: each body takes steps of its own."""
+
+import math
+from functools import partial
+
+import numpy as np
+
+from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
+from jaxstepper.commands.output_size import check_recording
+from jaxstepper.machine.devices import choose_mesh
+from jaxstepper.machine.processes import on_main
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.particles import Particles
+from jaxstepper.reporting.bars import open_bars
+from jaxstepper.settings.request import Request
+from jaxstepper.stepping import criteria
+from jaxstepper.stepping.individual import longest_step
+from jaxstepper.stepping.individual_rollouts import roll_out_individually
+from jaxstepper.stepping.individual_state import Individual, at_common_time, at_time, evaluations
+from jaxstepper.stepping.rollout import Limits
+from jaxstepper.stepping.status import ENDED
+from jaxstepper.stepping.watch import Watch
+
+
+def take_individual_steps(
+    request: Request, gravity: Gravity, starts: list[Particles], limits: list[Limits]
+) -> Outcomes:
+    """Rolls out the criterion of the request.
+
+    Raises:
+        UserError: a rollout has no time at which it ends.
+    """
+    config = request.config
+    ends = [float(limit.time) for limit in limits]
+    if not all(map(math.isfinite, ends)):
+        rule = "needs --duration T: where each body has its own steps, --steps ends nothing"
+        raise request.refusal("individual", rule)
+    longest = [
+        config.dt if config.dt > 0 else longest_step(gravity, first, end)
+        for first, end in zip(starts, ends, strict=True)
+    ]
+    most = max(math.ceil(end / dt) for end, dt in zip(ends, longest, strict=True))
+    on_main(partial(check_recording, config, most, len(starts)))
+    assert config.controller is not None
+    criterion = criteria.by_name(config.controller, config.eta)
+    with open_bars(config.quiet) as bars:
+        tell = partial(bars.show_share, words_of_many(starts))
+        tell(0.0)
+        keep = config.output is not None or config.movie
+        mesh = choose_mesh(len(starts))
+        ended, trajectories = roll_out_individually(
+            mesh, criterion, gravity, starts, ends, longest, tell, keep
+        )
+    outcomes = [_outcome(first, *end) for first, end in zip(starts, ended, strict=True)]
+    return outcomes, trajectories
+
+
+def _outcome(first: Particles, end: Individual, watch: Watch) -> Outcome:
+    """A rollout that failed did so between common times; its bodies are predicted to that time."""
+    whole = int(end.status) == ENDED
+    last = at_common_time(end) if whole else at_time(end, end.begin + _elapsed(end))
+    return Outcome(
+        first,
+        last,
+        int(end.steps),
+        int(end.status),
+        evaluations(end) / len(first.mass),
+        watch,
+        lambda: int(watch.wrong_step),
+    )
+
+
+def _elapsed(end: Individual) -> np.ndarray:
+    return np.asarray(end.length) * (np.asarray(end.block) + np.asarray(end.now))
