@@ -23,8 +23,9 @@ from jaxstepper.physics.diagnostics import (
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.stepping.criteria import Aarseth, Criterion
-from jaxstepper.stepping.individual import at_common_time, evaluations, run_individual
+from jaxstepper.stepping.individual import run_individual
 from jaxstepper.stepping.individual_rollouts import Watched, roll_out_individually
+from jaxstepper.stepping.individual_state import at_common_time, evaluations
 from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.stepping.status import NOT_FINITE, STALLED
 
