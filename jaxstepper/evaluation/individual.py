@@ -22,31 +22,28 @@ from jaxstepper.physics.diagnostics import (
 )
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles, from_table
-from jaxstepper.stepping.criteria import Aarseth, Criterion
-from jaxstepper.stepping.individual import run_individual
+from jaxstepper.stepping.criteria import BY_NAME, Criterion
+from jaxstepper.stepping.individual import longest_step, run_individual
 from jaxstepper.stepping.individual_rollouts import Watched, roll_out_individually
 from jaxstepper.stepping.individual_state import at_common_time, evaluations
 from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.stepping.status import NOT_FINITE, STALLED
 
 AARSETH, INDIVIDUAL_HERMITE = "aarseth", "hermite, individual"
-# At factor 1. Aarseth's steps go as the square root of eta.
-ETA = 0.02
-# No step is longer, and the energy is measured so often, where all bodies meet.
-LONGEST_STEP = 1 / 8
 
 
 def aarseth(factor: float) -> Criterion:
-    """Aarseth's criterion, whose steps are longer by a factor."""
-    return Aarseth(ETA * factor**2)
+    """Aarseth's criterion with steps longer by a factor, which go as the square root of eta."""
+    named = BY_NAME[AARSETH]
+    return named.make(named.eta * factor**2)
 
 
 @dataclass(frozen=True)
 class IndividualMethod(Method):
     """Individual steps of Hermite's scheme.
 
-    Evaluations are pairs over N^2. Errors are those where all bodies meet, at least every eighth of
-    a unit of time.
+    Evaluations are pairs over N^2. Errors are those where all bodies meet, after every
+    `longest_step`: each eighth of a Henon unit of time, or more often.
 
     Attributes:
         criterion: the criterion whose steps are longer by a factor.
@@ -76,10 +73,11 @@ class IndividualMethod(Method):
     def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
         first, gravity = _start(problem, system)
         criterion = self.criterion(factor)
+        longest = longest_step(gravity, first, problem.end_time)
 
         def run(end_time: float) -> None:
             end = jnp.asarray(end_time, first.time.dtype)
-            jax.block_until_ready(run_individual(criterion, gravity, first, end, LONGEST_STEP))
+            jax.block_until_ready(run_individual(criterion, gravity, first, end, longest))
 
         run(0.0)
         return fastest(partial(run, problem.end_time))
@@ -87,15 +85,17 @@ class IndividualMethod(Method):
     def _together(
         self, systems: list[tuple[Problem, int]], factor: float, report: Report
     ) -> list[Run]:
+        gravity = Gravity(systems[0][0].softening)
         starts = [_start(problem, system)[0] for problem, system in systems]
         ends = [problem.end_time for problem, _ in systems]
+        longest = [longest_step(gravity, *each) for each in zip(starts, ends, strict=True)]
         ended, paths = roll_out_individually(
             None,
             self.criterion(factor),
-            Gravity(systems[0][0].softening),
+            gravity,
             starts,
             ends,
-            [LONGEST_STEP] * len(systems),
+            longest,
             report,
             keep=True,
         )

@@ -136,7 +136,7 @@ def test_a_run_alone_goes_to_its_end():
 
 
 def test_individual_steps_are_measured_as_shared_ones_are():
-    spheres = problem("plummer-8", end_time=0.5, systems=2)
+    spheres = problem("plummer-8", end_time=2.0, systems=2)
     (method,) = methods("--rules aarseth", "plummer-8")
     assert method.label == "aarseth on hermite, individual"
     rough, _, fine, _ = method.runs([spheres], [4.0, 1.0], 10**6, 0.0, lambda share: None)
@@ -147,7 +147,7 @@ def test_individual_steps_are_measured_as_shared_ones_are():
     # Fewer passes than times at which bodies took steps, since not all of them did.
     assert 1 < fine.force_evaluations < 0.9 * fine.steps
     assert fine.final_error <= fine.max_error
-    assert fine.evaluations_per_unit == 2 * fine.force_evaluations
+    assert fine.evaluations_per_unit == fine.force_evaluations / 2
     assert fine.angular_momentum_error < 1e-5
     assert method.seconds(spheres, 0, 1.0, 10**6) > 0
 
