@@ -11,9 +11,8 @@ import numpy as np
 
 from jaxstepper.evaluation.measure import all_together
 from jaxstepper.evaluation.method import Method, Report
-from jaxstepper.evaluation.positions import position_error
 from jaxstepper.evaluation.problems import Problem
-from jaxstepper.evaluation.run import FAILED_ABOVE, Run
+from jaxstepper.evaluation.run import FAILED_ABOVE, Run, run_of
 from jaxstepper.evaluation.timing import fastest
 from jaxstepper.physics.diagnostics import (
     angular_momentum,
@@ -115,31 +114,25 @@ class IndividualMethod(Method):
     ) -> Run:
         state, watch = watched
         end, gravity = at_common_time(state), Gravity(problem.softening)
-        passes = evaluations(state) / len(problem.tables[system])
         errors = np.abs(path.energy - path.energy[0])[1:] / float(watch.initial.scale)
         worst = float(watch.worst)
         failed = "" if worst <= FAILED_ABOVE and state.status != NOT_FINITE else "energy"
-        return Run(
-            problem=problem.name,
-            system=system,
+        return run_of(
+            problem,
+            system,
+            time=float(end.time),
+            position=np.asarray(end.position),
             rule=self.rule,
             scheme=self.scheme,
             symmetrized=False,
             reversible=False,
             factor=factor,
             steps=int(state.steps),
-            force_evaluations=passes,
-            evaluations_per_unit=passes / problem.units,
-            unit=problem.unit,
+            force_evaluations=evaluations(state) / len(problem.tables[system]),
             max_error=worst,
             median_error=float(np.median(errors)) if len(errors) else math.nan,
             final_error=float(errors[-1]) if len(errors) else math.nan,
-            position_error=position_error(
-                problem, system, float(end.time), np.asarray(end.position)
-            ),
-            judged_by=problem.judged_by,
             angular_momentum_error=_spin_error(start, end, gravity),
-            seconds=math.nan,
             failed="stalled" if state.status == STALLED else failed,
         )
 

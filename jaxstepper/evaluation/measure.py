@@ -4,7 +4,6 @@ A rule is judged as a curve: it runs on every system once for each of several fa
 The runs of a rule go side by side, in device calls of bounded length.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,9 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxstepper.evaluation.positions import position_error
 from jaxstepper.evaluation.problems import Problem
-from jaxstepper.evaluation.run import FAILED_ABOVE, Run
+from jaxstepper.evaluation.run import FAILED_ABOVE, Run, run_of
 from jaxstepper.machine.call_budget import in_bounded_calls
 from jaxstepper.physics.diagnostics import (
     Energy,
@@ -177,26 +175,23 @@ class _Measurement:
         for i, (factor, problem, system) in enumerate(self.runs):
             end = _End(*(each[i] for each in ends))
             steps = int(end.steps)
-            evaluations, mine = force_evaluations(self.rule, steps), errors[:, i]
-            yield Run(
-                problem=problem.name,
-                system=system,
+            mine = errors[:, i]
+            yield run_of(
+                problem,
+                system,
+                time=float(end.time),
+                position=end.position,
                 rule=name,
                 scheme=name_of(self.rule.scheme),
                 symmetrized=symmetrized,
                 reversible=self.rule.reversible,
                 factor=factor,
                 steps=steps,
-                force_evaluations=evaluations,
-                evaluations_per_unit=evaluations / problem.units,
-                unit=problem.unit,
+                force_evaluations=force_evaluations(self.rule, steps),
                 max_error=float(end.worst),
                 median_error=float(np.median(mine[~np.isnan(mine)])),
                 final_error=float(end.last),
-                position_error=position_error(problem, system, float(end.time), end.position),
-                judged_by=problem.judged_by,
                 angular_momentum_error=float(end.worst_spin),
-                seconds=math.nan,
                 failed=self._failed(end),
             )
 

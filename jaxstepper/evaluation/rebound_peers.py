@@ -12,9 +12,8 @@ from scipy.spatial.distance import pdist
 
 from jaxstepper.evaluation.measure import all_together
 from jaxstepper.evaluation.method import Method, Report
-from jaxstepper.evaluation.positions import position_error
 from jaxstepper.evaluation.problems import Problem
-from jaxstepper.evaluation.run import FAILED_ABOVE, LEAPFROG, Run
+from jaxstepper.evaluation.run import FAILED_ABOVE, LEAPFROG, Run, run_of
 from jaxstepper.evaluation.timing import fastest
 from jaxstepper.physics.diagnostics import SMALL_FRACTION
 
@@ -79,53 +78,62 @@ class ReboundMethod(Method):
 
     def _run(self, problem: Problem, system: int, factor: float, max_steps: int) -> Run:
         simulation = self._start(problem, system, factor)
+        watch, steps = _Watch(simulation), 0
         between = 1 if simulation.N <= EVERY_STEP_UP_TO else STEPS_BETWEEN
-        evaluations, steps, errors, spins = 0, 0, [], []
-        kinetic, potential = _energies(simulation)
-        energy, spin = kinetic + potential, np.array(simulation.angular_momentum())
-        size = np.linalg.norm(spin)
-        scale = max(abs(energy), SMALL_FRACTION * (kinetic + abs(potential)))
-
-        def count(_: Any) -> None:
-            nonlocal evaluations
-            evaluations += 1
-
-        simulation.additional_forces = count
-        failed = ""
-        while simulation.t < problem.end_time and not failed:
+        while simulation.t < problem.end_time and not watch.failed and steps < max_steps:
             simulation.steps(1)
             steps += 1
-            if steps % between and simulation.t < problem.end_time and steps < max_steps:
-                continue
-            errors.append(abs(_energy(simulation) - energy) / scale)
-            spins.append(np.linalg.norm(np.array(simulation.angular_momentum()) - spin))
-            if not errors[-1] <= FAILED_ABOVE:
-                failed = "energy"
-            elif steps >= max_steps:
-                failed = "steps"
+            if steps % between == 0 or steps == max_steps or simulation.t >= problem.end_time:
+                watch.look(simulation)
+        capped = "steps" if steps >= max_steps else ""
         centre = _centre(problem.tables[system], simulation.t)
-        positions = _positions(simulation)[:, : len(centre)] + centre
-        return Run(
-            problem=problem.name,
-            system=system,
+        return run_of(
+            problem,
+            system,
+            time=simulation.t,
+            position=_positions(simulation)[:, : len(centre)] + centre,
             rule=self.rule,
             scheme=self.scheme,
             symmetrized=False,
             reversible=self.scheme == LEAPFROG,
             factor=factor,
             steps=steps,
-            force_evaluations=evaluations,
-            evaluations_per_unit=evaluations / problem.units,
-            unit=problem.unit,
-            max_error=float(np.max(errors)),
-            median_error=float(np.median(errors)),
-            final_error=float(errors[-1]),
-            position_error=position_error(problem, system, simulation.t, positions),
-            judged_by=problem.judged_by,
-            angular_momentum_error=float(np.max(spins) / size) if size else math.nan,
-            seconds=math.nan,
-            failed=failed,
+            force_evaluations=watch.evaluations,
+            max_error=float(np.max(watch.errors)),
+            median_error=float(np.median(watch.errors)),
+            final_error=float(watch.errors[-1]),
+            angular_momentum_error=watch.spin_error,
+            failed="energy" if watch.failed else capped,
         )
+
+
+class _Watch:
+    """The errors of a simulation so far, and its evaluations of forces."""
+
+    def __init__(self, simulation: Any) -> None:
+        kinetic, potential = _energies(simulation)
+        self.energy, self.spin = kinetic + potential, np.array(simulation.angular_momentum())
+        self.scale = max(abs(self.energy), SMALL_FRACTION * (kinetic + abs(potential)))
+        self.errors: list[float] = []
+        self.largest_turn, self.evaluations = 0.0, 0
+        simulation.additional_forces = self._count
+
+    def _count(self, _: Any) -> None:
+        self.evaluations += 1
+
+    def look(self, simulation: Any) -> None:
+        self.errors.append(abs(_energy(simulation) - self.energy) / self.scale)
+        turn = np.linalg.norm(np.array(simulation.angular_momentum()) - self.spin)
+        self.largest_turn = max(self.largest_turn, float(turn))
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.errors) and not self.errors[-1] <= FAILED_ABOVE
+
+    @property
+    def spin_error(self) -> float:
+        size = float(np.linalg.norm(self.spin))
+        return self.largest_turn / size if size else math.nan
 
 
 @dataclass(frozen=True)

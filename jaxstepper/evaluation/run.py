@@ -2,6 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxstepper.evaluation.positions import position_error
+from jaxstepper.evaluation.problems import Problem
 
 UNITS = {"orbit": "orbit", "time": "unit of time"}
 """What evaluations are counted per, in words."""
@@ -68,6 +75,38 @@ class Run:
         """The error that counts; infinite if the run failed."""
         error = self.position_error if self.judged_by == "position" else self.max_error
         return math.inf if self.failed or math.isnan(error) else error
+
+
+def run_of(
+    problem: Problem,
+    system: int,
+    *,
+    force_evaluations: float,
+    time: float,
+    position: Float[np.ndarray, "N D"],
+    **others: Any,
+) -> Run:
+    """A run that was not timed.
+
+    Args:
+        problem: the systems.
+        system: which of them.
+        force_evaluations: in all.
+        time: of its last state.
+        position: of its bodies then.
+        **others: fields of `Run` that do not follow from these.
+    """
+    return Run(
+        problem=problem.name,
+        system=system,
+        force_evaluations=force_evaluations,
+        evaluations_per_unit=force_evaluations / problem.units,
+        unit=problem.unit,
+        position_error=position_error(problem, system, time, position),
+        judged_by=problem.judged_by,
+        seconds=math.nan,
+        **others,
+    )
 
 
 def label_of(rule: str, scheme: str, symmetrized: bool) -> str:

@@ -28,30 +28,28 @@ def plot_work_precision(all_curves: Sequence[Curve], path: Path) -> None:
     """
     problems = list(dict.fromkeys(curve.problem for curve in all_curves))
     timed = any(np.isfinite(curve.seconds).any() for curve in all_curves)
-    measures = ("evaluations", "seconds") if timed else ("evaluations",)
-    columns = min(4 if timed else 3, len(problems) * len(measures))
-    rows = -(-len(problems) * len(measures) // columns)
+    shown = [(name, work) for name in problems for work in ("evaluations", "seconds")[: 1 + timed]]
+    columns = min(4 if timed else 3, len(shown))
+    rows = -(-len(shown) // columns)
     figure = new_figure(1 + 4 * columns, 1.2 + 3.4 * rows, layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
     colours = list(dict.fromkeys((curve.rule, curve.scheme) for curve in all_curves))
     handles: dict[str, Any] = {}
-    for problem in problems:
+    for (problem, work), axes in zip(shown, panels, strict=False):
         mine = [curve for curve in all_curves if curve.problem == problem]
-        for measure in measures:
-            axes = panels.pop(0)
-            for curve in mine:
-                style = _style(colours.index((curve.rule, curve.scheme)), curve)
-                handles.setdefault(curve.label, _draw_curve(axes, curve, measure, style))
-            _label(axes, mine[0], measure)
-    for axes in panels:
+        for curve in mine:
+            style = _style(colours.index((curve.rule, curve.scheme)), curve)
+            handles.setdefault(curve.label, _draw_curve(axes, curve, work, style))
+        _label(axes, mine[0], work)
+    for axes in list(figure.axes)[len(shown) :]:
         axes.set_visible(False)
     where = {"loc": "outside lower center", "ncols": columns + 1, "fontsize": "small"}
     figure.legend(handles.values(), handles.keys(), **where)
     save(figure, path)
 
 
-def _label(axes: Any, curve: Curve, measure: str) -> None:
-    what = "force evaluations" if measure == "evaluations" else "seconds"
+def _label(axes: Any, curve: Curve, work: str) -> None:
+    what = "force evaluations" if work == "evaluations" else "seconds"
     axes.set(xscale="log", yscale="log", title=curve.problem)
     axes.set_ylim(SMALLEST_ERROR / 2, 2)
     axes.set_xlabel(f"{what} per {UNITS[curve.unit]}")
@@ -74,8 +72,8 @@ def _style(index: int, curve: Curve) -> dict[str, Any]:
     }
 
 
-def _draw_curve(axes: Any, curve: Curve, measure: str, style: dict[str, Any]) -> Any:
-    work: np.ndarray = getattr(curve, measure)
+def _draw_curve(axes: Any, curve: Curve, of: str, style: dict[str, Any]) -> Any:
+    work: np.ndarray = getattr(curve, of)
     shown = np.isfinite(curve.errors) & np.isfinite(work)
     errors, low, high = (
         np.clip(each[shown], SMALLEST_ERROR, 1)
