@@ -63,6 +63,7 @@ class TwoPhase(Plan, Objective):
         state = state.replace(status=jnp.where(bad, NOT_FINITE, state.status).astype(jnp.int32))
         return state, budget, state.progress.replay_done
 
+    # Functions from the files beside: of the plan and more, or of states and metrics alone.
     metrics = staticmethod(epoch_metrics)
     next_epoch = next_epoch
     place = place
