@@ -5,6 +5,7 @@ memory grows as N, not N^2. Two massless bodies do not act on each other, so the
 nowhere. A single body has no pair.
 """
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from jaxtyping import Array, Bool, Float
 from jaxstepper.physics.gravity import for_each_body, safe_sqrt
 from jaxstepper.physics.particles import Particles
 
+# Up to this many bodies each pair is a number of its own. With slices of three bodies, the gradient
+# of a power of the distance in a `scan` crashes XLA's code for CPUs (jaxlib 0.10.2).
+UNROLLED_UP_TO = 4
 # Up to this many bodies each pair is formed once; beyond, once from either end.
 ALL_PAIRS_UP_TO = 16
 
@@ -152,14 +156,17 @@ def _all_pairs(particles: Particles, softening: Array | float) -> Pairs:
     mass = particles.mass
     count = mass.shape[0]
 
-    def differences(z: Float[Array, "N D"]) -> Vectors:
-        # Slices, which XLA fuses into what follows, unlike a gather.
-        return [
-            jnp.concatenate([x[i + 1 :] - x[i] for i in range(count - 1)]) for x in _components(z)
-        ]
+    def of_pairs(combine: Callable[[Array, Array], Array], x: Float[Array, " N"]) -> Array:
+        # Numbers or slices, which XLA fuses into what follows, unlike a gather.
+        if count <= UNROLLED_UP_TO:
+            pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+            return jnp.stack([combine(x[j], x[i]) for i, j in pairs])
+        return jnp.concatenate([combine(x[i + 1 :], x[i]) for i in range(count - 1)])
 
-    mu = jnp.concatenate([mass[i + 1 :] + mass[i] for i in range(count - 1)])
-    product = jnp.concatenate([mass[i + 1 :] * mass[i] for i in range(count - 1)])
+    def differences(z: Float[Array, "N D"]) -> Vectors:
+        return [of_pairs(operator.sub, x) for x in _components(z)]
+
+    mu, product = of_pairs(operator.add, mass), of_pairs(operator.mul, mass)
     return _pairs(mu, product, differences, particles, softening)
 
 

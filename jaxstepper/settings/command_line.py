@@ -139,7 +139,7 @@ def _read_flags(
     tokens = []
     for token in argv:
         if _is_negative_number(token):
-            # argparse takes "-1e-3" for a flag, but not if it starts with a space.
+            # argparse takes "-1e-3" for a flag, unless it starts with a space.
             token = " " + token
         elif token.startswith("--"):
             flag, equals, value = token.partition("=")
@@ -155,8 +155,8 @@ def _read_flags(
     path = raw.pop("config", None)
     settings: Sourced = {}
     for name, value in raw.items():
-        if isinstance(value, str) and _is_negative_number(value.strip()):
-            value = value.strip()
+        if isinstance(value, str) and value.startswith(" ") and _is_negative_number(value[1:]):
+            value = value[1:]
         flag = flag_of(name)
         settings[name] = (read_option(name, value, flag), flag)
     return settings, path

@@ -23,15 +23,19 @@ BISECTIONS = 20
 TRIALS = DOUBLINGS + BISECTIONS
 
 
-def calibrate(plan: Plan, variables: Variables, systems: Sample) -> Variables:
-    """The variables with the dt bias set so that the network, on average, starts in the band.
+def calibrate(
+    plan: Plan, variables: Variables, systems: Sample
+) -> tuple[Variables, Float[Array, ""]]:
+    """Sets the dt bias so that the network, on average, starts in the band.
 
-    `systems` are the initial states `[B]`.
+    `systems` are the initial states `[B]`. Also returns the dt that the network then says on
+    average.
     """
     wanted = jnp.mean(jnp.log(jax.vmap(lambda one: target_dt(plan, one))(systems)))
     outputs = plan.network.apply(variables, systems.inputs)
     now = jnp.mean(_inverse_softplus(outputs[:, 0]))
-    return plan.network.shifted(variables, _inverse_softplus(jnp.exp(wanted)) - now)
+    first = jnp.exp(wanted)
+    return plan.network.shifted(variables, _inverse_softplus(first) - now), first
 
 
 def target_dt(plan: Plan, system: Sample) -> Float[Array, ""]:

@@ -1,6 +1,7 @@
 """The objective of two-phase training: a `Plan`, and what the trainer asks of it."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from jaxstepper.errors import require
+from jaxstepper.network.learned import LEARNED_DT_FLOOR
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.training.objective import Objective, Path
 from jaxstepper.training.run import all_finite
 from jaxstepper.training.status import NOT_FINITE, RUNNING
 from jaxstepper.training.two_phase import words
+from jaxstepper.training.two_phase.attempt import DT_FLOOR
 from jaxstepper.training.two_phase.calibrate import TRIALS, calibrate
 from jaxstepper.training.two_phase.collect import collect
 from jaxstepper.training.two_phase.epoch import EpochMetrics, epoch_metrics, next_epoch
@@ -26,7 +30,11 @@ from jaxstepper.training.two_phase.state import TrainState, init_train_state, pl
 
 # Retrain iterations on one step between warnings.
 PATIENCE = 1000
-# The price in phase 1 of a unit of simulated time.
+# A constant that is added to every dt is not felt if dt is so many times as long; one that simulate
+# adds is warned of if it makes dt longer by a tenth.
+UNFELT = 1000
+FELT_BELOW = 10
+# What phase 1 pays for a unit of simulated time.
 COST = "evaluations_per_time"
 
 
@@ -46,14 +54,21 @@ class TwoPhase(Plan, Objective):
     def init(
         self, tables: np.ndarray, key: Array, variables: Variables | None = None
     ) -> TrainState:
-        """The state before the first epoch, of systems `[B, N, 1 + 2 D]`."""
-        # One compiled program: one by one, the operations of a start take several seconds.
+        """The state before the first epoch, of systems `[B, N, 1 + 2 D]`.
+
+        Raises:
+            UserError: in the units of the systems, steps are too short.
+        """
+        # One compiled program: run one by one, the operations of a start take several seconds.
         start = jax.jit(_start, static_argnums=0)
         # Plain arrays: every process has the same, and the program places them.
         variables = jax.tree.map(np.asarray, variables)
         tables = np.asarray(tables)
         of_dtype = tables.astype(self.network.dtype)
-        return start(self, of_dtype, np.asarray(key), variables, self._end_times(tables))
+        end_times = self._end_times(tables)
+        state, first = start(self, of_dtype, np.asarray(key), variables, end_times)
+        _check_first_step(float(first))
+        return state
 
     def chunk(self, state: TrainState, budget: Array) -> tuple[TrainState, Array, Bool[Array, ""]]:
         """Both phases of the current epoch, as far as the budget of attempts goes."""
@@ -63,6 +78,7 @@ class TwoPhase(Plan, Objective):
         state = state.replace(status=jnp.where(bad, NOT_FINITE, state.status).astype(jnp.int32))
         return state, budget, state.progress.replay_done
 
+    # Functions from the files beside: of the plan and more, or of states and metrics alone.
     metrics = staticmethod(epoch_metrics)
     next_epoch = next_epoch
     place = place
@@ -129,8 +145,32 @@ _restart = jax.jit(restart, static_argnums=0)
 
 def _start(
     plan: TwoPhase, tables: Array, key: Array, variables: Variables | None, end_time: Array
-) -> TrainState:
+) -> tuple[TrainState, Array]:
+    """The state before the first epoch, and the first dt; infinite if it is not calibrated."""
     state = init_train_state(plan, tables, key, variables, end_time)
+    first = jnp.full((), jnp.inf)
     if variables is None and plan.calibrated:
-        state = state.replace(variables=calibrate(plan, state.variables, state.systems))
-    return place(plan, state)
+        calibrated, first = calibrate(plan, state.variables, state.systems)
+        state = state.replace(variables=calibrated)
+    return place(plan, state), first
+
+
+def _check_first_step(dt: float) -> None:
+    """Refuses units in which the constants that are added to every dt count, or warns of them.
+
+    The torch simulator adds them, so checkpoints must.
+
+    Raises:
+        UserError: the constant of training is above a thousandth of the first dt.
+    """
+    require(
+        dt > UNFELT * DT_FLOOR,
+        f"a first step of {dt:.1e} is lost beside the {DT_FLOOR:g} that training adds to every dt, "
+        "as the torch system does; choose a smaller unit of time, so that it is a larger number",
+    )
+    if dt < FELT_BELOW * LEARNED_DT_FLOOR:
+        warnings.warn(
+            f"a first step of {dt:.1e} is not long beside the {LEARNED_DT_FLOOR:g} that simulate "
+            "adds to every learned dt, as the torch system does; choose a smaller unit of time",
+            stacklevel=2,
+        )

@@ -40,6 +40,7 @@ class Windows(WindowPlan, Objective):
         start = jax.jit(init_window_state, static_argnums=0)
         return start(self, tables, np.array(periods), key, variables)
 
+    # Functions from the files beside.
     chunk = iterate
     metrics = staticmethod(epoch_metrics)
     next_epoch = next_epoch
