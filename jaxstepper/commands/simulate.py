@@ -89,7 +89,9 @@ def run_simulate(request: Request) -> int:
             _print_report(controller, gravity, first, end, watch, wandb_run)
             for first, (end, watch) in zip(starts, ends, strict=True)
         ]
-        warn_of_errors(request, [float(watch.worst) for _, watch in ends])
+        told = [has_failed(end.status) or watch.wrong_step > 0 for end, watch in ends]
+        errors = [float(watch.worst) for _, watch in ends]
+        warn_of_errors(request, [x for x, known in zip(errors, told, strict=True) if not known])
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
@@ -156,7 +158,7 @@ def _print_report(
         print(json.dumps(result, allow_nan=False))
     wandb_run.log(result)
     if has_failed(end.status):
-        note(words_of_failure(end))
+        note(words_of_failure(end, in_field=gravity.external is not None))
         return False
     if result["energy_final"] is None:
         step = blown_up_at(controller, gravity, first, steps)
