@@ -37,6 +37,11 @@ class Outcome(NamedTuple):
     watch: Watch
     blown_up_at: Callable[[], int]
 
+    @property
+    def is_told_of(self) -> bool:
+        """Whether its report says what went wrong."""
+        return self.status >= STALLED or bool(self.watch.wrong_step > 0)
+
 
 Outcomes = tuple[list[Outcome], list[Trajectory]]
 """Those of several rollouts, and what was recorded of each, if anything."""
@@ -60,7 +65,7 @@ def print_report(gravity: Gravity, outcome: Outcome, wandb_run: WandbRun) -> boo
         print(json.dumps(result, allow_nan=False))
     wandb_run.log(result)
     if outcome.status >= STALLED:
-        note(words_of_failure(outcome.last, steps, outcome.status))
+        note(words_of_failure(outcome.last, steps, outcome.status, gravity.external is not None))
         return False
     if result["energy_final"] is None:
         step = outcome.blown_up_at()

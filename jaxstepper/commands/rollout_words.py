@@ -32,12 +32,14 @@ def aims_at_tolerance(config: Config) -> bool:
     return rule_name(config) == "learned" and config.feature_type in NATIVE_FEATURES
 
 
-def words_of_failure(last: Particles, step: int, status: int) -> str:
+def words_of_failure(last: Particles, step: int, status: int, in_field: bool) -> str:
     """Why a rollout could not go on: when, between which bodies, and what to do."""
     where = f"at time {float(last.time):.9g}, in step {step}"
     one, other, apart = closest_pair(np.asarray(last.position))
     pair = f"bodies {one} and {other} (counted from 0) are {apart:.3g} apart"
-    cure = "soften the force (--softening), or use --controller logarithmic-hamiltonian"
+    cure = "soften the force (--softening)"
+    if not in_field:
+        cure += ", or use --controller logarithmic-hamiltonian"
     if status == STALLED:
         return f"the rollout stalled {where}: its steps became too short; {pair}; {cure}"
     return f"the rollout stopped {where}: the rule's step is not finite; {pair}; {cure}"
@@ -68,18 +70,20 @@ def words_of_wrong_energy(watch: Watch, steps: int) -> str:
 def warn_of_errors(request: Request, errors: list[float]) -> None:
     """Warns, with a cure, if the largest energy error of a rollout misses its tolerance or is poor.
 
-    Rollouts that went wrong have been reported already.
+    `errors` are those of the rollouts that nothing else was said of.
     """
     config = request.config
-    sane = [error for error in errors if error <= WRONG_ABOVE]
+    sane = [error for error in errors if math.isfinite(error)]
     if not sane:
         return
     worst = max(sane)
     said = f"warning: the largest energy error on the way is {worst:.2g}"
     if aims_at_tolerance(config) and worst > MISSED_BY * _tolerance(config):
         asked = _tolerance(config)
-        rule = _rule_that_keeps(config, asked)
-        note(f"{said}, {worst / asked:.2g} times --tolerance {asked:g}; {rule} keeps to it")
+        cure = f"{_rule_that_keeps(config, asked)} keeps to it"
+        if config.external_field_mass is not None:
+            cure = _cure(config)
+        note(f"{said}, {worst / asked:.2g} times --tolerance {asked:g}; {cure}")
     elif worst > POOR_ABOVE:
         note(f"{said}; {_cure(config)}")
 
@@ -90,9 +94,8 @@ def _tolerance(config: Config) -> float:
 
 
 def _rule_that_keeps(config: Config, tolerance: float) -> str:
-    """Flags of a rule that keeps to a tolerance; for two bodies there is an exact one."""
-    alone = config.num_particles == 2 and config.external_field_mass is None
-    if alone and config.softening == 0:
+    """Flags of a rule that keeps to a tolerance without a field; two bodies have an exact one."""
+    if config.num_particles == 2 and config.softening == 0:
         return "--controller logarithmic-hamiltonian"
     eta = FREE_FALL_ETA * math.sqrt(tolerance)
     return f"--controller free-fall --symmetrize --eta {eta:.2g}"

@@ -75,7 +75,8 @@ def run_simulate(request: Request) -> int:
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
         fine = [print_report(gravity, outcome, wandb_run) for outcome in outcomes]
-        warn_of_errors(request, [float(outcome.watch.worst) for outcome in outcomes])
+        silent = [outcome for outcome in outcomes if not outcome.is_told_of]
+        warn_of_errors(request, [float(outcome.watch.worst) for outcome in silent])
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:

@@ -17,6 +17,10 @@ from jaxstepper.stepping.status import NOT_FINITE, RUNNING, STALLED
 # A step that is a smaller share of the whole time leads nowhere.
 LEAST_SHARE = 1e-24
 
+# Far from the origin, positions may not resolve such short steps. After so many in a row that moved
+# no body, none will; bodies that start at rest take a few until they are fast enough to be seen.
+MOST_STILL = 100_000
+
 Time = Float[Array, ""] | float
 
 
@@ -27,11 +31,13 @@ class Clock(NamedTuple):
         begin: `[]`, the time at which it began.
         lost: `[]`, what rounding took from `particles.time`, to be added to it.
         rest: `[]`, what rounding took from `lost`; without it, 1e8 steps in float32 lose one.
+        still: `[]`, how many of the last steps in a row moved no body, though some had velocities.
     """
 
     begin: Float[Array, ""]
     lost: Float[Array, ""]
     rest: Float[Array, ""]
+    still: Int[Array, ""]
 
 
 def tick(clock: Clock, before: Particles, after: Particles) -> tuple[Clock, Particles]:
@@ -44,7 +50,9 @@ def tick(clock: Clock, before: Particles, after: Particles) -> tuple[Clock, Part
     total, lost = two_sum(time, step)
     lost, rest = two_sum(lost, clock.rest + low)
     lost, rest = lax.stop_gradient((lost, rest))
-    return clock._replace(lost=lost, rest=rest), after.replace(time=total)
+    moves = jnp.any(after.position != before.position) | jnp.all(before.velocity == 0)
+    still = jnp.where(moves, 0, clock.still + 1)
+    return Clock(clock.begin, lost, rest, still), after.replace(time=total)
 
 
 def two_sum(a: Float[Array, ""], b: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -99,4 +107,4 @@ def judge(
 def started(time: Float[Array, ""]) -> Clock:
     """A clock that begins at this time."""
     zero = jnp.zeros_like(time)
-    return Clock(time, zero, zero)
+    return Clock(time, zero, zero, jnp.zeros((), jnp.int32))

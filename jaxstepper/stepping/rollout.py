@@ -14,7 +14,16 @@ from jaxstepper.errors import require
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.clock import Clock, direction, is_before, judge, started, tick, time_left
+from jaxstepper.stepping.clock import (
+    MOST_STILL,
+    Clock,
+    direction,
+    is_before,
+    judge,
+    started,
+    tick,
+    time_left,
+)
 from jaxstepper.stepping.rule import Memory, Rule
 from jaxstepper.stepping.scheme import Carried
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
@@ -101,6 +110,7 @@ def advance(
         dt = jnp.where(new == RUNNING, dt, 0)
     after, carried = rule.scheme.step(carried, particles, dt, gravity)
     clock, after = tick(clock, particles, after)
+    new = jnp.where((new == RUNNING) & (clock.still >= MOST_STILL), STALLED, new)
     status = jnp.where(has_failed(status), status, new)
     return Rollout(after, memory, carried, steps + 1, clock, status)
 

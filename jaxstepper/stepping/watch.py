@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.physics.diagnostics import (
     Energy,
     internal_energy,
+    kinetic_energy,
     reference_energy,
     relative_energy_error,
 )
@@ -22,6 +23,7 @@ from jaxstepper.stepping.rule import Rule
 
 # A state whose relative energy error is larger is not physics any more.
 WRONG_ABOVE = 1.0
+FELT = 0.1
 # Up to this many bodies the energy is measured at every step. Beyond, the sum over pairs would cost
 # about as much as the step, so it is measured at every so many steps.
 EVERY_STEP_UP_TO = 64
@@ -34,7 +36,8 @@ class Watch(NamedTuple):
     Attributes:
         initial: the energy at the start.
         worst: `[]`, the largest relative energy error; infinite after one that was not a number.
-        wrong_time: `[]`, when the error was first seen to be above `WRONG_ABOVE`, else NaN.
+        wrong_time: `[]`, when the error was first seen to be above `WRONG_ABOVE` (and, in an
+            external field, above `FELT` of the energies then), else NaN.
         wrong_step: `[]`, after how many steps; 0 if never.
     """
 
@@ -55,9 +58,14 @@ def look(
     gravity: Gravity, watch: Watch, particles: Particles, steps: Int[Array, ""] | int
 ) -> Watch:
     """The watch after another look at the energy, of a state after so many steps."""
-    error = relative_energy_error(internal_energy(particles, gravity), watch.initial)
+    energy = internal_energy(particles, gravity)
+    error = relative_energy_error(energy, watch.initial)
     error = jnp.where(jnp.isnan(error), jnp.inf, error)
-    first = (error > WRONG_ABOVE) & (watch.wrong_step == 0)
+    wrong = error > WRONG_ABOVE
+    if gravity.external is not None:
+        kinetic = kinetic_energy(particles)
+        wrong &= _is_felt(energy, watch.initial.value, kinetic)
+    first = wrong & (watch.wrong_step == 0)
     return watch._replace(
         worst=jnp.maximum(watch.worst, error),
         wrong_time=jnp.where(first, particles.time, watch.wrong_time),
@@ -103,9 +111,23 @@ def watch_of_recorded(gravity: Gravity, start: Particles, path: Trajectory) -> W
     error = np.asarray(relative_energy_error(_internal(gravity, start, path), initial))
     error = np.where(np.isnan(error), np.inf, error)
     wrong = error > WRONG_ABOVE
+    if gravity.external is not None:
+        kinetic = 0.5 * np.sum(np.asarray(start.mass)[:, None] * path.velocity**2, axis=(1, 2))
+        wrong &= np.asarray(_is_felt(jnp.asarray(path.energy), initial.value, jnp.asarray(kinetic)))
     step = int(np.argmax(wrong))
     time = path.time[step] if wrong.any() else np.nan
     return Watch(initial, np.max(error), time, step)  # type: ignore[arg-type]
+
+
+def _is_felt(
+    energy: Float[Array, "..."], initial: Float[Array, ""], kinetic: Float[Array, "..."]
+) -> Bool[Array, "..."]:
+    """Whether an energy has changed by a tenth of its kinetic and potential parts, or is NaN.
+
+    In an external field the zero of the potential is a convention, and E0 may be small by chance.
+    """
+    parts = kinetic + abs(energy - kinetic)
+    return ~(abs(energy - initial) <= FELT * parts)
 
 
 def _internal(gravity: Gravity, start: Particles, path: Trajectory) -> Float[Array, " S"]:

@@ -1,8 +1,14 @@
 """`simulate` with files of named columns, one body, massless bodies, and an external field."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from commandline import assert_refused, call
+
+import jaxstepper
+
+STEPPERS = Path(jaxstepper.__file__).parents[1] / "checkpoints"
 
 FIELD = "--external-field-mass 1000 --external-field-position 10 0"
 ONE = "1e-6 .1 0 0 0\n"
@@ -69,3 +75,25 @@ def test_massless_planets(tmp_path, rule):
     outcome = simulate(tmp_path, text, flags)
     assert outcome.code == 0, outcome.err
     np.testing.assert_allclose(np.load("path.npz")["position"][-1, 1], [1, 0], atol=1e-3)
+
+
+LEARNED = f"--integrator-mode ml --model-path {STEPPERS / 'kepler'}"
+
+
+@pytest.mark.parametrize("output", ["", "--output path.npz"], ids=["report", "output"])
+def test_an_energy_that_is_small_by_chance_in_a_field_is_no_failure(tmp_path, output):
+    # E0 is -6e-10; the kinetic energy at the end, 1e-6.
+    outcome = simulate(tmp_path, TWO, FIELD, LEARNED, "--duration 2", output)
+    assert outcome.code == 0, outcome.err
+    (report,) = outcome.reports()
+    assert report["max_energy_error"] > 1
+    assert "warning: the largest energy error" in outcome.err
+    assert "a smaller --tolerance" in outcome.err
+
+
+@pytest.mark.parametrize("output", ["", "--output path.npz"], ids=["report", "output"])
+def test_a_blow_up_in_a_field_is_one(tmp_path, output):
+    close = "1 .1 0 0 0\n1 .100001 0 0 0\n"
+    outcome = simulate(tmp_path, close, FIELD, "--dt 1e-3", output)
+    assert outcome.code == 1
+    assert "energy error is above 1" in outcome.err

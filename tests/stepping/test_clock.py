@@ -182,6 +182,19 @@ def test_two_bodies_that_fall_onto_each_other_stall(name, dtype):
     assert np.isfinite(end.particles.position).all()
 
 
+def test_steps_too_short_to_move_a_body_far_from_the_origin_stall():
+    away = np.asarray(FALL) + np.array([0, 100.0, 0, 0, 0])
+    rule, limits = by_name("huayno", GRAVITY, 0.1), Limits(time=2.0, steps=1_000_000)
+    end = to_the_end(rule, GRAVITY, state_of(away, jnp.float32), limits)
+    assert word(end.status) == "stalled"
+    np.testing.assert_allclose(end.particles.time, math.pi / 4, rtol=1e-2)
+
+
+def test_bodies_at_rest_that_nothing_moves_do_not_stall():
+    end = to_the_end(fixed(1e-3), GRAVITY, state_of([[1.0, 1, 0, 0, 0]]), Limits(time=110.0))
+    assert (end.steps, word(end.status)) == (110_000, "ended")
+
+
 @pytest.mark.parametrize(
     ("rule", "table", "status"),
     [
