@@ -60,7 +60,8 @@ def tables(found: dict[str, Any]) -> list[str]:
             title = f"{ERRORS['position']}, beside an energy error of"
             add(title, partial(_number, "position_error"))
         if entry["systems"] > 1:
-            add(f"evaluations over those of the best, {found['confidence']:.0%} interval", _ratio)
+            interval = f"{found['confidence']:.0%} interval"
+            add(f"evaluations over those of the best classical rule, {interval}", _ratio)
     return [*lines, "<: the longest steps tried do already; -: the shortest do not"]
 
 
@@ -91,7 +92,7 @@ def _number(name: str, rule: dict[str, Any], key: str, digits: int = 3) -> str:
 
 
 def _ratio(rule: dict[str, Any], key: str) -> str:
-    ratio, interval = rule["ratio_to_best"][key], rule["interval_to_best"][key]
+    ratio, interval = rule["ratio_to_best_classical"][key], rule["interval_to_best_classical"][key]
     if ratio is None or interval is None:
         return "-"
     low, high = ("inf" if end is None else f"{end:.2f}" for end in interval)

@@ -5,6 +5,8 @@ of every draw, and the interval holds the middle 95 % of the results. Draws are 
 are compared get the same systems, so that what is hard for both does not count.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Float
 
@@ -13,6 +15,7 @@ from jaxstepper.evaluation.curves import Curve, work_at
 DRAWS, CONFIDENCE, SEED = 1000, 0.95, 0
 
 
+@lru_cache(maxsize=1024)
 def work_of_draws(curve: Curve, target: float) -> Float[np.ndarray, " R"]:
     """Evaluations per unit that a rule needs, for each draw of systems; infinite if it misses.
 

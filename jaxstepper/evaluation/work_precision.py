@@ -15,11 +15,14 @@ from jaxstepper.evaluation.run import LEAPFROG, is_learned
 
 TARGETS = (1e-2, 1e-3, 1e-4)
 
-# What rules are compared with the best of, by the names of the ratios.
-GROUPS: dict[str, Callable[[Curve], bool]] = {
-    "best": lambda curve: True,
-    "best_classical": lambda curve: not is_learned(curve.rule),
-    "best_leapfrog": lambda curve: curve.scheme == LEAPFROG,
+# Those, of all on the same problem, that a curve is compared with the best of.
+GROUPS: dict[str, Callable[[Curve, Curve], bool]] = {
+    "best": lambda mine, other: True,
+    "best_classical": lambda mine, other: not is_learned(other.rule),
+    "best_classical_on_scheme": lambda mine, other: (
+        not is_learned(other.rule) and other.scheme == mine.scheme
+    ),
+    "best_leapfrog": lambda mine, other: other.scheme == LEAPFROG,
 }
 
 
@@ -27,17 +30,17 @@ def summary(all_curves: Sequence[Curve], targets: Sequence[float] = TARGETS) -> 
     """For each problem and rule, the work needed for each target, and its ratio to the best.
 
     `ratio_to_best` is the ratio of evaluations to those of the best of all, `_classical` of all
-    that are not learned, `_leapfrog` of all on the leapfrog. The best itself has 1. The interval
-    beside each is that of `ratio_interval`, against the rule that is best on all systems; an end
-    that is infinite is None. A target that a rule misses has None.
+    that are not learned, `_classical_on_scheme` of those on the same scheme, `_leapfrog` of all on
+    the leapfrog. The best itself has 1. The interval beside each is that of `ratio_interval`,
+    against the rule that is best on all systems; an end that is infinite is None. A target that a
+    rule misses has None.
     """
     problems: dict[str, Any] = {}
     for name in dict.fromkeys(curve.problem for curve in all_curves):
         mine = [curve for curve in all_curves if curve.problem == name]
         rules = {curve.label: _needs(curve, targets) for curve in mine}
-        for group, belongs in GROUPS.items():
-            for target in targets:
-                _add_ratios(mine, rules, group, belongs, target)
+        for target in targets:
+            _add_ratios(mine, rules, target)
         first = mine[0]
         problems[name] = {
             "unit": first.unit,
@@ -68,25 +71,24 @@ def _needs(curve: Curve, targets: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _add_ratios(
-    all_curves: Sequence[Curve],
-    rules: dict[str, Any],
-    group: str,
-    belongs: Callable[[Curve], bool],
-    target: float,
-) -> None:
-    """Adds the ratios to the best of a group, and their intervals, at a target."""
+def _add_ratios(all_curves: Sequence[Curve], rules: dict[str, Any], target: float) -> None:
+    """Adds to every rule the ratios to the best of each group at a target, and their intervals."""
     key = key_of(target)
-    needs = {c.label: rules[c.label]["evaluations_per_unit"][key] for c in all_curves}
-    able = [c for c in all_curves if belongs(c) and needs[c.label] is not None]
-    best = min(able, key=lambda curve: needs[curve.label], default=None)
+
+    def needs(curve: Curve) -> Any:
+        return rules[curve.label]["evaluations_per_unit"][key]
+
+    able = [curve for curve in all_curves if needs(curve) is not None]
     for curve in all_curves:
-        ratio = interval = None
-        if best is not None and needs[curve.label] is not None:
-            ratio = needs[curve.label] / needs[best.label]
-            interval = ratio_interval(curve, best, target)
         entry = rules[curve.label]
-        entry.setdefault(f"ratio_to_{group}", {})[key] = ratio
-        entry.setdefault(f"interval_to_{group}", {})[key] = interval and [
-            end if math.isfinite(end) else None for end in interval
-        ]
+        for group, belongs in GROUPS.items():
+            others = [other for other in able if belongs(curve, other)]
+            ratio = interval = None
+            if curve in able and others:
+                best = min(others, key=needs)
+                ratio = needs(curve) / needs(best)
+                interval = ratio_interval(curve, best, target)
+            entry.setdefault(f"ratio_to_{group}", {})[key] = ratio
+            entry.setdefault(f"interval_to_{group}", {})[key] = interval and [
+                end if math.isfinite(end) else None for end in interval
+            ]
