@@ -321,6 +321,12 @@ def test_the_command_writes_every_run_a_summary_and_a_figure():
     needed = entry["rules"]["free-fall, symmetrized"]["evaluations_per_unit"]
     assert needed["0.001"] == pytest.approx(138, rel=0.02)
     assert content["settings"]["factors"] == [8, 4, 2, 1, 0.5, 0.25]
+    symmetrized = entry["rules"]["free-fall, symmetrized"]
+    assert 0 < symmetrized["position_error"]["0.001"] < symmetrized["position_error"]["0.01"] < 1
+    assert "kepler-0.5: a position error at the end, beside an energy error of" in outcome.out
+    assert symmetrized["seconds_per_unit"]["0.001"] is None
+    assert "seconds" not in outcome.out
+    assert symmetrized["interval_to_best"]["0.001"] is None
     assert Path("found/ev/work-precision.png").read_bytes().startswith(b"\x89PNG")
     assert outcome.out.splitlines()[0].startswith("kepler-0.5: evaluations per orbit")
     assert outcome.out.splitlines()[-1] == "found/ev/work-precision.png"
