@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxstepper.commands.simulate import check_mode, check_output, run_simulate
+from jaxstepper.commands.simulate import check_mode, check_output, learned_mode, run_simulate
 from jaxstepper.commands.train import run_train
 from jaxstepper.commands.train_job import fresh_name
 from jaxstepper.runs.bodies import initial_tables
@@ -29,7 +29,7 @@ def run_both(train: Request, simulate: Request) -> int:
     if not simulate.sets("integrator_mode") and simulate.config.controller is None:
         # A resumed run keeps the history length that it began with.
         trained = load_model(run, train.config.checkpoint_dir).config
-        simulate = simulate.replace(integrator_mode="history" if trained["history_len"] else "ml")
+        simulate = simulate.replace(integrator_mode=learned_mode(trained["history_len"]))
     return run_simulate(simulate)
 
 

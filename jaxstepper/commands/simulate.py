@@ -51,6 +51,8 @@ from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.stepping.watch import Watch, watch_of_recorded
 
 DEFAULT_STEPS = 1000
+# Whoever names a model and none of these means its network to choose the steps.
+WITHOUT_NETWORK = ("integrator_mode", "controller", "dt", "use_train_ic")
 MANY = 30_000  # with so many particles, a step takes seconds
 
 
@@ -98,8 +100,15 @@ def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
         return request, None
     model = load_model(config.model_path, config.checkpoint_dir)
     request = adopt(request, model.config, model.name)
+    if not any(map(request.sets, WITHOUT_NETWORK)):
+        request = request.replace(integrator_mode=learned_mode(request.config.history_len))
     check_mode(request.config, model.name)
     return request, model
+
+
+def learned_mode(history_len: int) -> str:
+    """The integrator mode of a network that sees so many past states."""
+    return "history" if history_len else "ml"
 
 
 def _needs_model(config: Config) -> bool:

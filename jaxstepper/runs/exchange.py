@@ -31,7 +31,12 @@ def export(run: Path, name: str | int | None, out: Path) -> Path:
     """
     checkpoint = checkpoints.load(run, name)
     path = out if out.suffix == ".pt" else out / torch_bridge.file_name(checkpoint.epoch)
-    torch_bridge.write(path, to_torch(checkpoint))
+    content = to_torch(checkpoint)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path.parent}: cannot be made ({error.strerror})") from error
+    torch_bridge.write(path, content)
     return path
 
 

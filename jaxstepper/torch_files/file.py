@@ -52,7 +52,6 @@ def write(path: str | os.PathLike[str], checkpoint: TorchCheckpoint) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 torch.save(content, file)

@@ -128,6 +128,13 @@ def test_use_train_ic_starts_where_the_model_was_trained():
     assert_refused(call("import", model, "--out run"), "holds epoch 2")
 
 
+def test_a_model_alone_chooses_the_steps():
+    flags = f"{THREE} --steps 3 --model-path {GOLDEN / 'torch_plain.pt'}"
+    learned = simulate(flags, "--integrator-mode ml")
+    assert simulate(flags) == learned
+    assert simulate(flags, "--dt 1e-3")["end_time"] == pytest.approx(3e-3) != learned["end_time"]
+
+
 @pytest.mark.parametrize(("dim", "where"), [(2, "3 4 0"), (3, "3 4 1")])
 def test_tidal_field_flags_add_its_energy_and_force(dim, where):
     flags = f"{THREE} --dim {dim} --steps 4 --dt 1e-3"
