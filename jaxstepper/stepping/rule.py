@@ -124,11 +124,11 @@ def register(cls: Any) -> None:
     static = [each.name for each in fields(cls) if each.metadata.get("static")]
     leaves = [each.name for each in fields(cls) if each.name not in static]
 
-    def flatten(rule: Rule) -> tuple[list, tuple]:
+    def flatten(rule: Any) -> tuple[list, tuple]:
         children = [(GetAttrKey(name), getattr(rule, name)) for name in leaves]
         return children, tuple(getattr(rule, name) for name in static)
 
-    def unflatten(static_values: tuple, children: Iterable) -> Rule:
+    def unflatten(static_values: tuple, children: Iterable) -> Any:
         # Not by the constructor, whose checks are of numbers, not of what JAX puts in their place.
         rule = object.__new__(cls)
         for name, value in zip((*leaves, *static), (*children, *static_values), strict=True):

@@ -153,6 +153,8 @@ SIMULATE_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("tolerance", "--tolerance 1e-5", 1e-5, 1e-3),
     ("power", "--power 1 --controller power-law", 1.0, 1.5),
     ("symmetrize", "--symmetrize", True, False),
+    ("individual", "--individual --scheme hermite --controller aarseth", True, False),
+    ("scheme", "--scheme chin", "chin", "leapfrog"),
 ]
 CONFIG_ONLY = {
     "adam_epochs": 0,
