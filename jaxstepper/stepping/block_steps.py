@@ -26,8 +26,8 @@ def power_of_two_below(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def first_step(wanted: Float[Array, "..."]) -> Float[Array, "..."]:
     """The step from the beginning of a block, given the one that is wanted.
 
-    It is not so short that a force could not be told from its rounding error afterwards, 4 sqrt(eps)
-    or 2^-24 in float64: a force that happens to be 0, with all its rates, says nothing of the step.
+    It is at least 4 sqrt(eps), 2^-24 in float64, so that a force can be told from its rounding
+    error afterwards: one that happens to be 0, with all its rates, says nothing of the step.
     """
     least = 4 * least_step(wanted.dtype) ** 0.5
     return power_of_two_below(jnp.clip(wanted, least, 1.0))

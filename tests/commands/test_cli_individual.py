@@ -45,7 +45,7 @@ def test_it_reports_evaluations_with_a_fraction_and_records_common_times():
         ("--individual --scheme hermite", "--controller aarseth"),
         ("--individual --scheme hermite --controller free-fall", "--controller aarseth"),
         (f"{INDIVIDUAL} --symmetrize", "cannot be reversed"),
-        (f"{INDIVIDUAL} --steps 7 --num-particles 3", "needs --duration"),
+        (f"{INDIVIDUAL} --steps 7 --num-particles 3 --seed 1", "needs --duration"),
         ("--controller aarseth", "add --individual"),
     ],
 )

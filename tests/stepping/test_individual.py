@@ -216,7 +216,7 @@ def test_aarseths_criterion_on_a_circle():
 def test_powers_of_two_are_exact(dtype):
     x = np.exp(np.random.default_rng(0).uniform(-80, 80, 1000)).astype(dtype)
     x = np.concatenate([x, np.exp2(np.arange(-30, 30)).astype(dtype)])
-    mantissa, exponent = np.frexp(x)
+    exponent = np.frexp(x)[1]
     np.testing.assert_array_equal(power_of_two_below(jnp.asarray(x)), np.ldexp(0.5, exponent))
 
 
