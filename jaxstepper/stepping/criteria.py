@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 from jaxstepper.physics.gravity import safe_norm, safe_sqrt
 from jaxstepper.stepping.rule import Number, register
 
+# Smaller changes count as this; squares of it are numbers in float32.
+TINY = 1e-18
+
 
 class Derivatives(NamedTuple):
     """What is known of K bodies at the ends of their steps.
@@ -90,11 +93,67 @@ class Aarseth(Criterion):
         return eta * _ratio(safe_sqrt(a * s + j**2), s)
 
     def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
-        known, dt = derivatives, derivatives.dt
-        # Changes over the last step: of short steps in float32, s^2 would overflow.
-        changes = (known.acceleration, known.jerk, known.snap, known.crackle)
-        a, j, s, c = (safe_norm(z * dt[:, None] ** k) for k, z in enumerate(changes))
-        return dt * safe_sqrt(self.eta * _ratio(a * s + j**2, j * c + s**2))
+        a, j, s, c = (safe_norm(z) for z in _changes(derivatives))
+        return derivatives.dt * safe_sqrt(self.eta * _ratio(a * s + j**2, j * c + s**2))
+
+
+# Of `Fitted`, as `scripts/fit_criterion.py` found them.
+WEIGHTS = (0.208, 0.561, -0.427, -1.172, -0.339, -0.089, -0.068, -0.06, 0.134, -0.159, -0.322)
+
+
+class Fitted(Criterion):
+    """Aarseth's step times exp(w . f), with weights w fitted to clusters.
+
+    f are functions of |a| |s| / |j|^2 and |j| |c| / |s|^2, and cosines of the angles between the
+    derivatives, even where the direction of time would change their signs: nothing in them has a
+    scale, an axis or a direction of time.
+
+    Attributes:
+        eta: as that of `Aarseth`; the error of a given time goes about as its square.
+        weights: `[11]`, of `_features`; all 0 for Aarseth's criterion.
+    """
+
+    eta: Number
+    weights: Float[Array, " F"] | tuple[float, ...] = WEIGHTS
+
+    def first_step(
+        self,
+        acceleration: Float[Array, "N D"],
+        jerk: Float[Array, "N D"],
+        snap: Float[Array, "N D"],
+        /,
+    ) -> Float[Array, " N"]:
+        return Aarseth(self.eta).first_step(acceleration, jerk, snap)
+
+    def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
+        exponent = sum(w * f for w, f in zip(self.weights, _features(derivatives), strict=True))
+        return Aarseth(self.eta).step_size(derivatives) * jnp.exp(jnp.asarray(exponent))
+
+
+def _features(derivatives: Derivatives) -> list[Float[Array, " K"]]:
+    a, j, s, c = _changes(derivatives)
+    size_a, size_j, size_s, size_c = (jnp.maximum(safe_norm(z), TINY) for z in (a, j, s, c))
+
+    def cosine(x: Array, y: Array, sizes: Array) -> Array:
+        return jnp.sum(x * y, axis=1) / sizes
+
+    # The fourth root of a ratio, smoothly within -1 and 1.
+    p = jnp.tanh((jnp.log(size_a) + jnp.log(size_s) - 2 * jnp.log(size_j)) / 4)
+    q = jnp.tanh((jnp.log(size_j) + jnp.log(size_c) - 2 * jnp.log(size_s)) / 4)
+    angles = [cosine(a, s, size_a * size_s), cosine(j, c, size_j * size_c)]
+    squares = [
+        cosine(a, j, size_a * size_j) ** 2,
+        cosine(j, s, size_j * size_s) ** 2,
+        cosine(s, c, size_s * size_c) ** 2,
+        cosine(a, c, size_a * size_c) ** 2,
+    ]
+    return [p, q, p * p, q * q, p * q, *angles, *squares]
+
+
+def _changes(derivatives: Derivatives) -> list[Float[Array, "K D"]]:
+    """The derivatives as changes over the last step: in float32, s^2 of short steps overflows."""
+    dt = derivatives.dt[:, None]
+    return [z * dt**k for k, z in enumerate(derivatives[:4])]
 
 
 def _ratio(above: Float[Array, " K"], below: Float[Array, " K"]) -> Float[Array, " K"]:
@@ -115,7 +174,7 @@ class Named(NamedTuple):
     eta: float
 
 
-BY_NAME = {"aarseth": Named(Aarseth, 0.02)}
+BY_NAME = {"aarseth": Named(Aarseth, 0.02), "fitted": Named(Fitted, 0.02)}
 
 
 def by_name(name: str, eta: Number | None = None) -> Criterion:
