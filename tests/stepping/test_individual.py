@@ -179,9 +179,10 @@ def test_massless_bodies_feel_and_do_nothing():
 
 
 def test_a_body_on_which_forces_cancel_does_not_stall():
-    # Euler's collinear orbit: the force on the middle body is rounding alone.
-    speed = np.sqrt(1.25)
-    table = np.array([[1.0, -1, 0, 0, -speed], [1, 0, 0, 0, 0], [1, 1, 0, 0, speed]])
+    # Euler's collinear orbit, at an angle: the force on the middle body is rounding alone.
+    cos, sin, speed = np.cos(0.3), np.sin(0.3), np.sqrt(1.25)
+    x, v = np.array([cos, sin]), speed * np.array([-sin, cos])
+    table = np.array([[1.0, *-x, *-v], [1, 0, 0, 0, 0], [1, *x, *v]])
     end = run_individual(Aarseth(0.01), Gravity(), state(table, Gravity()), 1.0, 0.25)
     assert int(end.status) == ENDED
     np.testing.assert_allclose(np.linalg.norm(end.motion[0], axis=0), [1, 0, 1], atol=1e-5)
