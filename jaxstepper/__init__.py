@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jaxstepper.physics.initial_conditions import kepler_pair, plummer
     from jaxstepper.physics.particles import Particles, from_table
     from jaxstepper.runs.models import load_controller, load_rule
+    from jaxstepper.stepping.criteria import Aarseth, Criterion
+    from jaxstepper.stepping.individual import run_individual
+    from jaxstepper.stepping.individual_state import at_common_time, evaluations
     from jaxstepper.stepping.literature import (
         Acceleration,
         DistanceOverAcceleration,
@@ -45,10 +48,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aarseth",
     "Acceleration",
     "BlanesMoan",
     "Chin",
     "Controller",
+    "Criterion",
     "DistanceOverAcceleration",
     "ExternalField",
     "Fixed",
@@ -70,6 +75,8 @@ __all__ = [
     "Scheme",
     "Symmetrized",
     "Trained",
+    "at_common_time",
+    "evaluations",
     "fixed",
     "free_fall",
     "from_table",
@@ -79,6 +86,7 @@ __all__ = [
     "memoryless",
     "plummer",
     "record",
+    "run_individual",
     "run_steps",
     "run_until",
     "scaled",
@@ -95,6 +103,9 @@ _HOMES = {
     "physics.initial_conditions": ("kepler_pair", "plummer"),
     "physics.particles": ("Particles", "from_table"),
     "runs.models": ("load_controller", "load_rule"),
+    "stepping.criteria": ("Aarseth", "Criterion"),
+    "stepping.individual": ("run_individual",),
+    "stepping.individual_state": ("at_common_time", "evaluations"),
     "stepping.literature": (
         "Acceleration",
         "DistanceOverAcceleration",

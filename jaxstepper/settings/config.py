@@ -41,9 +41,10 @@ CONTROLLERS = (
     "logarithmic-hamiltonian",
     "learned",
     "aarseth",
+    "fitted",
 )
 # Those of individual steps, each body's own.
-CRITERIA = ("aarseth",)
+CRITERIA = ("aarseth", "fitted")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
@@ -291,13 +292,13 @@ class Config:
         False,
         YES_NO,
         "each body takes steps of its own, in powers of two: needs --scheme hermite and "
-        "--controller aarseth",
+        "--controller aarseth or fitted",
     )
     controller: str | None = _rule(
         None,
         one_of(*CONTROLLERS),
         "the step-size rule, in the place of --integrator-mode; learned is the network's, with its "
-        "history window if it has one; aarseth is for --individual",
+        "history window if it has one; aarseth, and fitted to clusters, are for --individual",
     )
     eta: float | None = _rule(
         None,

@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 from jaxstepper.physics.gravity import safe_norm, safe_sqrt
 from jaxstepper.stepping.rule import Number, register
 
+# Smaller changes count as this; squares of it are numbers in float32.
+TINY = 1e-18
+
 
 class Derivatives(NamedTuple):
     """What is known of K bodies at the ends of their steps.
@@ -49,7 +52,11 @@ class Criterion:
         register(dataclass(frozen=True)(cls))
 
     def first_step(
-        self, acceleration: Float[Array, "N D"], jerk: Float[Array, "N D"], /
+        self,
+        acceleration: Float[Array, "N D"],
+        jerk: Float[Array, "N D"],
+        snap: Float[Array, "N D"],
+        /,
     ) -> Float[Array, " N"]:
         """dt `[N]` of the first step of every body; infinite for one whose force is constant."""
         raise NotImplementedError
@@ -62,7 +69,9 @@ class Criterion:
 class Aarseth(Criterion):
     """dt = sqrt(eta (|a| |s| + |j|^2) / (|j| |c| + |s|^2)), with jerk j, snap s and crackle c.
 
-    The first step, for which s and c are not known, is eta_start |a| / |j|. Source: Aarseth 1985.
+    The first step, before which c is not known, is eta_start sqrt(|a| |s| + |j|^2) / |s|: about
+    that of eta_start |a| / |j|, but also for bodies that start at rest, without a jerk, or where
+    the forces on them cancel. Source: Aarseth 1985.
 
     Attributes:
         eta: the error of a given time goes about as its square.
@@ -73,18 +82,78 @@ class Aarseth(Criterion):
     eta_start: Number | None = None
 
     def first_step(
-        self, acceleration: Float[Array, "N D"], jerk: Float[Array, "N D"], /
+        self,
+        acceleration: Float[Array, "N D"],
+        jerk: Float[Array, "N D"],
+        snap: Float[Array, "N D"],
+        /,
     ) -> Float[Array, " N"]:
         eta = 0.1 * jnp.sqrt(self.eta) if self.eta_start is None else self.eta_start
-        return eta * _ratio(safe_norm(acceleration), safe_norm(jerk))
+        a, j, s = (safe_norm(z) for z in (acceleration, jerk, snap))
+        return eta * _ratio(safe_sqrt(a * s + j**2), s)
 
     def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
-        dt = derivatives.dt
-        sizes = jnp.stack([safe_norm(z) for z in derivatives[:4]])
-        # As changes over the last step, and relative to the largest of them, nothing overflows.
-        changes = sizes * jnp.stack([jnp.ones_like(dt), dt, dt**2, dt**3])
-        a, j, s, c = changes * _ratio(jnp.ones_like(dt), jnp.max(changes, axis=0))
-        return dt * safe_sqrt(self.eta * _ratio(a * s + j**2, j * c + s**2))
+        a, j, s, c = (safe_norm(z) for z in _changes(derivatives))
+        return derivatives.dt * safe_sqrt(self.eta * _ratio(a * s + j**2, j * c + s**2))
+
+
+# Of `Fitted`, as `scripts/fit_criterion.py` found them.
+WEIGHTS = (0.208, 0.561, -0.427, -1.172, -0.339, -0.089, -0.068, -0.06, 0.134, -0.159, -0.322)
+
+
+class Fitted(Criterion):
+    """Aarseth's step times exp(w . f), with weights w fitted to clusters.
+
+    f are functions of |a| |s| / |j|^2 and |j| |c| / |s|^2, and cosines of the angles between the
+    derivatives, even where the direction of time would change their signs: nothing in them has a
+    scale, an axis or a direction of time.
+
+    Attributes:
+        eta: as that of `Aarseth`; the error of a given time goes about as its square.
+        weights: `[11]`, of `_features`; all 0 for Aarseth's criterion.
+    """
+
+    eta: Number
+    weights: Float[Array, " F"] | tuple[float, ...] = WEIGHTS
+
+    def first_step(
+        self,
+        acceleration: Float[Array, "N D"],
+        jerk: Float[Array, "N D"],
+        snap: Float[Array, "N D"],
+        /,
+    ) -> Float[Array, " N"]:
+        return Aarseth(self.eta).first_step(acceleration, jerk, snap)
+
+    def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
+        exponent = sum(w * f for w, f in zip(self.weights, _features(derivatives), strict=True))
+        return Aarseth(self.eta).step_size(derivatives) * jnp.exp(jnp.asarray(exponent))
+
+
+def _features(derivatives: Derivatives) -> list[Float[Array, " K"]]:
+    a, j, s, c = _changes(derivatives)
+    size_a, size_j, size_s, size_c = (jnp.maximum(safe_norm(z), TINY) for z in (a, j, s, c))
+
+    def cosine(x: Array, y: Array, sizes: Array) -> Array:
+        return jnp.sum(x * y, axis=1) / sizes
+
+    # The fourth root of a ratio, smoothly within -1 and 1.
+    p = jnp.tanh((jnp.log(size_a) + jnp.log(size_s) - 2 * jnp.log(size_j)) / 4)
+    q = jnp.tanh((jnp.log(size_j) + jnp.log(size_c) - 2 * jnp.log(size_s)) / 4)
+    angles = [cosine(a, s, size_a * size_s), cosine(j, c, size_j * size_c)]
+    squares = [
+        cosine(a, j, size_a * size_j) ** 2,
+        cosine(j, s, size_j * size_s) ** 2,
+        cosine(s, c, size_s * size_c) ** 2,
+        cosine(a, c, size_a * size_c) ** 2,
+    ]
+    return [p, q, p * p, q * q, p * q, *angles, *squares]
+
+
+def _changes(derivatives: Derivatives) -> list[Float[Array, "K D"]]:
+    """The derivatives as changes over the last step: in float32, s^2 of short steps overflows."""
+    dt = derivatives.dt[:, None]
+    return [z * dt**k for k, z in enumerate(derivatives[:4])]
 
 
 def _ratio(above: Float[Array, " K"], below: Float[Array, " K"]) -> Float[Array, " K"]:
@@ -105,7 +174,7 @@ class Named(NamedTuple):
     eta: float
 
 
-BY_NAME = {"aarseth": Named(Aarseth, 0.02)}
+BY_NAME = {"aarseth": Named(Aarseth, 0.02), "fitted": Named(Fitted, 0.02)}
 
 
 def by_name(name: str, eta: Number | None = None) -> Criterion:
