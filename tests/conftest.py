@@ -1,23 +1,74 @@
-"""Tests run in float64; it must be on before the first array."""
+"""Tests run in float64, and most of their time is compiling programs that run once."""
 
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax
 import pytest
 
-jax.config.update("jax_enable_x64", True)
-# Most of the tests' time is compiling programs that run once.
-jax.config.update("jax_disable_most_optimizations", True)
-# Commands keep compiled programs for the next process; here, that is hundreds that nobody needs.
-jax.config.update("jax_enable_compilation_cache", False)
+from jaxstepper.runs.jax_setup import cache_dir
+
+# Kernels are emitted as LLVM's IR at once, in one piece: nearly half the time of compiling.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+START_XLA = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+DAYS_KEPT = 7
+# Linux allows a process 65530; a small program takes three.
+MAPS, MOST_MAPPINGS = Path("/proc/self/maps"), 30_000
+
+
+def pytest_configure(config):
+    """Sets JAX up, for the tests and, through the environment, for the processes they start."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+    # The flags are XLA's own affair: a version without them ends the process. Workers inherit them.
+    if (
+        QUICK not in os.environ.get("XLA_FLAGS", "")
+        and not subprocess.run(
+            [sys.executable, "-c", START_XLA],
+            env={**os.environ, "XLA_FLAGS": flags},
+            capture_output=True,
+        ).returncode
+    ):
+        os.environ["XLA_FLAGS"] = flags
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    # It must be on before the first array.
+    jax.config.update("jax_enable_x64", True)
+    if hasattr(config, "cache"):
+        keep_programs(config)
+
+
+def keep_programs(config):
+    """Compiled programs are kept in pytest's cache, from module to module and from run to run.
+
+    Each worker has its own: JAX's cache is not made for two that write at once.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    # Below which commands keep theirs, too.
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir(f"programs-{worker}"))
+    for program in cache_dir().glob("*"):
+        if program.stat().st_mtime < time.time() - DAYS_KEPT * 24 * 3600:
+            program.unlink()
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_forgotten():
     """Thousands of compiled programs in one process would use up its memory mappings."""
     yield
-    jax.clear_caches()
+    if mappings() > MOST_MAPPINGS:
+        jax.clear_caches()
+
+
+def mappings():
+    """How many this process has; where the system does not say so, too many."""
+    try:
+        return len(MAPS.read_bytes().splitlines())
+    except OSError:
+        return MOST_MAPPINGS + 1
 
 
 @pytest.fixture(scope="session")

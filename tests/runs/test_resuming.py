@@ -36,6 +36,11 @@ def test_the_config_of_the_run_stays_but_for_what_is_harmless():
     assert (now.save_name, now.checkpoint_dir) == ("run", "other")
 
 
+def test_a_run_goes_on_where_it_was_found_and_not_where_it_was_begun():
+    now = resumed("--save-name moved", kept("--save-name run --checkpoint-dir old"))
+    assert (now.save_name, now.checkpoint_dir) == ("moved", "checkpoints")
+
+
 def test_what_is_computed_may_not_change_and_all_of_it_is_named():
     with pytest.raises(UserError) as caught:
         resumed("--lr 0.25 --dim 3 --epochs 9", kept("--lr 0.5"))

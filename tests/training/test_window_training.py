@@ -20,7 +20,7 @@ from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.rule import fixed, symmetrized
 from jaxstepper.training.run import run
 from jaxstepper.training.windows.draws import draw_windows
-from jaxstepper.training.windows.epoch import loss_of_draw
+from jaxstepper.training.windows.epoch import iterate, loss_of_draw
 from jaxstepper.training.windows.loss import SMOOTH, Window, imitation_loss, run_window, window_loss
 from jaxstepper.training.windows.objective import Windows
 from jaxstepper.training.windows.state import init_window_state
@@ -49,6 +49,16 @@ def new_state(seed=0):
 
 def leaves_of(state):
     return [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+@jax.jit
+def one_by_one(params, draws):
+    """Loss and gradient of each window, in a program of one."""
+
+    def loss(params, draw):
+        return loss_of_draw(PLAN, False, params, {}, draw)[0]
+
+    return jax.lax.map(lambda draw: jax.value_and_grad(loss)(params, draw), draws)
 
 
 def test_a_window_counts_the_steps_and_finds_the_largest_error_of_a_recorded_rollout():
@@ -229,10 +239,57 @@ def test_a_window_in_other_units_is_the_same_to_a_network_free_of_scale():
     other = draw_windows(replace(PLAN, unit_spread=5.0), state.pool, jax.random.PRNGKey(4))
     mass, times = other.table[:, 0, 0] / plain.table[:, 0, 0], other.time / plain.time
     assert np.all((mass > 0.2) & (mass < 5)) and np.ptp(mass) > 0.1 and np.ptp(times) > 0.1
-    loss = jax.jit(
-        jax.vmap(lambda d: loss_of_draw(PLAN, False, state.variables["params"], {}, d)[0])
+    params = state.variables["params"]
+    np.testing.assert_allclose(
+        one_by_one(params, other)[0], one_by_one(params, plain)[0], rtol=1e-9
     )
-    np.testing.assert_allclose(loss(other), loss(plain), rtol=1e-9)
+
+
+def turned(table, angle=0.7):
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.concatenate([table[:, :1], table[:, 1:3] @ turn.T, table[:, 3:] @ turn.T], axis=1)
+
+
+def test_loss_and_gradient_of_a_window_see_neither_frame_nor_direction_nor_number():
+    state = new_state()
+    draw = jax.tree.map(np.array, draw_windows(PLAN, state.pool, jax.random.PRNGKey(4)))
+    table = kepler_pair(0.4, mass_ratio=0.5, phase=np.pi)
+    tables = [table, turned(table), table + np.array([0, 3.0, -2.0, 0.4, 0.1]), table[::-1]]
+    same = jax.tree.map(lambda x: np.repeat(x[:1], 4, axis=0), draw)._replace(
+        table=np.stack(tables)
+    )
+    losses, gradients = one_by_one(state.variables["params"], same)
+    np.testing.assert_allclose(losses, np.repeat(losses[:1], 4), rtol=1e-8)
+    for leaf in jax.tree.leaves(gradients):
+        expected = np.broadcast_to(leaf[:1], leaf.shape)
+        np.testing.assert_allclose(leaf, expected, atol=1e-7 * np.max(np.abs(leaf)))
+    # Another system has another loss: the network does look.
+    assert abs(one_by_one(state.variables["params"], draw)[0][1] / losses[0] - 1) > 1e-4
+
+
+def test_an_iteration_steps_along_the_mean_of_the_gradients_of_each_window_alone():
+    plan = replace(PLAN, optimizer=optax.sgd(1.0))
+    state = new_state()
+    params = state.variables["params"]
+    state = state.replace(optimizer_state=plan.optimizer.init(params))
+    # Far from free fall some gradients are longer than what a window may have, and are cut to it.
+    pool = replace(state.pool, tables=state.pool.tables.at[0].set(jnp.nan))
+    state = state.replace(pool=pool)
+    draws = draw_windows(plan, pool, jax.random.fold_in(state.key, 0))
+    losses, gradients = one_by_one(params, draws)
+    rows = np.concatenate([x.reshape(4, -1) for x in jax.tree.leaves(gradients)], axis=1)
+    good, norms = np.isfinite(losses), np.linalg.norm(rows, axis=1)
+    cut = np.where(good[:, None], rows * np.minimum(1, 2.0 / norms)[:, None], 0.0)
+    end, left, _ = jax.jit(iterate, static_argnums=0)(plan, state, np.int32(1))
+    moved = [
+        np.ravel(before - after)
+        for before, after in zip(leaves_of(params), leaves_of(end.variables["params"]), strict=True)
+    ]
+    assert int(left) == 0 and good.sum() > 0
+    np.testing.assert_array_equal(end.progress.good[0], good)
+    np.testing.assert_allclose(
+        np.concatenate(moved), cut.sum(axis=0) / 4, rtol=1e-7, atol=1e-9 * np.abs(cut).max()
+    )
 
 
 @pytest.mark.slow
