@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxstepper.physics.gravity import ExternalField, Gravity
     from jaxstepper.physics.initial_conditions import kepler_pair, plummer
     from jaxstepper.physics.particles import Particles, from_table
-    from jaxstepper.runs.models import load_controller, load_rule
+    from jaxstepper.runs.models import load_controller, load_criterion, load_rule
     from jaxstepper.stepping.literature import (
         Acceleration,
         DistanceOverAcceleration,
@@ -75,6 +75,7 @@ __all__ = [
     "from_table",
     "kepler_pair",
     "load_controller",
+    "load_criterion",
     "load_rule",
     "memoryless",
     "plummer",
@@ -94,7 +95,7 @@ _HOMES = {
     "physics.gravity": ("ExternalField", "Gravity"),
     "physics.initial_conditions": ("kepler_pair", "plummer"),
     "physics.particles": ("Particles", "from_table"),
-    "runs.models": ("load_controller", "load_rule"),
+    "runs.models": ("load_controller", "load_criterion", "load_rule"),
     "stepping.literature": (
         "Acceleration",
         "DistanceOverAcceleration",

@@ -17,6 +17,9 @@ from jaxstepper.stepping.rule import Number, register
 class Derivatives(NamedTuple):
     """What is known of K bodies at the ends of their steps.
 
+    Time counts as the rollout runs: backwards, velocities, jerks and crackles are those of the
+    reversed motion.
+
     Attributes:
         acceleration: `[K, D]`.
         jerk: `[K, D]`, its first derivative.
@@ -24,6 +27,8 @@ class Derivatives(NamedTuple):
         crackle: `[K, D]`, its third derivative likewise.
         mass: `[K]`.
         dt: `[K]`, the length of the last step, > 0.
+        velocity: `[K, D]`, about the barycentre; in an external field, in the field's own frame.
+        speed: `[]`, the root of the mean squared speed of all bodies, by mass, in the same frame.
     """
 
     acceleration: Float[Array, "K D"]
@@ -32,6 +37,8 @@ class Derivatives(NamedTuple):
     crackle: Float[Array, "K D"]
     mass: Float[Array, " K"]
     dt: Float[Array, " K"]
+    velocity: Float[Array, "K D"]
+    speed: Float[Array, ""]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -39,7 +46,7 @@ class Criterion:
     """Chooses the next step of each body; individual steps round it down to a power of two.
 
     It should depend on sizes and angles of the derivatives alone: then neither the axes, nor the
-    frame, nor the direction of time, in which jerk and crackle change their signs, change a step.
+    frame, nor the direction of time change a step.
 
     Every subclass becomes a frozen dataclass and a pytree, as a `Rule` does.
     """
