@@ -3,8 +3,6 @@
 import math
 from functools import partial
 
-import numpy as np
-
 from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
 from jaxstepper.commands.output_size import check_recording
 from jaxstepper.machine.devices import choose_mesh
@@ -19,7 +17,12 @@ from jaxstepper.stepping import criteria
 from jaxstepper.stepping.criteria import Criterion
 from jaxstepper.stepping.individual import longest_step
 from jaxstepper.stepping.individual_rollouts import roll_out_individually
-from jaxstepper.stepping.individual_state import Individual, at_common_time, at_time, evaluations
+from jaxstepper.stepping.individual_state import (
+    Individual,
+    at_common_time,
+    evaluations,
+    where_it_stopped,
+)
 from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.status import ENDED
 from jaxstepper.stepping.watch import Watch
@@ -70,9 +73,7 @@ def _criterion(config: Config, model: TrainedModel | None) -> Criterion:
 
 
 def _outcome(first: Particles, end: Individual, watch: Watch) -> Outcome:
-    """A rollout that failed did so between common times; its bodies are predicted to that time."""
-    whole = int(end.status) == ENDED
-    last = at_common_time(end) if whole else at_time(end, end.begin + _elapsed(end))
+    last = at_common_time(end) if int(end.status) == ENDED else where_it_stopped(end)
     return Outcome(
         first,
         last,
@@ -82,7 +83,3 @@ def _outcome(first: Particles, end: Individual, watch: Watch) -> Outcome:
         watch,
         lambda: int(watch.wrong_step),
     )
-
-
-def _elapsed(end: Individual) -> np.ndarray:
-    return np.asarray(end.length) * (np.asarray(end.block) + np.asarray(end.now))

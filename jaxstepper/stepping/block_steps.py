@@ -26,9 +26,11 @@ def power_of_two_below(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def first_step(wanted: Float[Array, "..."]) -> Float[Array, "..."]:
     """The step from the beginning of a block, given the one that is wanted.
 
-    It is at least the shortest: a force that happens to be 0 makes |a| / |j| 0.
+    It is at least 4 sqrt(eps), 2^-24 in float64, so that a force can be told from its rounding
+    error afterwards: one that happens to be 0, with all its rates, says nothing of the step.
     """
-    return jnp.clip(power_of_two_below(wanted), least_step(wanted.dtype), 1.0)
+    least = 4 * least_step(wanted.dtype) ** 0.5
+    return power_of_two_below(jnp.clip(wanted, least, 1.0))
 
 
 def next_step(

@@ -56,7 +56,11 @@ class Criterion:
         register(dataclass(frozen=True)(cls))
 
     def first_step(
-        self, acceleration: Float[Array, "N D"], jerk: Float[Array, "N D"], /
+        self,
+        acceleration: Float[Array, "N D"],
+        jerk: Float[Array, "N D"],
+        snap: Float[Array, "N D"],
+        /,
     ) -> Float[Array, " N"]:
         """dt `[N]` of the first step of every body; infinite for one whose force is constant."""
         raise NotImplementedError
@@ -69,7 +73,9 @@ class Criterion:
 class Aarseth(Criterion):
     """dt = sqrt(eta (|a| |s| + |j|^2) / (|j| |c| + |s|^2)), with jerk j, snap s and crackle c.
 
-    The first step, for which s and c are not known, is eta_start |a| / |j|. Source: Aarseth 1985.
+    The first step, before which c is not known, is eta_start sqrt(|a| |s| + |j|^2) / |s|: about
+    that of eta_start |a| / |j|, but also for bodies that start at rest, without a jerk, or where
+    the forces on them cancel. Source: Aarseth 1985.
 
     Attributes:
         eta: the error of a given time goes about as its square.
@@ -80,17 +86,21 @@ class Aarseth(Criterion):
     eta_start: Number | None = None
 
     def first_step(
-        self, acceleration: Float[Array, "N D"], jerk: Float[Array, "N D"], /
+        self,
+        acceleration: Float[Array, "N D"],
+        jerk: Float[Array, "N D"],
+        snap: Float[Array, "N D"],
+        /,
     ) -> Float[Array, " N"]:
         eta = 0.1 * jnp.sqrt(self.eta) if self.eta_start is None else self.eta_start
-        return eta * _ratio(safe_norm(acceleration), safe_norm(jerk))
+        a, j, s = (safe_norm(z) for z in (acceleration, jerk, snap))
+        return eta * _ratio(safe_sqrt(a * s + j**2), s)
 
     def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
-        dt = derivatives.dt
-        sizes = jnp.stack([safe_norm(z) for z in derivatives[:4]])
-        # As changes over the last step, and relative to the largest of them, nothing overflows.
-        changes = sizes * jnp.stack([jnp.ones_like(dt), dt, dt**2, dt**3])
-        a, j, s, c = changes * _ratio(jnp.ones_like(dt), jnp.max(changes, axis=0))
+        known, dt = derivatives, derivatives.dt
+        # Changes over the last step: of short steps in float32, s^2 would overflow.
+        changes = (known.acceleration, known.jerk, known.snap, known.crackle)
+        a, j, s, c = (safe_norm(z * dt[:, None] ** k) for k, z in enumerate(changes))
         return dt * safe_sqrt(self.eta * _ratio(a * s + j**2, j * c + s**2))
 
 

@@ -35,6 +35,8 @@ TILE, LARGE_TILE, LARGE = 8, 16, 128
 TILE_ON_ACCELERATOR = 256
 # Changes of an acceleration are taken for noise up to so many rounding errors of its terms.
 NOISE = 4.0
+# Of all bodies: their forces and jerks, and the rate of these.
+EVALUATIONS_AT_START = 2
 
 
 def start(
@@ -44,7 +46,7 @@ def start(
     end_time: Float[Array, ""] | float,
     longest: Float[Array, ""] | float,
 ) -> Individual:
-    """The bodies before their first steps; the forces on all are evaluated once.
+    """The bodies before their first steps.
 
     Args:
         criterion: chooses the steps.
@@ -58,8 +60,8 @@ def start(
     blocks = _whole_number(jnp.abs(end - p.time) / longest)
     length = jnp.where(blocks > 0, (end - p.time) / jnp.maximum(blocks, 1), longest)
     where = jnp.concatenate((p.position.T, p.velocity.T))
-    pull = pull_on(gravity, where, where, p.mass, p.time)
-    wanted = criterion.first_step(pull.acceleration, pull.jerk) / jnp.abs(length)
+    pull, snap = _pull_and_snap(gravity, p)
+    wanted = criterion.first_step(pull.acceleration, pull.jerk, snap) / jnp.abs(length)
     motion = jnp.stack((p.position.T, p.velocity.T, pull.acceleration.T, pull.jerk.T))
     fine = jnp.all(jnp.isfinite(motion)) & ~jnp.any(jnp.isnan(wanted)) & jnp.isfinite(length)
     none = jnp.zeros((), jnp.int32)
@@ -76,7 +78,7 @@ def start(
         block=none,
         blocks=blocks,
         steps=none,
-        evaluated=jnp.stack((none, none + p.mass.shape[0])),
+        evaluated=jnp.stack((none, none + EVALUATIONS_AT_START * p.mass.shape[0])),
         status=_running(none, blocks, ~fine, jnp.asarray(False)),
     )
 
@@ -174,6 +176,20 @@ def longest_step(gravity: Gravity, particles: Particles, end_time: float) -> flo
     span = abs(end_time - float(p.time))
     steps = [unit / 8, span / 16]
     return min((dt for dt in steps if 0 < dt < math.inf), default=1.0)
+
+
+def _pull_and_snap(gravity: Gravity, particles: Particles) -> tuple[Pull, Float[Array, "N D"]]:
+    """The pull on every body by all, and the derivative of the jerk along the motion."""
+    p = particles
+
+    def pull(position: Array, velocity: Array, time: Array) -> Pull:
+        where = jnp.concatenate((position.T, velocity.T))
+        return pull_on(gravity, where, where, p.mass, time)
+
+    a = gravity.acceleration(p.position, p.mass, p.time)
+    rates = (p.velocity, a, jnp.ones_like(p.time))
+    now, rate = jax.jvp(pull, (p.position, p.velocity, p.time), rates)
+    return now, rate.jerk
 
 
 def _predicted(state: Individual, now: Array) -> Float[Array, "C N"]:

@@ -85,6 +85,12 @@ def at_time(state: Individual, time: Float[Array, ""] | float) -> Particles:
     return as_particles(state, moved, state.block).replace(time=jnp.asarray(time, x.dtype))
 
 
+def where_it_stopped(state: Individual) -> Particles:
+    """The bodies at the last time at which some were evaluated, of a rollout that failed there."""
+    fraction = state.block.astype(state.begin.dtype) + state.now
+    return at_time(state, state.begin + state.length * fraction)
+
+
 def as_particles(
     state: Individual, motion: Float[Array, "F D N"], block: Int[Array, ""]
 ) -> Particles:

@@ -154,6 +154,11 @@ SIMULATE_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("power", "--power 1 --controller power-law", 1.0, 1.5),
     ("symmetrize", "--symmetrize", True, False),
 ]
+# Training by the gate, the default of `both`, takes the leapfrog alone.
+SCHEME_FLAGS = [
+    ("scheme", "--scheme chin", "chin", "leapfrog"),
+    ("individual", "--individual --scheme hermite --controller aarseth", True, False),
+]
 CONFIG_ONLY = {
     "adam_epochs": 0,
     "adam_lr": None,
@@ -180,6 +185,7 @@ def toml(folder: Path, content: str) -> list[str]:
 
 def test_every_flag_is_taken_and_its_default_is_that_of_the_torch_system() -> None:
     rows = {"train": TRAIN_FLAGS + SHARED_FLAGS, "simulate": SHARED_FLAGS + SIMULATE_FLAGS}
+    rows["simulate"] += SCHEME_FLAGS
     rows["both"] = TRAIN_FLAGS + SHARED_FLAGS + SIMULATE_FLAGS
     commands: tuple[Command, ...] = ("train", "simulate", "both")
     for command in commands:
@@ -194,7 +200,7 @@ def test_every_flag_is_taken_and_its_default_is_that_of_the_torch_system() -> No
 
 
 def test_the_list_above_is_complete() -> None:
-    listed = {row[0] for row in TRAIN_FLAGS + SHARED_FLAGS + SIMULATE_FLAGS}
+    listed = {row[0] for row in TRAIN_FLAGS + SHARED_FLAGS + SIMULATE_FLAGS + SCHEME_FLAGS}
     assert listed | CONFIG_ONLY.keys() == OPTIONS.keys()
     assert {name: DEFAULTS[name] for name in CONFIG_ONLY} == CONFIG_ONLY
 

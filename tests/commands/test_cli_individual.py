@@ -1,0 +1,60 @@
+"""`simulate --individual`: each body with steps of its own, from the command line."""
+
+import numpy as np
+import pytest
+from commandline import REPORT, assert_refused, call
+
+from jaxstepper.physics.initial_conditions import plummer_batch
+from jaxstepper.physics.tables import save_table
+
+INDIVIDUAL = "--individual --scheme hermite --controller aarseth"
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def simulate(*argv):
+    return call("simulate --no-compilation-cache", INDIVIDUAL, *argv)
+
+
+def test_it_reports_evaluations_with_a_fraction_and_records_common_times():
+    save_table("eight.txt", plummer_batch(3, 1, 8)[0])
+    outcome = simulate("--ic-path eight.txt --softening 0.05 --duration 1 --output run.npz")
+    assert outcome.code == 0, outcome.err
+    (report,) = outcome.reports()
+    assert report.keys() == REPORT and report["end_time"] == 1
+    assert report["force_evaluations"] < report["steps"]
+    assert report["force_evaluations"] * 8 == pytest.approx(
+        round(report["force_evaluations"] * 8), abs=1e-9
+    )
+    with np.load("run.npz") as path:
+        assert set(path) == {"time", "dt", "position", "velocity", "energy"}
+        np.testing.assert_allclose(path["time"], np.linspace(0, 1, len(path["dt"]) + 1))
+        assert path["position"].shape == (len(path["time"]), 8, 3)
+        errors = np.abs(path["energy"] / path["energy"][0] - 1)
+    assert report["max_energy_error"] == pytest.approx(errors.max(), rel=1e-6)
+    assert 0 < report["max_energy_error"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        ("--individual", "needs --scheme hermite"),
+        ("--individual --scheme hermite", "--controller aarseth"),
+        ("--individual --scheme hermite --controller free-fall", "--controller aarseth"),
+        (f"{INDIVIDUAL} --symmetrize", "cannot be reversed"),
+        (f"{INDIVIDUAL} --steps 7 --num-particles 3 --seed 1", "needs --duration"),
+        ("--controller aarseth", "add --individual"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(argv, why):
+    assert_refused(call("simulate", argv), why)
+
+
+def test_a_collision_ends_with_its_reason():
+    save_table("pair.txt", np.array([[1.0, -1, 0, 0, 0], [1, 1, 0, 0, 0]]))
+    outcome = simulate("--ic-path pair.txt --duration 10")
+    assert outcome.code == 1
+    assert "the rollout st" in outcome.err and "bodies 0 and 1" in outcome.err
