@@ -52,9 +52,13 @@ class LearnedCriterion(Criterion):
     eta: Number
 
     def first_step(
-        self, acceleration: Float[Array, "N D"], jerk: Float[Array, "N D"], /
+        self,
+        acceleration: Float[Array, "N D"],
+        jerk: Float[Array, "N D"],
+        snap: Float[Array, "N D"],
+        /,
     ) -> Float[Array, " N"]:
-        return Aarseth(self.eta).first_step(acceleration, jerk)
+        return Aarseth(self.eta).first_step(acceleration, jerk, snap)
 
     def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
         of_one = Aarseth(jnp.ones_like(derivatives.speed)).step_size(derivatives)

@@ -202,13 +202,15 @@ def test_aarseths_criterion_on_a_circle():
     axes = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])[:, None]
     for w in (3.0, 1e9):  # in float32, in which the square of c would overflow
         a, j, s, c = (w**k * axis for k, axis in enumerate(axes))
-        known = Derivatives(*map(jnp.float32, (a, j, s, c, [1.0], [0.1 / w])))
+        known = Derivatives(*map(jnp.float32, (a, j, s, c, [1.0], [0.1 / w], 0 * a, 1.0)))
         assert float(Aarseth(eta).step_size(known)[0]) == pytest.approx(np.sqrt(eta) / w)
     a, j, s, _ = (jnp.asarray(3.0**k * axis) for k, axis in enumerate(axes))
     for motion, rate in (((a, j, s), 3 / np.sqrt(2)), ((a, 0 * j, s), 3), ((0 * a, j, s), 3)):
         first = Aarseth(eta).first_step(*motion)
         assert float(first[0]) == pytest.approx(0.1 * np.sqrt(eta) / rate)
-    nothing = Derivatives(*(jnp.zeros((1, 2)),) * 4, jnp.ones(1), jnp.ones(1))
+    nothing = Derivatives(
+        *(jnp.zeros((1, 2)),) * 4, jnp.ones(1), jnp.ones(1), jnp.zeros((1, 2)), 1.0
+    )
     assert Aarseth(eta).step_size(nothing)[0] == np.inf
 
 
