@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxstepper.physics.gravity import ExternalField, Gravity
     from jaxstepper.physics.initial_conditions import kepler_pair, plummer
     from jaxstepper.physics.particles import Particles, from_table
-    from jaxstepper.runs.models import load_controller, load_rule
+    from jaxstepper.runs.models import load_controller, load_criterion, load_rule
     from jaxstepper.stepping.criteria import Aarseth, Criterion
     from jaxstepper.stepping.individual import run_individual
     from jaxstepper.stepping.individual_state import at_common_time, evaluations
@@ -82,6 +82,7 @@ __all__ = [
     "from_table",
     "kepler_pair",
     "load_controller",
+    "load_criterion",
     "load_rule",
     "memoryless",
     "plummer",
@@ -102,7 +103,7 @@ _HOMES = {
     "physics.gravity": ("ExternalField", "Gravity"),
     "physics.initial_conditions": ("kepler_pair", "plummer"),
     "physics.particles": ("Particles", "from_table"),
-    "runs.models": ("load_controller", "load_rule"),
+    "runs.models": ("load_controller", "load_criterion", "load_rule"),
     "stepping.criteria": ("Aarseth", "Criterion"),
     "stepping.individual": ("run_individual",),
     "stepping.individual_state": ("at_common_time", "evaluations"),

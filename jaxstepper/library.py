@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from jaxstepper.errors import UserError, require
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
+from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles, to_table
 from jaxstepper.physics.precision import check_precision
@@ -26,6 +27,7 @@ from jaxstepper.physics.tables import validate_table
 from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
+from jaxstepper.runs.models import DEFAULT_ETA
 from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
 from jaxstepper.runs.resume import OF_A_PART, what_was_set
@@ -36,7 +38,8 @@ from jaxstepper.settings.config import OPTIONS, read_option
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.settings.values import nearest
-from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.rule import Number, Rule
+from jaxstepper.training.evolution.objective import Evolution
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result, run
 
@@ -82,11 +85,30 @@ class Trained:
         Args:
             gravity: the force that moves the bodies; that of the training by default.
             tolerance: energy error to aim for, if the network has such an input.
+
+        Raises:
+            UserError: it was trained for individual steps; `criterion` is for those.
         """
+        message = "this network was trained for individual steps: criterion() has them, not rule()"
+        require(not isinstance(self.start.objective, Evolution), message)
         objective, variables = self.start.objective, self.result.state.variables
         gravity = gravity or objective.gravity
         network, features, scheme = objective.network, objective.features, objective.scheme
         return learned_rule(network, features, gravity, variables, tolerance, scheme)
+
+    def criterion(self, eta: Number = DEFAULT_ETA) -> LearnedCriterion:
+        """The trained criterion for individual steps.
+
+        Args:
+            eta: the error of a given time goes about as its square, as with Aarseth's criterion.
+
+        Raises:
+            UserError: it was trained for steps that all bodies share; `rule` is for those.
+        """
+        objective = self.start.objective
+        message = "this network was trained for shared steps: rule() has them, not criterion()"
+        require(isinstance(objective, Evolution), message)
+        return LearnedCriterion(objective.network, self.result.state.variables, eta)
 
     def save(self, path: str | Path) -> Path:
         """Writes a run for `load_rule`, `--model-path`, `plot` and `export`; returns its folder.
@@ -126,7 +148,8 @@ def train(
         network: a Flax module that maps inputs `[..., F]` to `[..., 1 or more]`, of which output 0
             becomes dt; by default a `StepNetwork` of `hidden_dims`.
         optimizer: an optax optimiser; by default as the options say.
-        objective: "window", "gate" (two-phase training), or a class of objectives.
+        objective: "window", "gate" (two-phase training), "evolution" (for individual steps), or a
+            class of objectives.
         progress: whether to show a bar, on a terminal or in a notebook.
         on_epoch: gets the metrics of every epoch.
         options: those of `jaxstepper train --help`, with `_` for `-`, such as

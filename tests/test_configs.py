@@ -23,6 +23,7 @@ STARTED = [
 SMALL = (
     "--epochs 1 --n-steps 1 --hidden-dims 4 --num-orbits 2 --steps-per-epoch 2 "
     "--replay-steps 1 --window-steps 16 --window-batch 2 --window-iterations 1 --fourier-dim 4 "
+    "--population 2 --rollouts 1 --rollout-time 0.1 "
     "--save-name run --quiet --no-compilation-cache"
 )
 

@@ -1,8 +1,10 @@
 """The steppers that come with the repository: they load, and do what they are there for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commandline import assert_refused, call
@@ -10,20 +12,24 @@ from commandline import assert_refused, call
 from jaxstepper.evaluation.measure import evaluate
 from jaxstepper.evaluation.problems import problem
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import plummer_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs.checkpoints import load
 from jaxstepper.runs.folders import locate
-from jaxstepper.runs.models import load_model, rule_of_model
+from jaxstepper.runs.models import load_criterion, load_model, rule_of_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import from_dict
+from jaxstepper.stepping.criteria import Aarseth
 from jaxstepper.stepping.literature import free_fall, huayno
 from jaxstepper.stepping.rule import symmetrized
+from jaxstepper.training.evolution.trial import try_on_all
 
 ROOT = Path(__file__).parent.parent
 SHIPPED_DT = np.load(ROOT / "tests" / "golden" / "shipped_dt.npz")
 STEPPERS = ROOT / "checkpoints"
 FOR_PAIRS = ["kepler", "kepler_torch"]
 NAMES = [*FOR_PAIRS, "plummer"]
+EVERY = [*NAMES, "clusters"]
 PAIRS = [problem(f"kepler-{e}", orbits=5) for e in (0.5, 0.9)]
 
 
@@ -56,14 +62,38 @@ def test_in_clusters_it_needs_less_work_than_the_rules_of_the_literature():
     assert np.mean(learned - classical) < np.log(0.85)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_on_individual_steps_it_needs_less_work_than_aarseths_criterion():
+    spheres, etas = jnp.asarray(plummer_batch(7, 4, 32)), jnp.array([0.03, 0.3])
+    learned = load_criterion(STEPPERS / "clusters")
+
+    def log_work(criterion):
+        stacked = jax.vmap(lambda eta: replace(criterion, eta=eta))(etas)
+        return float(try_on_all(stacked, Gravity(0.01), spheres, 1.0).loss)
+
+    assert log_work(learned) - log_work(Aarseth(0.02)) < np.log(0.9)
+
+
+def test_simulate_takes_its_individual_steps(tmp_path):
+    ics = tmp_path / "sphere.csv"
+    assert call("make-ics plummer --num-particles 16 --seed 1 --out", ics).code == 0
+    bodies = f"simulate --ic-path {ics} --softening 0.01 --duration 0.25 --no-compilation-cache"
+    learned = f"--controller learned --model-path {STEPPERS / 'clusters'}"
+    outcome = call(bodies, learned, "--scheme hermite --individual")
+    assert outcome.code == 0, outcome.err
+    assert outcome.reports()[0]["max_energy_error"] < 1e-4
+    assert_refused(call(bodies, learned), "individual steps", "--individual")
+    other = f"--controller learned --model-path {STEPPERS / 'plummer'}"
+    assert_refused(call(bodies, other, "--scheme hermite --individual"), "leave out --individual")
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_its_name_is_enough_in_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert locate(name, "checkpoints") == (STEPPERS / name, None)
     assert load_model(name, "checkpoints").variables
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_it_was_trained_by_its_file(name):
     request = parse("train", ["--config", str(ROOT / f"scripts/configs/{name}.toml")])
     trained, _ = from_dict(load(STEPPERS / name).config)

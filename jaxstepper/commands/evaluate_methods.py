@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from jaxstepper.commands.evaluate_arguments import PEERS, RULES, SYMMETRIZED
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation import rebound_peers
-from jaxstepper.evaluation.individual import AARSETH, IndividualMethod
+from jaxstepper.evaluation.individual import AARSETH, IndividualMethod, with_longer_steps
 from jaxstepper.evaluation.measure import TOGETHER_UP_TO
 from jaxstepper.evaluation.method import Method, RuleMethod
 from jaxstepper.evaluation.problems import Problem
@@ -17,9 +18,11 @@ from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG, Ias15, 
 from jaxstepper.evaluation.run import LEAPFROG
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
-from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
+from jaxstepper.runs.models import TrainedModel, criterion_of_model, load_model, rule_of_model
+from jaxstepper.settings.config import DERIVATIVES
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping import literature as rules
+from jaxstepper.stepping.criteria import DEFAULT_ETA
 from jaxstepper.stepping.rule import Rule, symmetrized
 from jaxstepper.stepping.scheme import BY_NAME, name_of
 
@@ -44,6 +47,20 @@ class Candidate:
     def kind(self) -> str:
         """The name without what follows a colon."""
         return self.name.partition(":")[0]
+
+    @property
+    def is_individual(self) -> bool:
+        """Whether each body has steps of its own."""
+        learned = self.model is not None and from_dict(self.model.config)[0].feature_type
+        return self.name == AARSETH or learned == DERIVATIVES
+
+    def individual(self) -> IndividualMethod:
+        """The method of a candidate with individual steps."""
+        if self.model is None:
+            return IndividualMethod()
+        config = replace(from_dict(self.model.config)[0], dtype="float64")
+        criterion = criterion_of_model(config, self.model, DEFAULT_ETA)
+        return IndividualMethod(self.name, criterion=partial(with_longer_steps, criterion))
 
     def chosen(self, gravity: Gravity) -> Rule:
         """The rule at factor 1."""
@@ -128,10 +145,10 @@ def _methods(
     if candidate.name in PEERS:
         yield Ias15() if candidate.name == IAS15 else ReboundLeapfrog()
         return
-    if candidate.name == AARSETH:
+    if candidate.is_individual:
         # The steps of a few bodies are alike.
         if options.rules is not None or problems[0].tables.shape[1] > TOGETHER_UP_TO:
-            yield IndividualMethod()
+            yield candidate.individual()
         return
     try:
         chosen = candidate.chosen(Gravity(problems[0].softening))

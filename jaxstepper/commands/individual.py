@@ -10,8 +10,10 @@ from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.reporting.bars import open_bars
+from jaxstepper.runs.models import TrainedModel, criterion_of_model
+from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
-from jaxstepper.stepping import criteria
+from jaxstepper.stepping.criteria import DEFAULT_ETA, Aarseth, Criterion
 from jaxstepper.stepping.individual import longest_step
 from jaxstepper.stepping.individual_rollouts import roll_out_individually
 from jaxstepper.stepping.individual_state import (
@@ -26,12 +28,16 @@ from jaxstepper.stepping.watch import Watch
 
 
 def take_individual_steps(
-    request: Request, gravity: Gravity, starts: list[Particles], limits: list[Limits]
+    request: Request,
+    model: TrainedModel | None,
+    gravity: Gravity,
+    starts: list[Particles],
+    limits: list[Limits],
 ) -> Outcomes:
-    """Rolls out the criterion of the request.
+    """Rolls out the criterion of the request, that of the model if it is learned.
 
     Raises:
-        UserError: a rollout has no time at which it ends.
+        UserError: a rollout has no time at which it ends, or the model is for shared steps.
     """
     config = request.config
     ends = [float(limit.time) for limit in limits]
@@ -44,8 +50,7 @@ def take_individual_steps(
     ]
     most = max(math.ceil(end / dt) for end, dt in zip(ends, longest, strict=True))
     on_main(partial(check_recording, config, most, len(starts)))
-    assert config.controller is not None
-    criterion = criteria.by_name(config.controller, config.eta)
+    criterion = _criterion(config, model)
     with open_bars(config.quiet) as bars:
         tell = partial(bars.show_share, words_of_many(starts))
         tell(0.0)
@@ -56,6 +61,13 @@ def take_individual_steps(
         )
     outcomes = [_outcome(first, *end) for first, end in zip(starts, ended, strict=True)]
     return outcomes, trajectories
+
+
+def _criterion(config: Config, model: TrainedModel | None) -> Criterion:
+    if config.controller == "learned":
+        assert model is not None
+        return criterion_of_model(config, model, config.eta)
+    return Aarseth(DEFAULT_ETA if config.eta is None else config.eta)
 
 
 def _outcome(first: Particles, end: Individual, watch: Watch) -> Outcome:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from jaxstepper.physics.particles import Particles
 from jaxstepper.reporting.note import note
-from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping.status import STALLED
 from jaxstepper.stepping.watch import WRONG_ABOVE, Watch
@@ -29,7 +29,8 @@ def rule_name(config: Config) -> str:
 
 def aims_at_tolerance(config: Config) -> bool:
     """Whether the rule takes a tolerance."""
-    return rule_name(config) == "learned" and config.feature_type in NATIVE_FEATURES
+    takes_one = config.feature_type in NATIVE_FEATURES and config.feature_type != DERIVATIVES
+    return rule_name(config) == "learned" and takes_one
 
 
 def words_of_failure(last: Particles, step: int, status: int, in_field: bool) -> str:

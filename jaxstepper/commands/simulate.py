@@ -71,7 +71,7 @@ def run_simulate(request: Request) -> int:
     limits = [_limits(request, table) for table in tables]
     with open_wandb(config, "runner_simulate") as wandb_run:
         if config.individual:
-            outcomes, trajectories = take_individual_steps(request, gravity, starts, limits)
+            outcomes, trajectories = take_individual_steps(request, model, gravity, starts, limits)
         else:
             outcomes, trajectories = _take_shared_steps(request, model, gravity, starts, limits)
         if config.output is not None:

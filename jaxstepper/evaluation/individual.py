@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxstepper.physics.diagnostics import (
 )
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles, from_table
-from jaxstepper.stepping.criteria import BY_NAME, Criterion
+from jaxstepper.stepping.criteria import DEFAULT_ETA, Aarseth, Criterion
 from jaxstepper.stepping.individual import longest_step, run_individual
 from jaxstepper.stepping.individual_rollouts import Watched, roll_out_individually
 from jaxstepper.stepping.individual_state import at_common_time, evaluations
@@ -31,10 +32,14 @@ from jaxstepper.stepping.status import NOT_FINITE, STALLED
 AARSETH, INDIVIDUAL_HERMITE = "aarseth", "hermite, individual"
 
 
+def with_longer_steps(criterion: Any, factor: float) -> Criterion:
+    """A criterion whose steps go as the square root of its eta, with steps longer by a factor."""
+    return replace(criterion, eta=criterion.eta * factor**2)
+
+
 def aarseth(factor: float) -> Criterion:
-    """Aarseth's criterion with steps longer by a factor, which go as the square root of eta."""
-    named = BY_NAME[AARSETH]
-    return named.make(named.eta * factor**2)
+    """Aarseth's criterion, whose steps are longer by a factor."""
+    return with_longer_steps(Aarseth(DEFAULT_ETA), factor)
 
 
 @dataclass(frozen=True)

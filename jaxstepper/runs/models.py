@@ -13,18 +13,22 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
+from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.network.step_network import Variables, as_step_network, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import DERIVATIVES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import from_dict
-from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.rule import Number, Rule
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.torch_files import file as torch_bridge
 from jaxstepper.torch_files.content import TorchCheckpoint
 from jaxstepper.torch_files.state_dict import network_shape, to_state_dict
+
+# Of a learned criterion, as of Aarseth's.
+DEFAULT_ETA = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,22 +77,52 @@ def rule_of_model(
     """The step-size rule of a model; its network and inputs are those of `config`, or `own`.
 
     Raises:
-        UserError: the model has another network.
+        UserError: the model has another network, or is for individual steps.
     """
-    network, features = make_network(config), make_features(config)
+    if config.feature_type == DERIVATIVES:
+        raise UserError(
+            f"{model.name}: was trained for individual steps; simulate takes it with --scheme "
+            "hermite --individual --controller learned, and programs with js.load_criterion"
+        )
+    network, variables = _network_of(config, model, own, "load_rule")
+    features = make_features(config)
+    trained = SCHEMES[from_dict(model.config)[0].scheme]
+    rule = learned_rule(network, features, gravity, variables, config.tolerance, trained)
+    return rule.on(SCHEMES[config.scheme])
+
+
+def criterion_of_model(
+    config: Config, model: TrainedModel, eta: Number | None = None, own: nn.Module | None = None
+) -> LearnedCriterion:
+    """The criterion of a model for individual steps, with its network as in `rule_of_model`.
+
+    Raises:
+        UserError: the model has another network, or is for shared steps.
+    """
+    if config.feature_type != DERIVATIVES:
+        raise UserError(
+            f"{model.name}: was trained for steps that all bodies share; leave out --individual, "
+            "or train one with --objective evolution"
+        )
+    network, variables = _network_of(config, model, own, "load_criterion")
+    return LearnedCriterion(network, variables, DEFAULT_ETA if eta is None else eta)
+
+
+def _network_of(
+    config: Config, model: TrainedModel, own: nn.Module | None, loader: str
+) -> tuple[nn.Module, Variables]:
+    """The network of a model and its weights, in the dtype of the config."""
+    network: Any = make_network(config)
     if own is not None:
         network = as_step_network(own, network.dtype, network.positive)
     elif model.own:
         raise UserError(
             f"{model.name}: was trained with {model.own} of a program; "
-            "js.load_rule(..., network=...) takes that module"
+            f"js.{loader}(..., network=...) takes that module"
         )
     else:
         require_room(config)
-    variables = variables_for(network, features, model)
-    trained = SCHEMES[from_dict(model.config)[0].scheme]
-    rule = learned_rule(network, features, gravity, variables, config.tolerance, trained)
-    return rule.on(SCHEMES[config.scheme])
+    return network, variables_for(network, make_features(config), model)
 
 
 def load_rule(
@@ -118,6 +152,29 @@ def load_rule(
     # Whatever dtype the network was trained in, it runs in that of the particles.
     config = replace(request.config, dtype=jnp.zeros((), float).dtype.name)
     return rule_of_model(config, model, gravity, network)
+
+
+def load_criterion(
+    model_path: str | Path,
+    eta: Number = DEFAULT_ETA,
+    checkpoint_dir: str = "checkpoints",
+    network: nn.Module | None = None,
+) -> LearnedCriterion:
+    """The criterion for individual steps of a trained network, in JAX's default precision.
+
+    Args:
+        model_path: RUN (its newest epoch), or RUN/EPOCH.
+        eta: the error of a given time goes about as its square, as with Aarseth's criterion.
+        checkpoint_dir: folder that holds the runs.
+        network: the module that was trained, if it was a program's own.
+
+    Raises:
+        UserError: there is no such network, it cannot be read, or it is for shared steps.
+    """
+    model = load_model(str(model_path), checkpoint_dir)
+    config, _ = from_dict(model.config)
+    config = replace(config, dtype=jnp.zeros((), float).dtype.name)
+    return criterion_of_model(config, model, eta, network)
 
 
 load_controller = load_rule

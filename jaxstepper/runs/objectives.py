@@ -20,12 +20,17 @@ from jaxstepper.runs.plans import (
 )
 from jaxstepper.settings.config import Config, matters
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
+from jaxstepper.training.evolution.objective import Evolution
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.two_phase.gate import Gate
 from jaxstepper.training.two_phase.objective import TwoPhase
 from jaxstepper.training.windows.objective import Windows
 
-KINDS: dict[str, type[Objective]] = {"gate": TwoPhase, "window": Windows}
+KINDS: dict[str, type[Objective]] = {
+    "gate": TwoPhase,
+    "window": Windows,
+    "evolution": Evolution,
+}
 """The objectives by the values of `--objective`."""
 
 
@@ -118,8 +123,19 @@ def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _evolution_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
+    return {
+        "population": config.population,
+        "systems": config.rollouts,
+        "time": config.rollout_time,
+        "etas": (config.eta_min, config.eta_max),
+        "spread": config.population_spread,
+    }
+
+
 FIELDS: dict[type[Objective], Callable[[Config, np.ndarray], dict[str, Any]]] = {
     TwoPhase: _two_phase_fields,
     Windows: _window_fields,
+    Evolution: _evolution_fields,
 }
 """What a configuration and the bodies decide of an objective's own fields."""

@@ -14,11 +14,12 @@ import optax
 from jaxstepper.errors import UserError
 from jaxstepper.machine.memory import require_memory
 from jaxstepper.network.features import FeatureSpec, Scales, automatic_scales
+from jaxstepper.network.learned_criterion import Weights
 from jaxstepper.network.step_network import OUTPUTS, StepNetwork
 from jaxstepper.physics.gravity import Gravity, tidal_field
 from jaxstepper.physics.particles import from_table
 from jaxstepper.settings.checks import check_together
-from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import from_dict
 
@@ -88,8 +89,10 @@ def make_features(config: Config) -> FeatureSpec:
     )
 
 
-def make_network(config: Config) -> StepNetwork:
+def make_network(config: Config) -> StepNetwork | Weights:
     """The network that chooses steps."""
+    if config.feature_type == DERIVATIVES:
+        return Weights(jnp.dtype(config.dtype))
     return StepNetwork(
         hidden_dims=config.hidden_dims,
         activation=config.activation,

@@ -3,7 +3,14 @@
 import math
 import warnings
 
-from jaxstepper.settings.config import CRITERIA, NATIVE_FEATURES, OBJECTIVES, OPTIONS, flag_of
+from jaxstepper.settings.config import (
+    CRITERIA,
+    DERIVATIVES,
+    NATIVE_FEATURES,
+    OBJECTIVES,
+    OPTIONS,
+    flag_of,
+)
 from jaxstepper.settings.option import Command
 from jaxstepper.settings.request import Request
 
@@ -39,6 +46,7 @@ def check_together(request: Request) -> Request:
         ("e_min", "e_max"),
         ("a_min", "a_max"),
         ("tolerance_min", "tolerance_max"),
+        ("eta_min", "eta_max"),
     ):
         smaller, larger = getattr(config, low), getattr(config, high)
         if smaller > larger:
@@ -111,7 +119,9 @@ def _check_band(request: Request) -> None:
 
 def _check_objective(request: Request) -> Request:
     """Refuses networks that the objective cannot train, and fills in what suits it."""
-    config, suits = request.config, OBJECTIVES[request.config.objective]
+    suits = OBJECTIVES[request.config.objective]
+    request = _for_individual_steps(request, suits.individual)
+    config = request.config
     if config.feature_type in NATIVE_FEATURES:
         if not suits.native:
             able = " or ".join(name for name, each in OBJECTIVES.items() if each.native)
@@ -119,7 +129,7 @@ def _check_objective(request: Request) -> Request:
         if config.history_len > 0 or config.normalize_inputs:
             rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
             raise request.refusal("feature_type", rule)
-    if not suits.schemes and config.scheme != "leapfrog":
+    if not suits.schemes and not suits.individual and config.scheme != "leapfrog":
         able = " or ".join(name for name, each in OBJECTIVES.items() if each.schemes)
         rule = f"needs objective {able} (--objective {able}); the gate takes leapfrog steps"
         raise request.refusal("scheme", rule)
@@ -130,6 +140,21 @@ def _check_objective(request: Request) -> Request:
         request = request.replace(dropout=0.0)
     if suits.hidden_dims and not request.sets("hidden_dims"):
         request = request.replace(hidden_dims=suits.hidden_dims)
+    return request
+
+
+def _for_individual_steps(request: Request, individual: bool) -> Request:
+    """Gives an objective for individual steps its inputs and scheme, and refuses all others."""
+    needed = {"feature_type": DERIVATIVES, "scheme": "hermite"}
+    if individual:
+        for name, value in needed.items():
+            if request.sets(name) and getattr(request.config, name) != value:
+                rule = f"must be {value} with objective {request.config.objective}"
+                raise request.refusal(name, rule)
+        return request.replace(**needed)
+    if request.config.feature_type == DERIVATIVES:
+        able = " or ".join(name for name, each in OBJECTIVES.items() if each.individual)
+        raise request.refusal("feature_type", f"needs objective {able} (--objective {able})")
     return request
 
 
@@ -150,7 +175,7 @@ def _check_individual(request: Request) -> None:
     """Pairs individual steps with what can take them."""
     config, criteria = request.config, " or ".join(CRITERIA)
     if not config.individual:
-        if config.controller in CRITERIA:
+        if config.controller in CRITERIA and config.controller != "learned":
             raise request.refusal("controller", "chooses each body's own step; add --individual")
         return
     if config.scheme != "hermite":

@@ -41,14 +41,15 @@ CONTROLLERS = (
     "logarithmic-hamiltonian",
     "learned",
     "aarseth",
-    "fitted",
 )
-# Those of individual steps, each body's own.
-CRITERIA = ("aarseth", "fitted")
+# Those of individual steps, each body's own; `learned` is for both kinds.
+CRITERIA = ("aarseth", "learned")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
-NATIVE_FEATURES = ("orbital", "encounters")
+NATIVE_FEATURES = ("orbital", "encounters", "derivatives")
+# These are of one body's motion, for its individual steps, and need an objective for them.
+DERIVATIVES = "derivatives"
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,30 @@ class Suits:
         native: whether it trains networks with `NATIVE_FEATURES`.
         no_dropout: why their dropout must be 0; "" if it need not.
         schemes: whether it trains through any scheme, or the leapfrog alone.
+        individual: whether it trains for individual steps.
     """
 
     hidden_dims: tuple[int, ...] | None = None
     native: bool = False
     no_dropout: str = ""
     schemes: bool = False
+    individual: bool = False
 
 
 OBJECTIVES = {
     "gate": Suits(),
     # One iteration with the default widths takes half a minute.
     "window": Suits((32, 32), True, "where all steps of a window are of one network", True),
+    "evolution": Suits(None, True, "where nothing is dropped", individual=True),
 }
 
 _optimisation = partial(option, group="optimisation", takes="train")
 _loop = partial(option, group="two-phase training", takes="train")
 _window = partial(
     option, group="window training (objective window)", takes="train", objective="window"
+)
+_evolution = partial(
+    option, group="evolution (objective evolution)", takes="train", objective="evolution"
 )
 _network = partial(option, group="network (simulate takes it from the checkpoint)")
 _features = partial(option, group="features and history")
@@ -135,7 +142,8 @@ class Config:
         "gate",
         one_of(*OBJECTIVES),
         "gate is two-phase training, on single steps; window trains through all steps of a window, "
-        "on their number and largest energy error",
+        "on their number and largest energy error; evolution trains a criterion for individual "
+        "steps on whole rollouts",
         objective="",
     )
     window_steps: int = _window(1024, COUNT, "most steps of a window")
@@ -167,6 +175,15 @@ class Config:
         3e-2, POSITIVE, "largest energy error to aim for; a tolerance is drawn for each window"
     )
 
+    population: int = _evolution(16, EVEN, "criteria that are tried in an epoch")
+    population_spread: float = _evolution(
+        0.15, POSITIVE, "standard deviation of the first of them about Aarseth's criterion"
+    )
+    rollouts: int = _evolution(16, COUNT, "systems that each is tried on")
+    rollout_time: float = _evolution(1.0, POSITIVE, "how long")
+    eta_min: float = _evolution(0.03, POSITIVE, "smallest eta that each is tried with")
+    eta_max: float = _evolution(0.3, POSITIVE, "largest eta")
+
     hidden_dims: tuple[int, ...] = _network(
         (200, 1000, 1000, 200), WIDTHS, "hidden widths; 32 32 with objective window"
     )
@@ -180,8 +197,8 @@ class Config:
         one_of("delta_mag", "basic", "rich", *NATIVE_FEATURES),
         "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
-        "window; encounters, for many bodies, also sees what is around each; there is no export "
-        "of these two",
+        "window; encounters, for many bodies, also sees what is around each; derivatives, of one "
+        "body's motion, belongs to objective evolution; there is no export of these three",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
@@ -292,13 +309,13 @@ class Config:
         False,
         YES_NO,
         "each body takes steps of its own, in powers of two: needs --scheme hermite and "
-        "--controller aarseth or fitted",
+        "--controller aarseth or learned",
     )
     controller: str | None = _rule(
         None,
         one_of(*CONTROLLERS),
         "the step-size rule, in the place of --integrator-mode; learned is the network's, with its "
-        "history window if it has one; aarseth, and fitted to clusters, are for --individual",
+        "history window if it has one; aarseth is for --individual",
     )
     eta: float | None = _rule(
         None,

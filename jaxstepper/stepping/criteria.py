@@ -3,7 +3,6 @@
 They are to individual steps what rules are to shared ones.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, dataclass_transform
 
@@ -13,12 +12,15 @@ from jaxtyping import Array, Float
 from jaxstepper.physics.gravity import safe_norm, safe_sqrt
 from jaxstepper.stepping.rule import Number, register
 
-# Smaller changes count as this; squares of it are numbers in float32.
-TINY = 1e-18
+# The eta of Aarseth's criterion, unless another is given.
+DEFAULT_ETA = 0.02
 
 
 class Derivatives(NamedTuple):
     """What is known of K bodies at the ends of their steps.
+
+    Time counts as the rollout runs: backwards, velocities, jerks and crackles are those of the
+    reversed motion.
 
     Attributes:
         acceleration: `[K, D]`.
@@ -27,6 +29,8 @@ class Derivatives(NamedTuple):
         crackle: `[K, D]`, its third derivative likewise.
         mass: `[K]`.
         dt: `[K]`, the length of the last step, > 0.
+        velocity: `[K, D]`, about the barycentre; in an external field, in the field's own frame.
+        speed: `[]`, the root of the mean squared speed of all bodies, by mass, in the same frame.
     """
 
     acceleration: Float[Array, "K D"]
@@ -35,6 +39,8 @@ class Derivatives(NamedTuple):
     crackle: Float[Array, "K D"]
     mass: Float[Array, " K"]
     dt: Float[Array, " K"]
+    velocity: Float[Array, "K D"]
+    speed: Float[Array, ""]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -42,7 +48,7 @@ class Criterion:
     """Chooses the next step of each body; individual steps round it down to a power of two.
 
     It should depend on sizes and angles of the derivatives alone: then neither the axes, nor the
-    frame, nor the direction of time, in which jerk and crackle change their signs, change a step.
+    frame, nor the direction of time change a step.
 
     Every subclass becomes a frozen dataclass and a pytree, as a `Rule` does.
     """
@@ -97,59 +103,6 @@ class Aarseth(Criterion):
         return derivatives.dt * safe_sqrt(self.eta * _ratio(a * s + j**2, j * c + s**2))
 
 
-# Of `Fitted`, as `scripts/fit_criterion.py` found them.
-WEIGHTS = (0.208, 0.561, -0.427, -1.172, -0.339, -0.089, -0.068, -0.06, 0.134, -0.159, -0.322)
-
-
-class Fitted(Criterion):
-    """Aarseth's step times exp(w . f), with weights w fitted to clusters.
-
-    f are functions of |a| |s| / |j|^2 and |j| |c| / |s|^2, and cosines of the angles between the
-    derivatives, even where the direction of time would change their signs: nothing in them has a
-    scale, an axis or a direction of time.
-
-    Attributes:
-        eta: as that of `Aarseth`; the error of a given time goes about as its square.
-        weights: `[11]`, of `_features`; all 0 for Aarseth's criterion.
-    """
-
-    eta: Number
-    weights: Float[Array, " F"] | tuple[float, ...] = WEIGHTS
-
-    def first_step(
-        self,
-        acceleration: Float[Array, "N D"],
-        jerk: Float[Array, "N D"],
-        snap: Float[Array, "N D"],
-        /,
-    ) -> Float[Array, " N"]:
-        return Aarseth(self.eta).first_step(acceleration, jerk, snap)
-
-    def step_size(self, derivatives: Derivatives, /) -> Float[Array, " K"]:
-        exponent = sum(w * f for w, f in zip(self.weights, _features(derivatives), strict=True))
-        return Aarseth(self.eta).step_size(derivatives) * jnp.exp(jnp.asarray(exponent))
-
-
-def _features(derivatives: Derivatives) -> list[Float[Array, " K"]]:
-    a, j, s, c = _changes(derivatives)
-    size_a, size_j, size_s, size_c = (jnp.maximum(safe_norm(z), TINY) for z in (a, j, s, c))
-
-    def cosine(x: Array, y: Array, sizes: Array) -> Array:
-        return jnp.sum(x * y, axis=1) / sizes
-
-    # The fourth root of a ratio, smoothly within -1 and 1.
-    p = jnp.tanh((jnp.log(size_a) + jnp.log(size_s) - 2 * jnp.log(size_j)) / 4)
-    q = jnp.tanh((jnp.log(size_j) + jnp.log(size_c) - 2 * jnp.log(size_s)) / 4)
-    angles = [cosine(a, s, size_a * size_s), cosine(j, c, size_j * size_c)]
-    squares = [
-        cosine(a, j, size_a * size_j) ** 2,
-        cosine(j, s, size_j * size_s) ** 2,
-        cosine(s, c, size_s * size_c) ** 2,
-        cosine(a, c, size_a * size_c) ** 2,
-    ]
-    return [p, q, p * p, q * q, p * q, *angles, *squares]
-
-
 def _changes(derivatives: Derivatives) -> list[Float[Array, "K D"]]:
     """The derivatives as changes over the last step: in float32, s^2 of short steps overflows."""
     dt = derivatives.dt[:, None]
@@ -160,24 +113,3 @@ def _ratio(above: Float[Array, " K"], below: Float[Array, " K"]) -> Float[Array,
     """above / below; infinite where `below` is 0, since nothing changes there."""
     changes = below != 0
     return jnp.where(changes, above / jnp.where(changes, below, 1.0), jnp.inf)
-
-
-class Named(NamedTuple):
-    """A criterion as the command line knows it.
-
-    Attributes:
-        make: eta -> criterion.
-        eta: by default.
-    """
-
-    make: Callable[[Number], Criterion]
-    eta: float
-
-
-BY_NAME = {"aarseth": Named(Aarseth, 0.02), "fitted": Named(Fitted, 0.02)}
-
-
-def by_name(name: str, eta: Number | None = None) -> Criterion:
-    """The criterion with this name on the command line."""
-    named = BY_NAME[name]
-    return named.make(named.eta if eta is None else eta)

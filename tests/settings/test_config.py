@@ -64,6 +64,12 @@ TRAIN_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("lr_decay", "--lr-decay none", "none", "cosine"),
     ("tolerance_min", "--tolerance-min 1e-4", 1e-4, 1e-3),
     ("tolerance_max", "--tolerance-max 1e-2", 1e-2, 3e-2),
+    ("population", "--population 8", 8, 16),
+    ("population_spread", "--population-spread 0.3", 0.3, 0.15),
+    ("rollouts", "--rollouts 4", 4, 16),
+    ("rollout_time", "--rollout-time 2", 2.0, 1.0),
+    ("eta_min", "--eta-min 0.01", 0.01, 0.03),
+    ("eta_max", "--eta-max 0.5", 0.5, 0.3),
 ]
 TOGETHER = "--coordinator node1:1234 --num-processes 4 --process-id 3"
 SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [

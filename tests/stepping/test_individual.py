@@ -14,7 +14,7 @@ from jaxstepper.physics.gravity import ExternalField, Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, plummer_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping.block_steps import first_step, next_step, power_of_two_below
-from jaxstepper.stepping.criteria import Aarseth, Derivatives, Fitted
+from jaxstepper.stepping.criteria import Aarseth, Derivatives
 from jaxstepper.stepping.individual import run_individual, start, turn
 from jaxstepper.stepping.individual_rollouts import roll_out_individually
 from jaxstepper.stepping.individual_state import at_common_time, at_time, evaluations
@@ -204,34 +204,16 @@ def test_aarseths_criterion_on_a_circle():
     axes = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])[:, None]
     for w in (3.0, 1e9):  # in float32, in which the square of c would overflow
         a, j, s, c = (w**k * axis for k, axis in enumerate(axes))
-        known = Derivatives(*map(jnp.float32, (a, j, s, c, [1.0], [0.1 / w])))
+        known = Derivatives(*map(jnp.float32, (a, j, s, c, [1.0], [0.1 / w], 0 * a, 1.0)))
         assert float(Aarseth(eta).step_size(known)[0]) == pytest.approx(np.sqrt(eta) / w)
     a, j, s, _ = (jnp.asarray(3.0**k * axis) for k, axis in enumerate(axes))
     for motion, rate in (((a, j, s), 3 / np.sqrt(2)), ((a, 0 * j, s), 3), ((0 * a, j, s), 3)):
         first = Aarseth(eta).first_step(*motion)
         assert float(first[0]) == pytest.approx(0.1 * np.sqrt(eta) / rate)
-    nothing = Derivatives(*(jnp.zeros((1, 2)),) * 4, jnp.ones(1), jnp.ones(1))
+    nothing = Derivatives(
+        *(jnp.zeros((1, 2)),) * 4, jnp.ones(1), jnp.ones(1), jnp.zeros((1, 2)), 1.0
+    )
     assert Aarseth(eta).step_size(nothing)[0] == np.inf
-
-
-def test_the_fitted_criterion_has_no_scale_no_axis_and_no_direction_of_time():
-    draw = np.random.default_rng(0)
-    a, j, s, c = draw.normal(size=(4, 5, 3))
-    ones, turn = np.ones(5), np.linalg.qr(draw.normal(size=(3, 3)))[0]
-
-    def steps(length, unit):
-        motion = [length / unit ** (k + 2) * z @ turn for k, z in enumerate((a, j, s, c))]
-        known = map(jnp.asarray, (*motion, ones, 0.1 * unit * ones))
-        return Fitted(0.02).step_size(Derivatives(*known)) / unit
-
-    known = Derivatives(*map(jnp.asarray, (a, j, s, c, ones, 0.1 * ones)))
-    plain = Fitted(0.02).step_size(known)
-    np.testing.assert_allclose(steps(7.0, 1e-3), plain, rtol=1e-9)
-    backwards = known._replace(jerk=-known.jerk, crackle=-known.crackle)
-    np.testing.assert_allclose(Fitted(0.02).step_size(backwards), plain, rtol=1e-12)
-    aarseth = Aarseth(0.02).step_size(known)
-    np.testing.assert_allclose(Fitted(0.02, (0.0,) * 11).step_size(known), aarseth)
-    assert np.all(np.abs(np.log(plain / aarseth)) > 1e-3)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

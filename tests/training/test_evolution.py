@@ -1,0 +1,143 @@
+"""Training by an evolution strategy: the strategy, its trials, and that calls may end anywhere."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxstepper as js
+from jaxstepper.errors import UserError
+from jaxstepper.network.learned_criterion import LearnedCriterion, Weights
+from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.initial_conditions import plummer_batch
+from jaxstepper.physics.particles import from_table
+from jaxstepper.runs.checkpoints import load
+from jaxstepper.runs.start import resume_training
+from jaxstepper.settings.stored import from_dict
+from jaxstepper.stepping.criteria import Aarseth
+from jaxstepper.stepping.individual_rollouts import roll_out_individually
+from jaxstepper.stepping.individual_state import evaluations
+from jaxstepper.training.evolution.strategy import ask, fresh_strategy, tell
+from jaxstepper.training.evolution.trial import MEETINGS, POWER, try_on_all, try_out
+from jaxstepper.training.run import run
+
+SPHERES = plummer_batch(5, 6, 12)
+SOFT = Gravity(0.05)
+OPTIONS = {
+    "objective": "evolution",
+    "population": 8,
+    "rollouts": 4,
+    "rollout_time": 0.5,
+    "eta_max": 0.5,
+    "softening": SOFT.softening,
+    "progress": False,
+}
+EPOCHS = 12
+
+
+# --- the strategy --------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("loss", "generations"))
+def evolved(loss, start, generations):
+    def generation(strategy, key):
+        candidates = ask(strategy, key, 10)
+        return tell(strategy, candidates, jax.vmap(loss)(candidates)), strategy.sigma
+
+    keys = jax.random.split(jax.random.PRNGKey(0), generations)
+    return jax.lax.scan(generation, fresh_strategy(start, 0.5), keys)
+
+
+def valley(x):
+    """Its least is 0 at 1; it is a thousand times as steep across as along."""
+    turned = jnp.array([x[0] + x[1], x[0] - x[1], x[2]]) - jnp.array([2.0, 0.0, 1.0])
+    return jnp.sum(jnp.array([1.0, 1e6, 1e3]) * turned**2)
+
+
+def test_it_finds_the_bottom_of_a_narrow_valley_whose_shape_it_learns():
+    end, _ = evolved(valley, jnp.array([3.0, -1.0, 0.0]), 150)
+    np.testing.assert_allclose(end.mean, 1, atol=1e-6)
+    # The covariance is that of the inverse Hessian, up to a factor.
+    lengths = jnp.sqrt(jnp.linalg.eigvalsh(end.covariance))
+    assert 200 < lengths[-1] / lengths[0] < 5000
+
+
+def test_only_the_order_of_losses_counts():
+    start = jnp.array([3.0, -1.0, 0.0])
+    plain, _ = evolved(valley, start, 20)
+    bent, _ = evolved(lambda x: jnp.log(valley(x)), start, 20)
+    np.testing.assert_allclose(plain.mean, bent.mean, rtol=1e-9)
+
+
+# --- a trial -------------------------------------------------------------------------------------
+
+
+def test_a_trial_counts_and_weighs_as_a_rollout_does():
+    time, etas = 0.5, jnp.array([0.02, 0.1])
+    trials = [jax.jit(partial(try_out, gravity=SOFT, time=time))] * 2
+    found = [trial(Aarseth(eta), table=SPHERES[0]) for trial, eta in zip(trials, etas, strict=True)]
+    first = from_table(SPHERES[0], SOFT.acceleration, float)
+    for eta, trial in zip(etas, found, strict=True):
+        ((end, watch),), _ = roll_out_individually(
+            None, Aarseth(eta), SOFT, [first], [time], [time / MEETINGS]
+        )
+        assert np.exp(trial.log_work) == pytest.approx(evaluations(end) / 12)
+        assert np.exp(trial.log_error) == pytest.approx(float(watch.worst), rel=1e-6)
+        assert trial.failed == 0
+    together = try_on_all(Aarseth(etas), SOFT, jnp.asarray(SPHERES[:1]), time)
+    mean = np.mean([trial.log_work + POWER * trial.log_error for trial in found])
+    assert float(together.loss) == pytest.approx(mean)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return js.train(SPHERES, epochs=EPOCHS, **OPTIONS)
+
+
+def work(trained, weights, tables):
+    network = trained.start.objective.network
+    variables = {"params": {"weights": jnp.asarray(weights)}, "constants": {}}
+    etas = jnp.array([0.05, 0.3])
+    stacked = jax.vmap(lambda eta: LearnedCriterion(network, variables, eta))(etas)
+    return float(try_on_all(stacked, SOFT, jnp.asarray(tables), 0.5).loss)
+
+
+def test_it_learns_to_do_with_less_work_than_aarseths_criterion(trained):
+    history = trained.history
+    assert list(history["epoch"]) == list(range(EPOCHS)) and trained.stopped == ""
+    assert history["relative_work"][0] == pytest.approx(1)  # where it begins
+    assert np.mean(history["relative_work"][-3:]) < 0.9
+    criterion = trained.criterion()
+    weights = criterion.variables["params"]["weights"]
+    assert criterion.eta == 0.02 and isinstance(criterion.network, Weights)
+    held_out = plummer_batch(99, 8, 12)
+    assert work(trained, weights, held_out) < work(trained, 0 * weights, held_out) - 0.03
+    with pytest.raises(UserError, match="criterion"):
+        trained.rule()
+
+
+def test_calls_may_end_anywhere(trained, monkeypatch):
+    monkeypatch.setattr("jaxstepper.training.run.LARGEST_BUDGET", 3)
+    again = js.train(SPHERES, epochs=3, **OPTIONS)
+    np.testing.assert_array_equal(again.history["loss"], trained.history["loss"][:3])
+
+
+def test_it_is_saved_and_goes_on_to_the_same_end(trained, tmp_path):
+    half = js.train(SPHERES, epochs=4, **OPTIONS)
+    folder = half.save(tmp_path / "half")
+    saved = load(folder)
+    objective, state = resume_training(from_dict(saved.config)[0], saved)
+    state = objective.next_epoch(state) if int(state.epoch) == 3 else state
+    end = run(objective, state, EPOCHS)
+    for mine, theirs in zip(
+        jax.tree.leaves(end.state), jax.tree.leaves(trained.result.state), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+    assert js.load_criterion(folder).variables["params"]["weights"].shape == (7,)
+    with pytest.raises(UserError, match="individual steps.*load_criterion"):
+        js.load_rule(folder, SOFT)
