@@ -16,20 +16,22 @@ from jaxstepper.physics.initial_conditions import plummer_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs.checkpoints import load
 from jaxstepper.runs.folders import locate
-from jaxstepper.runs.models import load_criterion, load_model, rule_of_model
+from jaxstepper.runs.models import load_criterion, load_model, load_rule, rule_of_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.criteria import Aarseth
 from jaxstepper.stepping.literature import free_fall, huayno
 from jaxstepper.stepping.rule import symmetrized
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.training.evolution.trial import try_on_all
 
 ROOT = Path(__file__).parent.parent
 SHIPPED_DT = np.load(ROOT / "tests" / "golden" / "shipped_dt.npz")
 STEPPERS = ROOT / "checkpoints"
 FOR_PAIRS = ["kepler", "kepler_torch"]
+OF_FOURTH_ORDER = ["kepler_chin", "kepler_bm4"]
 NAMES = [*FOR_PAIRS, "plummer"]
-EVERY = [*NAMES, "clusters"]
+EVERY = [*NAMES, *OF_FOURTH_ORDER, "clusters"]
 PAIRS = [problem(f"kepler-{e}", orbits=5) for e in (0.5, 0.9)]
 
 
@@ -48,6 +50,22 @@ def work_at_equal_error(rule, problems):
 def test_it_needs_less_work_than_free_fall(name):
     learned, classical = stepper(name), free_fall(0.02)
     assert np.all(work_at_equal_error(learned, PAIRS) < 0.9 * work_at_equal_error(classical, PAIRS))
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance", "eta"), [("kepler_chin", 1e-3, 0.22), ("kepler_bm4", 1e-4, 0.33)]
+)
+def test_on_its_scheme_it_needs_less_work_than_free_fall(name, tolerance, eta):
+    # With this eta, free fall has about the same error.
+    learned = load_rule(STEPPERS / name, tolerance=tolerance)
+    assert learned.scheme == SCHEMES[name.removeprefix("kepler_")]
+
+    def work(rule):
+        (run,) = evaluate(symmetrized(rule), "", True, PAIRS[1:], [1.0], 20_000)
+        assert tolerance / 2 < run.max_error < 2 * tolerance
+        return run.steps * run.max_error ** (1 / rule.scheme.order)
+
+    assert work(learned) < 0.96 * work(free_fall(eta).on(learned.scheme))
 
 
 def test_in_clusters_it_needs_less_work_than_the_rules_of_the_literature():
@@ -102,7 +120,7 @@ def test_it_was_trained_by_its_file(name):
     assert load(STEPPERS / name).epoch == request.config.epochs - 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OF_FOURTH_ORDER])
 def test_simulate_follows_it(name, tmp_path):
     ics = tmp_path / "sphere.csv"
     assert call("make-ics plummer --num-particles 32 --seed 1 --out", ics).code == 0
