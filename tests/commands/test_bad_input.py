@@ -225,7 +225,10 @@ def test_toml_that_is_no_text(box, content):
         (f"{SIMULATE} -e 1.0", "--eccentricity 1.0: must be a number in [0, 1)"),
         (f"{SIMULATE} --multi-orbit-sim --num-particles 5", "Kepler pairs have 2 bodies"),
         (f"{TRAIN} --multi-orbit --num-particles 5", "--num-particles 5: Kepler pairs have 2"),
-        (f"{TRAIN} --multi-orbit --draw plummer --dim 2", "--dim 2: --draw plummer is in 3 dimensions"),
+        (
+            f"{TRAIN} --multi-orbit --draw plummer --dim 2",
+            "--draw plummer is in 3 dimensions",
+        ),
         (
             f"{SIMULATE} --multi-orbit-sim --draw plummer {FIELD}",
             "--external-field-position 1.0 2.0: must be 3 numbers (dim is 3)",

@@ -196,7 +196,7 @@ def test_an_evaluation_shows_its_share(screen, tmp_path):
     assert call("evaluate --no-compilation-cache", flags, tmp_path / "out").code == 0
     shown = screen.plain()
     assert re.search(r"evaluation .* 50%", shown) and "100%" in shown
-    assert "free-fall, symmetrized on kepler-0.5" in shown
+    assert "free-fall, symmetrized: kepler-0.5" in shown
 
 
 def test_ctrl_c_leaves_a_clean_terminal(screen, monkeypatch):

@@ -17,16 +17,23 @@ from hypothesis import strategies as st
 
 from jaxstepper.errors import UserError
 from jaxstepper.settings.command_line import parse
-from jaxstepper.settings.config import DEFAULTS, OPTIONS, accepts, flag_of, read_option
+from jaxstepper.settings.config import (
+    DEFAULTS,
+    NATIVE_FEATURES,
+    OPTIONS,
+    accepts,
+    flag_of,
+    read_option,
+)
 from jaxstepper.settings.stored import CHECKPOINT, from_dict, to_dict
 
 # What users are told that each option must be.
 RULES = {
     "a number > 0": "lr energy_threshold E_lower E_upper window_length tolerance_min tolerance_max "
     "norm_L0 norm_V0 norm_A0 norm_T0 mass pos_scale semi_major a_min a_max eta tolerance "
-    "checkpoint_minutes adam_lr lbfgs_lr",
-    "a number >= 0": "weight_decay vel_scale softening external_field_mass duration",
-    "a number >= 1": "unit_spread",
+    "checkpoint_minutes adam_lr lbfgs_lr population_spread rollout_time eta_min eta_max",
+    "a number >= 0": "weight_decay vel_scale softening external_field_mass duration window_start",
+    "a number >= 1": "unit_spread mass_range",
     "a number in [0, 1)": "momentum dropout eccentricity e_min e_max",
     "a number > 0, or -1 for the default": "dt",
     "a finite number": "fourier_scale power dt_bound rel_loss_bound L_lower L_upper eps",
@@ -34,30 +41,32 @@ RULES = {
     "an integer >= 0": "max_retrain_steps replay_steps imitation_epochs history_len fresh_every "
     "process_id adam_epochs",
     "an integer >= 1": "epochs n_steps steps_per_epoch replay_batch_size min_replay_size "
-    "window_steps window_batch window_iterations dim num_orbits retrain_batch num_processes "
-    "checkpoint_interval keep debug_every debug_replay_every movie_max_frames movie_fps movie_dpi "
+    "window_steps window_batch window_iterations rollouts dim num_orbits retrain_batch "
+    "num_processes checkpoint_interval keep "
+    "debug_every debug_replay_every movie_max_frames movie_fps movie_dpi "
     "lbfgs_max_iter lbfgs_history_size",
     "an integer >= 2": "num_particles",
     "an integer >= 1, or -1 for the default": "steps",
     "an integer in [0, 4294967296)": "seed",
-    "an even integer >= 2": "fourier_dim",
+    "an even integer >= 2": "fourier_dim population",
     "one or more integers >= 1": "hidden_dims",
     "finite numbers, one for each of the dim dimensions": "external_field_position",
     "true or false": "normalize_inputs multi_orbit multi_orbit_sim stop_at_period use_train_ic "
     "symmetrize tf32 compile compilation_cache detect_anomaly distributed resume overwrite quiet "
-    "debug wandb wandb_artifacts movie",
+    "debug wandb wandb_artifacts movie individual",
     "one of adam, adamw, sgd": "optimizer",
     "one of upper, both": "band",
     "one of robust, torch": "phase1",
-    "one of gate, window": "objective",
+    "one of gate, window, evolution": "objective",
     "one of none, cosine": "lr_decay",
     "one of relu, tanh, sigmoid, silu": "activation",
-    "one of delta_mag, basic, rich, orbital, encounters": "feature_type",
+    "one of delta_mag, basic, rich, orbital, encounters, derivatives": "feature_type",
     "one of auto, manual": "norm_mode",
-    "one of kepler, apocentre, random, plummer": "draw",
+    "one of kepler, apocentre, random, virial, plummer": "draw",
     "one of analytic, ml, history": "integrator_mode",
     "one of fixed, acceleration, distance-over-acceleration, free-fall, power-law, huayno, "
-    "hairer-soderlind, logarithmic-hamiltonian, learned": "controller",
+    "hairer-soderlind, logarithmic-hamiltonian, learned, aarseth": "controller",
+    "one of leapfrog, chin, bm4, hermite, logarithmic": "scheme",
     "one of auto, cpu, cuda, gpu, tpu": "device",
     "one of float64, float32": "dtype",
     "one of mp4, gif": "movie_format",
@@ -69,7 +78,7 @@ RULES = {
 }
 RULE_OF = {name: rule for rule, names in RULES.items() for name in names.split()}
 PAIRS = (("E_lower", "E_upper"), ("e_min", "e_max"), ("a_min", "a_max"))
-PAIRS += (("tolerance_min", "tolerance_max"),)
+PAIRS += (("tolerance_min", "tolerance_max"), ("eta_min", "eta_max"))
 MOST = 2**31 - 1  # of an integer, where the rule names no bound of its own
 FEW = settings(
     max_examples=15,
@@ -168,10 +177,24 @@ def consistent(draw: st.DrawFn, command: str) -> dict[str, Any]:
         values.pop("power", None)
     if "eta" in values:
         values.pop("dt", None)
+    if values.get("objective") == "evolution":  # which goes with features of its own alone
+        del values["objective"]
     if values.get("objective") == "window":
         values.pop("dropout", None)
-    if values.get("feature_type") in ("orbital", "encounters") and command == "train":
+    if values.get("feature_type") in NATIVE_FEATURES and command == "train":
         del values["feature_type"]
+    if values.get("individual"):
+        values |= {"scheme": "hermite", "controller": "aarseth"}
+        values.pop("integrator_mode", None)
+        values.pop("power", None)
+    elif values.get("controller") == "aarseth":
+        del values["controller"]
+    elif values.get("controller") == "logarithmic-hamiltonian":
+        values["scheme"] = "logarithmic"
+    elif values.get("scheme") == "logarithmic":
+        del values["scheme"]
+    if command == "train" and values.get("objective") != "window":
+        values.pop("scheme", None)
     return values
 
 
