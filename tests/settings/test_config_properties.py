@@ -185,8 +185,8 @@ def consistent(draw: st.DrawFn, command: str) -> dict[str, Any]:
         del values["feature_type"]
     if values.get("individual"):
         values |= {"scheme": "hermite", "controller": "aarseth"}
-        values.pop("integrator_mode", None)
-        values.pop("power", None)
+        for name in ("integrator_mode", "power", "symmetrize"):
+            values.pop(name, None)
     elif values.get("controller") == "aarseth":
         del values["controller"]
     elif values.get("controller") == "logarithmic-hamiltonian":
