@@ -9,6 +9,7 @@ from jaxstepper.physics.particles import Particles
 from jaxstepper.reporting.note import note
 from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
+from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.stepping.status import STALLED
 from jaxstepper.stepping.watch import WRONG_ABOVE, Watch
 
@@ -91,7 +92,7 @@ def warn_of_errors(request: Request, errors: list[float]) -> None:
 
 def _tolerance(config: Config) -> float:
     """The tolerance a learned rule aims for: --eta multiplies its steps."""
-    return config.tolerance * (config.eta or 1.0) ** 2
+    return config.tolerance * (config.eta or 1.0) ** SCHEMES[config.scheme].order
 
 
 def _rule_that_keeps(config: Config, tolerance: float) -> str:

@@ -102,6 +102,8 @@ def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
     request = adopt(request, model.config, model.name)
     if not any(map(request.sets, WITHOUT_NETWORK)):
         request = request.replace(integrator_mode=learned_mode(request.config.history_len))
+    if rule_name(request.config) != "learned":
+        request = request.replace(scheme=config.scheme)  # that of the model goes with its network
     check_mode(request.config, model.name)
     return request, model
 

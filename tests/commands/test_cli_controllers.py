@@ -29,6 +29,12 @@ def report(*argv):
     return outcome.reports()[0]
 
 
+@pytest.mark.parametrize("name", ["free-fall", "logarithmic-hamiltonian"])
+def test_another_rule_is_not_on_the_scheme_of_a_model(name):
+    rule = f"--controller {name} --eta 0.05"
+    assert report(rule, "--model-path kepler_chin") == report(rule)
+
+
 def test_the_flag_knows_every_rule():
     assert {*BY_NAME, *CRITERIA, "power-law", "learned"} == set(CONTROLLERS)
 

@@ -7,6 +7,9 @@ import pytest
 from commandline import REPORT, assert_refused, call
 
 import jaxstepper
+from jaxstepper.commands.rollout_words import warn_of_errors
+from jaxstepper.settings.config import Config
+from jaxstepper.settings.request import Request
 
 STEPPERS = Path(jaxstepper.__file__).parents[1] / "checkpoints"
 RECORDED = pytest.mark.parametrize("output", ["", "--output run.npz"], ids=["report", "output"])
@@ -94,3 +97,15 @@ def test_a_poor_energy_is_warned_of():
     assert "warning: the largest energy error" in outcome.err
     assert "free-fall --symmetrize" in outcome.err
     assert simulate("-e 0.1 --Nperiod 1 --dt 0.01")[0].err == ""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"), [("leapfrog", "10 times --tolerance 0.004"), ("chin", "")]
+)
+def test_the_tolerance_of_longer_steps_is_that_of_the_order(scheme, said, capsys):
+    config = Config(controller="learned", feature_type="orbital", scheme=scheme, eta=2.0)
+    # 2^4 times the tolerance of 1e-3 is missed by less than a factor of 3.
+    warn_of_errors(Request(config), [0.04])
+    shown = capsys.readouterr().err
+    assert "0.04" in shown
+    assert said in shown if said else "times --tolerance" not in shown
