@@ -16,7 +16,7 @@ from jaxstepper.physics.integrators import (
     logarithmic_leapfrog_to,
 )
 from jaxstepper.physics.jerk import acceleration_and_jerk
-from jaxstepper.physics.particles import Particles
+from jaxstepper.physics.particles import AccelerationFn, Particles
 from jaxstepper.physics.splittings import blanes_moan, chin
 
 Carried = Any
@@ -83,37 +83,42 @@ class Scheme:
         return 0
 
 
-class Leapfrog(Scheme):
-    """The kick-drift-kick leapfrog: second order, one evaluation; `physics.integrators`."""
+class _OfAccelerations(Scheme):
+    """A scheme that needs accelerations alone, and carries nothing."""
+
+    @staticmethod
+    def method(
+        particles: Particles, dt: Float[Array, ""] | float, acceleration: AccelerationFn
+    ) -> Particles:
+        """The state after a step of size dt."""
+        raise NotImplementedError
 
     def step(
         self, carried: Carried, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
     ) -> tuple[Particles, Carried]:
-        return leapfrog(particles, dt, gravity.acceleration), carried
+        return self.method(particles, dt, gravity.acceleration), carried
 
 
-class Chin(Scheme):
+class Leapfrog(_OfAccelerations):
+    """The kick-drift-kick leapfrog: second order, one evaluation; `physics.integrators`."""
+
+    method = staticmethod(leapfrog)
+
+
+class Chin(_OfAccelerations):
     """Chin's forward splitting 4A: fourth order, three evaluations; `physics.splittings`."""
 
     order = 4
     evaluations = 3
-
-    def step(
-        self, carried: Carried, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> tuple[Particles, Carried]:
-        return chin(particles, dt, gravity.acceleration), carried
+    method = staticmethod(chin)
 
 
-class BlanesMoan(Scheme):
+class BlanesMoan(_OfAccelerations):
     """Blanes and Moan's splitting BM4: fourth order, six evaluations; `physics.splittings`."""
 
     order = 4
     evaluations = 6
-
-    def step(
-        self, carried: Carried, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
-    ) -> tuple[Particles, Carried]:
-        return blanes_moan(particles, dt, gravity.acceleration), carried
+    method = staticmethod(blanes_moan)
 
 
 class Hermite(Scheme):
