@@ -1,7 +1,7 @@
 """Individual steps beside the shared ones, measured and timed in the same way."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstepper.evaluation.measure import all_together
-from jaxstepper.evaluation.method import Method, Report
+from jaxstepper.evaluation.method import Method, Report, System
 from jaxstepper.evaluation.problems import Problem
 from jaxstepper.evaluation.run import FAILED_ABOVE, Run, run_of
 from jaxstepper.evaluation.timing import fastest
@@ -57,23 +56,6 @@ class IndividualMethod(Method):
     scheme: str = INDIVIDUAL_HERMITE
     criterion: Callable[[float], Criterion] = aarseth
 
-    def runs(
-        self,
-        problems: Sequence[Problem],
-        factors: Sequence[float],
-        max_steps: int,
-        enough: float,
-        report: Report,
-    ) -> Iterator[Run]:
-        """Runs of all systems with every factor, from the largest until errors are small enough."""
-        systems = [(problem, i) for problem in problems for i in range(len(problem.tables))]
-        for done, factor in enumerate(sorted(factors, reverse=True)):
-            found = self._together(systems, factor, partial(_report, report, done, len(factors)))
-            yield from found
-            small = np.median([run.error for run in found]) <= enough
-            if small and not all_together(problems, len(factors)):
-                break
-
     def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
         first, gravity = _start(problem, system)
         criterion = self.criterion(factor)
@@ -86,8 +68,8 @@ class IndividualMethod(Method):
         run(0.0)
         return fastest(partial(run, problem.end_time))
 
-    def _together(
-        self, systems: list[tuple[Problem, int]], factor: float, report: Report
+    def runs_at(
+        self, systems: Sequence[System], factor: float, max_steps: int, report: Report
     ) -> list[Run]:
         gravity = Gravity(systems[0][0].softening)
         starts = [_start(problem, system)[0] for problem, system in systems]
@@ -152,7 +134,3 @@ def _spin_error(start: Particles, end: Particles, gravity: Gravity) -> float:
     """|L - L0| / |L0| about the barycentre."""
     before, after = (angular_momentum(barycentric(p, gravity)) for p in (start, end))
     return float(jnp.linalg.norm(after - before) / angular_momentum_scale(start, gravity))
-
-
-def _report(report: Report, done: int, count: int, share: float) -> None:
-    report((done + share) / count)

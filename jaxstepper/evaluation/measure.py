@@ -112,7 +112,7 @@ def evaluate(
     size = len(runs) if all_together(problems, len(factors)) else len(systems)
     for begin in range(0, len(runs), size):
         chosen = runs[begin : begin + size]
-        share = partial(_share_of_all, report, begin / len(runs), size / len(runs))
+        share = partial(share_of_all, report, begin / len(runs), size / len(runs))
         measured = _Measurement(rule, chosen, max_steps)
         measured.run(share)
         done = list(measured.results(name, symmetrized))
@@ -127,9 +127,8 @@ def all_together(problems: Sequence[Problem], num_factors: int) -> bool:
     return problems[0].tables.shape[1] <= TOGETHER_UP_TO and num_runs <= MOST_TOGETHER
 
 
-def _share_of_all(
-    report: Callable[[float], None], done: float, weight: float, share: float
-) -> None:
+def share_of_all(report: Callable[[float], None], done: float, weight: float, share: float) -> None:
+    """Reports the share of a part, which is a weight of all, after what is done."""
     report(done + weight * share)
 
 

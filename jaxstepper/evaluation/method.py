@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
 
 from jaxstepper.evaluation.curves import Curve, curves, factor_at
-from jaxstepper.evaluation.measure import evaluate
+from jaxstepper.evaluation.measure import all_together, evaluate, share_of_all
 from jaxstepper.evaluation.problems import Problem
 from jaxstepper.evaluation.run import LEAPFROG, Run, label_of
 from jaxstepper.evaluation.timing import seconds_alone
@@ -14,6 +17,8 @@ from jaxstepper.stepping.rule import Rule
 TIMED_SYSTEMS = 3
 
 Report = Callable[[float], None]
+System = tuple[Problem, int]
+"""One of the systems of a problem."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,24 @@ class Method:
         enough: float,
         report: Report,
     ) -> Iterator[Run]:
-        """Runs of all systems with every factor; see `measure.evaluate`."""
+        """Runs of all systems with every factor; see `measure.evaluate`.
+
+        Factors go one after the other, from the largest, until errors are small enough; those of a
+        few systems of few bodies all run, as `measure.evaluate` runs them side by side.
+        """
+        systems = [(problem, i) for problem in problems for i in range(len(problem.tables))]
+        for done, factor in enumerate(sorted(factors, reverse=True)):
+            share = partial(share_of_all, report, done / len(factors), 1 / len(factors))
+            found = self.runs_at(systems, factor, max_steps, share)
+            yield from found
+            small = np.median([run.error for run in found]) <= enough
+            if small and not all_together(problems, len(factors)):
+                break
+
+    def runs_at(
+        self, systems: Sequence[System], factor: float, max_steps: int, report: Report
+    ) -> list[Run]:
+        """Runs of systems with one factor, in their order."""
         raise NotImplementedError
 
     def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:

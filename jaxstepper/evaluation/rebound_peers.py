@@ -3,15 +3,14 @@
 import importlib.util
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from jaxstepper.evaluation.measure import all_together
-from jaxstepper.evaluation.method import Method, Report
+from jaxstepper.evaluation.method import Method, Report, System
 from jaxstepper.evaluation.problems import Problem
 from jaxstepper.evaluation.run import FAILED_ABOVE, LEAPFROG, Run, run_of
 from jaxstepper.evaluation.timing import fastest
@@ -36,33 +35,23 @@ def is_installed() -> bool:
 class ReboundMethod(Method):
     """An integrator of rebound."""
 
-    def runs(
-        self,
-        problems: Sequence[Problem],
-        factors: Sequence[float],
-        max_steps: int,
-        enough: float,
-        report: Report,
-    ) -> Iterator[Run]:
-        """Runs of all systems, one after the other, with every factor, from the largest.
+    def runs_at(
+        self, systems: Sequence[System], factor: float, max_steps: int, report: Report
+    ) -> list[Run]:
+        """Runs of systems with one factor, one after the other.
 
         Every evaluation that rebound makes counts: in IAS15 seven per iteration of a step, those of
         rejected steps included. The energy is measured at every step, with more than 64 bodies at
         every sixteenth.
         """
-        systems = [(problem, i) for problem in problems for i in range(len(problem.tables))]
-        for done, factor in enumerate(sorted(factors, reverse=True)):
-            found = []
-            for i, (problem, system) in enumerate(systems):
-                with warnings.catch_warnings():
-                    # Long steps are bound to make predictor-corrector loops that do not converge.
-                    warnings.simplefilter("ignore", RuntimeWarning)
-                    found.append(self._run(problem, system, factor, max_steps))
-                report((done + (i + 1) / len(systems)) / len(factors))
-            yield from found
-            small = np.median([run.error for run in found]) <= enough
-            if small and not all_together(problems, len(factors)):
-                break
+        found = []
+        for i, (problem, system) in enumerate(systems, 1):
+            with warnings.catch_warnings():
+                # Long steps are bound to make predictor-corrector loops that do not converge.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                found.append(self._run(problem, system, factor, max_steps))
+            report(i / len(systems))
+        return found
 
     def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
         def run() -> None:
@@ -161,11 +150,6 @@ class ReboundLeapfrog(ReboundMethod):
         simulation = _simulation(problem, problem.tables[system], "leapfrog")
         simulation.dt = DT * factor
         return simulation
-
-
-def ias15(problem: Problem, factors: Sequence[float], max_steps: int) -> list[Run]:
-    """Runs of IAS15 on every system of a problem, with every factor on its step."""
-    return list(Ias15().runs([problem], factors, max_steps, 0.0, lambda share: None))
 
 
 def _simulation(problem: Problem, table: np.ndarray, integrator: str) -> Any:

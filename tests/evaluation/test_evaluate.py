@@ -18,7 +18,7 @@ from jaxstepper.evaluation import measure as protocol
 from jaxstepper.evaluation.curves import Curve, curves, evaluations_at
 from jaxstepper.evaluation.measure import evaluate
 from jaxstepper.evaluation.problems import KEPLER, problem
-from jaxstepper.evaluation.rebound_peers import ias15
+from jaxstepper.evaluation.rebound_peers import Ias15
 from jaxstepper.evaluation.work_precision import summary
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
@@ -121,6 +121,10 @@ def test_runs_that_blow_up_or_never_end_have_failed():
 
 
 # --- the reference -------------------------------------------------------------------------------
+
+
+def ias15(problem, factors, max_steps):
+    return Ias15().runs([problem], factors, max_steps, 0.0, lambda share: None)
 
 
 def test_ias15_needs_the_evaluations_it_is_known_to_need():
