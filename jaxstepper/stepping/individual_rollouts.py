@@ -18,13 +18,19 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxstepper.machine.call_budget import in_bounded_calls
 from jaxstepper.machine.devices import each_its_share
 from jaxstepper.machine.processes import to_host
-from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.criteria import Criterion
 from jaxstepper.stepping.individual import start, turn
 from jaxstepper.stepping.individual_state import Individual, as_particles, is_running
-from jaxstepper.stepping.recording import MOST_NUMBERS_PER_CALL, MOST_STEPS_PER_CALL, Trajectory
+from jaxstepper.stepping.recording import (
+    MOST_NUMBERS_PER_CALL,
+    MOST_STEPS_PER_CALL,
+    Trajectory,
+    first_rows,
+    joined,
+    snapshot,
+)
 from jaxstepper.stepping.watch import Watch, look, watch_of
 
 # Turns in the first device call, whose cost is not known yet, and in the largest.
@@ -98,23 +104,25 @@ def roll_out_individually(
     watched = _begin(gravity, criterion, particles, ends, steps)
     rows = _rows(watched[0])
     run = each_its_share(mesh, partial(_run, gravity, rows, keep))
-    kept: list[list[Trajectory]] = [[] for _ in starts]
+    kept: list[list[Trajectory]] = [[] for _ in starts] if keep else []
 
     def call(budget: int) -> tuple[int, bool]:
         nonlocal watched
         begun = to_host(watched[0].block)
         watched, looked = run((criterion, jnp.asarray(budget, jnp.int32)), watched)
         blocks, looked = to_host((watched[0].block - begun, looked))
-        for i, pieces in enumerate(kept if keep else []):
-            pieces.append(_first(int(blocks[i]), jax.tree.map(lambda x, i=i: x[i], looked.states)))
+        for i, pieces in enumerate(kept):
+            states = jax.tree.map(lambda x, i=i: x[i], looked.states)
+            pieces.append(first_rows(int(blocks[i]), states))
         report(float(np.mean(looked.share)))
         return int(np.max(looked.turns)), bool(np.any(looked.goes_on))
 
     in_bounded_calls(call, FIRST_TURNS, MOST_TURNS)
     watched = to_host(watched)
     ended = [jax.tree.map(lambda x, i=i: x[i], watched) for i in range(len(starts))]
-    paths = [_joined(gravity, first, pieces) for first, pieces in zip(starts, kept, strict=True)]
-    return ended, paths if keep else []
+    firsts = [snapshot(gravity, first) for first in starts] if keep else []
+    paths = [joined(first, pieces) for first, pieces in zip(firsts, kept, strict=True)]
+    return ended, paths
 
 
 @partial(jax.jit, static_argnums=0)
@@ -169,7 +177,7 @@ def _run(
             return look(gravity, watch, state_at(row), met.steps[row])
 
         watch = lax.fori_loop(0, state.block - begin, seen, watch)
-        path = lax.map(lambda row: _snapshot(gravity, state_at(row)), jnp.arange(rows))
+        path = lax.map(lambda row: snapshot(gravity, state_at(row)), jnp.arange(rows))
         looked = Looked(turns, is_running(state), _share_done(state), path if keep else None)
         return (state, watch), looked
 
@@ -193,19 +201,3 @@ def _run(
 def _share_done(state: Individual) -> Float[Array, ""]:
     done = (state.block + state.now) / jnp.maximum(state.blocks, 1)
     return jnp.where(is_running(state), done, 1.0).astype(state.now.dtype)
-
-
-def _snapshot(gravity: Gravity, particles: Particles) -> Trajectory:
-    p = particles
-    return Trajectory(p.time, p.dt, p.position, p.velocity, total_energy(p, gravity))  # type: ignore[arg-type]
-
-
-def _first(rows: int, states: Trajectory) -> Trajectory:
-    """Copies, so that the rest of the arrays can be freed."""
-    return jax.tree.map(lambda x: np.array(np.asarray(x)[:rows]), states)
-
-
-def _joined(gravity: Gravity, first: Particles, pieces: list[Trajectory]) -> Trajectory:
-    begin = jax.tree.map(lambda x: np.asarray(x)[None], _snapshot(gravity, first))
-    states = jax.tree.map(lambda *parts: np.concatenate(parts), begin, *pieces)
-    return states._replace(dt=states.dt[1:])

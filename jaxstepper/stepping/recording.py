@@ -1,6 +1,6 @@
 """Rollouts that keep every state on the way, in numpy on the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -71,7 +71,8 @@ def record(
     """
     rule.check_masses(np.asarray(particles.mass))
     rollout = start(rule, gravity, particles, limits.time)
-    pieces = [jax.tree.map(lambda x: np.asarray(x)[None], _snapshot(gravity, rollout))]
+    first = rollout.particles
+    pieces: list[Trajectory] = []
     size = min(MOST_STEPS_PER_CALL, max(1, MOST_NUMBERS_PER_CALL // (2 * particles.position.size)))
 
     def call(budget: int) -> tuple[int, bool]:
@@ -79,19 +80,31 @@ def record(
         before = int(rollout.steps)
         rollout, states = _record_some(rule, gravity, rollout, limits, budget, size)
         taken = int(rollout.steps) - before
-        pieces.append(jax.tree.map(lambda x: np.array(np.asarray(x)[:taken]), states))
+        pieces.append(first_rows(taken, states))
         report(float(share_done(rollout, limits)))
         return taken, bool(is_running(rollout, limits))
 
     if is_running(rollout, limits):
         in_bounded_calls(call, 1, size)
-    states = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
-    return with_status(rollout, limits), states._replace(dt=states.dt[1:])
+    return with_status(rollout, limits), joined(snapshot(gravity, first), pieces)
 
 
-def _snapshot(gravity: Gravity, rollout: Rollout) -> Trajectory:
-    p = rollout.particles
+def snapshot(gravity: Gravity, particles: Particles) -> Trajectory:
+    """A state as a row of a trajectory, on the device."""
+    p = particles
     return Trajectory(p.time, p.dt, p.position, p.velocity, total_energy(p, gravity))  # type: ignore[arg-type]
+
+
+def first_rows(count: int, states: Trajectory) -> Trajectory:
+    """Copies of the first rows, on the host, so that the rest of the arrays can be freed."""
+    return jax.tree.map(lambda x: np.array(np.asarray(x)[:count]), states)
+
+
+def joined(first: Trajectory, pieces: Sequence[Trajectory]) -> Trajectory:
+    """The trajectory of a first row, to which no step led, and the rows after it."""
+    begin = jax.tree.map(lambda x: np.asarray(x)[None], first)
+    states = jax.tree.map(lambda *parts: np.concatenate(parts), begin, *pieces)
+    return states._replace(dt=states.dt[1:])
 
 
 @partial(jax.jit, static_argnames=("gravity", "size"))
@@ -104,7 +117,7 @@ def _record_some(
     size: int,
 ) -> tuple[Rollout, Trajectory]:
     """Up to `num_steps` <= `size` steps, and a buffer `[size]` that begins with their states."""
-    shapes = jax.eval_shape(partial(_snapshot, gravity), rollout)
+    shapes = jax.eval_shape(partial(snapshot, gravity), rollout.particles)
     buffer = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
     before = rollout.steps
 
@@ -115,7 +128,9 @@ def _record_some(
         rollout, states = carry
         new = advance(rule, gravity, rollout, limits)
         row = rollout.steps - before
-        kept = jax.tree.map(lambda all_, x: all_.at[row].set(x), states, _snapshot(gravity, new))
+        kept = jax.tree.map(
+            lambda all_, x: all_.at[row].set(x), states, snapshot(gravity, new.particles)
+        )
         return new, kept
 
     return lax.while_loop(running, body, (rollout, buffer))
