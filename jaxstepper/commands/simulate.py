@@ -188,12 +188,12 @@ def _simulated_tables(request: Request, model: TrainedModel | None) -> np.ndarra
     return tables
 
 
-def _make_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
-    rule = _plain_controller(config, gravity, model)
+def _make_rule(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
+    rule = _plain_rule(config, gravity, model)
     return symmetrized(rule) if config.symmetrize else rule
 
 
-def _plain_controller(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
+def _plain_rule(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
     name = rule_name(config)
     if name == "learned":
         assert model is not None
@@ -233,27 +233,27 @@ def _take_shared_steps(
 ) -> Outcomes:
     """Rolls out the rule of the request, whose steps all bodies of a system share."""
     config = request.config
-    controller = _make_controller(config, gravity, model)
-    on_main(partial(check_size, config, controller, limits))
+    rule = _make_rule(config, gravity, model)
+    on_main(partial(check_size, config, rule, limits))
     mesh = choose_mesh(len(starts))
     with open_bars(config.quiet) as bars:
         tell = partial(bars.show_share, words_of_many(starts))
         tell(0.0)
         if config.output is not None or config.movie:
-            ends, trajectories = _record(controller, gravity, starts, limits, tell)
+            ends, trajectories = _record(rule, gravity, starts, limits, tell)
         else:
-            ends, trajectories = roll_out(mesh, controller, gravity, starts, limits, tell), []
+            ends, trajectories = roll_out(mesh, rule, gravity, starts, limits, tell), []
 
     def outcome(first: Particles, end: Rollout, watch: Watch) -> Outcome:
-        steps, searched = int(end.steps), int(controller.scheme.searched(end.carried))
+        steps, searched = int(end.steps), int(rule.scheme.searched(end.carried))
         return Outcome(
             first,
             end.particles,
             steps,
             int(end.status),
-            force_evaluations(controller, steps, searched),
+            force_evaluations(rule, steps, searched),
             watch,
-            partial(blown_up_at, controller, gravity, first, steps),
+            partial(blown_up_at, rule, gravity, first, steps),
         )
 
     ended = [outcome(first, *end) for first, end in zip(starts, ends, strict=True)]
@@ -261,7 +261,7 @@ def _take_shared_steps(
 
 
 def _record(
-    controller: Rule,
+    rule: Rule,
     gravity: Gravity,
     starts: list[Particles],
     limits: list[Limits],
@@ -269,7 +269,7 @@ def _record(
 ) -> tuple[list[tuple[Rollout, Watch]], list[Trajectory]]:
     """As `roll_out`, but also records every state on the way."""
     recorded = [
-        record(controller, gravity, start, limit, part_of(tell, i, len(starts)))
+        record(rule, gravity, start, limit, part_of(tell, i, len(starts)))
         for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
     ]
     ends = [
