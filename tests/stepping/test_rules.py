@@ -9,6 +9,7 @@ import pytest
 import rebound
 from jax import lax
 from jax.tree_util import Partial
+from stepping.round_trip import there_and_back
 
 from jaxstepper.errors import UserError
 from jaxstepper.network.features import FeatureSpec
@@ -30,7 +31,6 @@ from jaxstepper.stepping.rollout import (
     advance,
     force_evaluations,
     is_running,
-    reverse,
     run_steps,
     run_until,
     start,
@@ -239,15 +239,6 @@ REVERSIBLE = {
     "learned": symmetrized(learned_rule()),
     "learned, rich": symmetrized(scaled(learned_rule(FeatureSpec("rich")), 0.5)),
 }
-
-
-@partial(jax.jit, static_argnums=2)
-def there_and_back(controller, particles, steps):
-    def body(rollout, _):
-        return advance(controller, GRAVITY, rollout), None
-
-    there = lax.scan(body, start(controller, GRAVITY, particles), length=steps)[0]
-    return there.particles, lax.scan(body, reverse(controller, there), length=steps)[0].particles
 
 
 @pytest.mark.parametrize("name", REVERSIBLE)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from stepping.round_trip import there_and_back
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics.diagnostics import total_energy
@@ -17,12 +17,9 @@ from jaxstepper.settings.config import SCHEMES
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.rollout import (
     Limits,
-    advance,
     force_evaluations,
-    reverse,
     run_steps,
     run_until,
-    start,
 )
 from jaxstepper.stepping.rule import Fixed, symmetrized
 from jaxstepper.stepping.scheme import BY_NAME, Scheme, name_of
@@ -81,15 +78,6 @@ def test_a_pair_comes_where_kepler_says(name):
     sign = np.sign(table[1, 1] - table[0, 1])
     tolerance = 2e-3 if name == "leapfrog" else 2e-6
     np.testing.assert_allclose(sign * apart, where, atol=tolerance)
-
-
-@partial(jax.jit, static_argnames="steps")
-def there_and_back(rule, particles, steps):
-    def body(rollout, _):
-        return advance(rule, GRAVITY, rollout), None
-
-    there = lax.scan(body, start(rule, GRAVITY, particles), length=steps)[0]
-    return there.particles, lax.scan(body, reverse(rule, there), length=steps)[0].particles
 
 
 @pytest.mark.parametrize("name", SPLITTINGS)
