@@ -190,34 +190,34 @@ def test_a_signal_saves_says_where_and_leaves(name, times, monkeypatch):
     assert signal.getsignal(getattr(signal, name)) == before
 
 
-def start(*argv, **options):
-    return subprocess.Popen(
-        [sys.executable, ROOT / "scripts" / "train.py", *" ".join(argv).split()[1:]],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
+# A device call that never ends: no Python instruction runs in it.
+ENDLESS = """
+import jax
+from jaxstepper.commands.signals import stop_on_signal
+with stop_on_signal(lambda: print("at once", flush=True)):
+    print("calls", flush=True)
+    jax.jit(lambda: jax.lax.while_loop(lambda i: i >= 0, lambda i: i & 1, 0))().block_until_ready()
+"""
 
 
 @pytest.mark.processes
 def test_a_second_signal_leaves_at_once():
-    # No step can pass, so that the first device call takes until its budget is used up.
-    endless = "--energy-threshold 1e-30 --max-retrain-steps 0 --save-name run --n-steps 2000000"
-    with start(ONE, endless) as process:
-        for line in process.stdout:
-            if "checkpoints in" in line:
-                break
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert "calls" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        for line in process.stdout:
-            if "again to leave at once" in line:
-                break
+        assert "again to leave at once" in process.stdout.readline()
         while process.poll() is None:  # too soon, it counts as the first
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         assert process.returncode == 128 + signal.SIGTERM
+        assert process.stdout.read() == "at once\n"
 
 
 # --- damage ----------------------------------------------------------------------------------
@@ -466,6 +466,17 @@ def test_a_network_gone_bad_names_the_place_and_the_last_good_checkpoint(monkeyp
 
 
 # --- kills -----------------------------------------------------------------------------------
+
+
+def start(*argv, **options):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "train.py", *" ".join(argv).split()[1:]],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
 
 
 @pytest.mark.processes
