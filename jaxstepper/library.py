@@ -25,6 +25,7 @@ from jaxstepper.physics.particles import Particles, to_table
 from jaxstepper.physics.precision import check_precision
 from jaxstepper.physics.tables import validate_table
 from jaxstepper.reporting.bars import open_bars
+from jaxstepper.reporting.notebook_bars import NotebookBars, is_notebook
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
 from jaxstepper.runs.models import DEFAULT_ETA
@@ -172,7 +173,7 @@ def train(
     own = Overrides(network, optimizer, own_objective, gravity)
     start = start_run(request, share=False, bodies=tables, own=own, configure=False)
     epochs = start.config.epochs
-    with open_bars(quiet=not progress) as bars:
+    with NotebookBars() if progress and is_notebook() else open_bars(not progress) as bars:
         shown = TrainingBars(bars, start.objective, 0, epochs)
 
         def note(metrics: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ TALKING = {"commands", "sweep", "pictures", "reporting", "cli", "__main__"}
 CLOCKS = {
     "machine.call_budget",
     "evaluation.timing",
+    "reporting.notebook_bars",
     "runs.writer",
     "training.run",
 }
