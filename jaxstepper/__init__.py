@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         PowerLaw,
         free_fall,
     )
-    from jaxstepper.stepping.recording import record
     from jaxstepper.stepping.rollout import Limits, run_steps, run_until
     from jaxstepper.stepping.rule import (
         Controller,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         symmetrized,
     )
     from jaxstepper.stepping.scheme import BlanesMoan, Chin, Hermite, Leapfrog, Scheme
+    from jaxstepper.trajectory import Trajectory, record
 
 __version__ = "0.1.0"
 
@@ -75,6 +75,7 @@ __all__ = [
     "Scheme",
     "Symmetrized",
     "Trained",
+    "Trajectory",
     "at_common_time",
     "evaluations",
     "fixed",
@@ -117,7 +118,6 @@ _HOMES = {
         "PowerLaw",
         "free_fall",
     ),
-    "stepping.recording": ("record",),
     "stepping.rollout": ("Limits", "run_steps", "run_until"),
     "stepping.rule": (
         "Controller",
@@ -132,6 +132,7 @@ _HOMES = {
         "symmetrized",
     ),
     "stepping.scheme": ("BlanesMoan", "Chin", "Hermite", "Leapfrog", "Scheme"),
+    "trajectory": ("Trajectory", "record"),
 }
 
 

@@ -105,6 +105,51 @@ def test_a_batch_of_tables_is_a_batch_of_states():
             np.testing.assert_allclose(many[i], single, rtol=1e-15)
 
 
+@pytest.fixture(scope="module")
+def recorded():
+    """A pair, a tenth of the way round, and its trajectory."""
+    pair = js.from_table(PAIR, FORCE)
+    return pair, js.record(js.fixed(0.1), js.Gravity(), pair, js.Limits(steps=6))[1]
+
+
+def test_a_trajectory_is_a_line_and_a_picture(recorded):
+    path = recorded[1]
+    assert repr(path) == "Trajectory(6 steps of 2 bodies in 2D, time 0 to 0.6)"
+    orbits = path.plot("pair").axes[0]
+    ends = [line.get_xydata()[-1] for line in orbits.get_lines() if len(line.get_xydata()) > 1]
+    np.testing.assert_array_equal(ends, path.position[-1])
+
+
+def test_a_trajectory_becomes_tables(recorded):
+    path = recorded[1]
+    dataset = path.to_xarray()
+    second = dataset.velocity.sel(body=1, axis="y").isel(time=3)
+    assert float(second) == path.velocity[3, 1, 1]
+    assert float(dataset.dt[2]) == path.dt[2] and np.isnan(dataset.dt[-1])
+    table = path.to_pandas()
+    assert list(table.columns) == ["time", "body", "x", "y", "vx", "vy"]
+    row = table[(table.time == path.time[3]) & (table.body == 1)]
+    assert row.values.tolist() == [[path.time[3], 1, *path.position[3, 1], *path.velocity[3, 1]]]
+
+
+@pytest.mark.parametrize(("module", "method"), [("xarray", "to_xarray"), ("pandas", "to_pandas")])
+def test_a_missing_package_is_told(module, method, recorded, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"pip install {module}"):
+        getattr(recorded[1], method)()
+
+
+def test_record_says_why_it_takes_no_batch(recorded):
+    def rolled(particles):
+        return js.record(js.fixed(0.1), js.Gravity(), particles, js.Limits(steps=3))
+
+    batch = jax.tree.map(lambda x: jnp.stack([x, x]), recorded[0])
+    with pytest.raises(UserError, match="once for each system, or run_until"):
+        jax.vmap(rolled)(batch)
+    with pytest.raises(UserError, match="not a batch of 2"):
+        rolled(batch)
+
+
 @pytest.mark.parametrize("shape", [(5,), (2, 4), (3, 2, 6), (1, 1, 2, 5)])
 def test_what_is_no_table_is_refused(shape):
     with pytest.raises(UserError, match=r"must be \[N, 1 \+ 2 D\]"):
