@@ -123,6 +123,29 @@ FINITE = number()
 POSITIVE = number(above=0)
 NOT_NEGATIVE = number(low=0)
 COUNT = integer(1)
+DURATION = replace(NOT_NEGATIVE, words="a number >= 0; with --backwards, time runs backwards")
+TIMES = Allowed(
+    float,
+    "finite numbers, each larger than the one before",
+    "T",
+    lambda value: bool(value)
+    and all(map(math.isfinite, value))
+    and all(a < b for a, b in zip(value, value[1:], strict=False)),
+    many=True,
+)
+UNITS = Allowed(
+    str,
+    "a length, a time or a speed, and a mass, such as au yr Msun; or si",
+    "UNIT",
+    lambda value: len(value) in (1, 3) and all(each.isprintable() for each in value),
+    many=True,
+)
+RECORDING = Allowed(
+    str,
+    "a path that ends in .npz or .h5",
+    "PATH",
+    lambda value: is_path(value) and value.endswith((".npz", ".h5")),
+)
 PATH = path("PATH")
 RUN_NAME = Allowed(str, 'a relative name, not empty, without ".."', "NAME", _is_run_name)
 WIDTHS = Allowed(
