@@ -54,7 +54,7 @@ def epochs_of(run: Path) -> list[int]:
 
 def shipped() -> list[str]:
     """The names of the models that come with the package."""
-    return _runs_in(SHIPPED)
+    return runs_in(SHIPPED)
 
 
 def is_shipped(run: Path) -> bool:
@@ -87,7 +87,7 @@ def locate(model_path: str, checkpoint_dir: str) -> tuple[Path, str | None]:
 
 def _words_of_absence(named: Path, runs: Path) -> str:
     """Where a run was looked for, and what there is."""
-    found, ours = _runs_in(runs), shipped()
+    found, ours = runs_in(runs), shipped()
     there = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
     close = nearest(str(named), [*found, *ours], "")
     return (
@@ -99,7 +99,7 @@ def _words_of_absence(named: Path, runs: Path) -> str:
     )
 
 
-def _runs_in(folder: Path) -> list[str]:
+def runs_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(each.name for each in folder.iterdir() if paths_of(each))
