@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
+    from jaxstepper.machine.devices import everywhere, sharded
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.gravity import ExternalField, Gravity
@@ -77,6 +78,7 @@ __all__ = [
     "Trained",
     "at_common_time",
     "evaluations",
+    "everywhere",
     "fixed",
     "free_fall",
     "from_table",
@@ -91,6 +93,7 @@ __all__ = [
     "run_steps",
     "run_until",
     "scaled",
+    "sharded",
     "symmetrized",
     "total_energy",
     "train",
@@ -98,6 +101,7 @@ __all__ = [
 
 _HOMES = {
     "library": ("Trained", "train"),
+    "machine.devices": ("everywhere", "sharded"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
     "physics.diagnostics": ("total_energy",),
     "physics.gravity": ("ExternalField", "Gravity"),
