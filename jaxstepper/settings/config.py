@@ -357,6 +357,12 @@ class Config:
         YES_NO,
         "stop at the first NaN that a jitted function produces (jax_debug_nans); slow",
     )
+    shard: bool = _device(
+        False,
+        YES_NO,
+        "share the pairs of one large system among all devices and processes",
+        takes="simulate",
+    )
 
     distributed: bool = _processes(
         False,
