@@ -32,7 +32,9 @@ WINGS = (
 TALKING = {"commands", "sweep", "pictures", "reporting", "cli", "__main__"}
 CLOCKS = {
     "machine.call_budget",
+    "machine.peers",
     "evaluation.timing",
+    "runs.lock",
     "runs.writer",
     "training.run",
 }
