@@ -376,6 +376,9 @@ class Config:
     process_id: int | None = _processes(
         None, integer(0), "with --coordinator: which of them this is, from 0"
     )
+    join_timeout: float = _processes(
+        45.0, POSITIVE, "seconds to wait until all processes of the run have come"
+    )
 
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
     checkpoint_dir: str = _files("checkpoints", path("DIR"), "folder that holds the runs")
