@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
+    from jaxstepper.machine.devices import everywhere, sharded
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.gravity import ExternalField, Gravity
@@ -78,6 +79,7 @@ __all__ = [
     "Trajectory",
     "at_common_time",
     "evaluations",
+    "everywhere",
     "fixed",
     "free_fall",
     "from_table",
@@ -92,6 +94,7 @@ __all__ = [
     "run_steps",
     "run_until",
     "scaled",
+    "sharded",
     "symmetrized",
     "total_energy",
     "train",
@@ -99,6 +102,7 @@ __all__ = [
 
 _HOMES = {
     "library": ("Trained", "train"),
+    "machine.devices": ("everywhere", "sharded"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
     "physics.diagnostics": ("total_energy",),
     "physics.gravity": ("ExternalField", "Gravity"),

@@ -28,6 +28,7 @@ from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.notebook_bars import NotebookBars, is_notebook
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
+from jaxstepper.runs.lock import locked
 from jaxstepper.runs.models import DEFAULT_ETA
 from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
@@ -125,7 +126,8 @@ class Trained:
         require(len(history) > 0, f"{folder}: no epoch has ended, so there is nothing to save")
         place = {"save_name": folder.name, "checkpoint_dir": str(folder.parent)}
         config = to_dict(self.start.config) | place
-        save_run(folder, state, self.start.tables, history, config=config, about=self.about)
+        with locked(folder):
+            save_run(folder, state, self.start.tables, history, config=config, about=self.about)
         return folder
 
 

@@ -1,7 +1,9 @@
 """What `simulate` does, once its arguments are known to be good."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +15,15 @@ from jaxstepper.commands.movies import movie_options, movie_path
 from jaxstepper.commands.outcome import Outcome, Outcomes, print_report, words_of_many
 from jaxstepper.commands.output_size import check_size
 from jaxstepper.commands.rollout_words import (
+    aimed_at,
     aims_at_tolerance,
     rule_name,
+    warn_of_domain,
     warn_of_errors,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.errors import UserError
-from jaxstepper.machine.devices import choose_mesh
+from jaxstepper.machine.devices import choose_mesh, describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
@@ -66,17 +70,25 @@ def run_simulate(request: Request) -> int:
     config = request.config
     gravity = make_gravity(config)
     _announce(request, model)
+    if model is not None and rule_name(config) == "learned":
+        asked = aimed_at(config) if aims_at_tolerance(config) else None
+        warn_of_domain(model, str(config.model_path), tables, config.softening, asked)
     dtype = jnp.dtype(config.dtype)
-    starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
     limits = [_limits(request, table) for table in tables]
-    with open_wandb(config, "runner_simulate") as wandb_run:
+    with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
+        starts = [
+            everywhere(from_table(table, gravity.acceleration, dtype))
+            for table in everywhere(list(tables))
+        ]
+        began = time.perf_counter()
         if config.individual:
             outcomes, trajectories = take_individual_steps(request, model, gravity, starts, limits)
         else:
             outcomes, trajectories = _take_shared_steps(request, model, gravity, starts, limits)
+        took = time.perf_counter() - began
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
-        fine = [print_report(gravity, outcome, wandb_run) for outcome in outcomes]
+        fine = [print_report(config, gravity, each, took, wandb_run) for each in outcomes]
         silent = [outcome for outcome in outcomes if not outcome.is_told_of]
         warn_of_errors(request, [float(outcome.watch.worst) for outcome in silent])
         if config.output is not None and config.wandb_artifacts:
@@ -86,6 +98,17 @@ def run_simulate(request: Request) -> int:
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1
+
+
+@contextmanager
+def _devices(config: Config) -> Iterator[None]:
+    """Within it, the devices share what the run asks for."""
+    if not config.shard:
+        yield
+        return
+    with sharded() as mesh:
+        note(f"the pairs of bodies are shared by {describe(mesh)}", quiet=config.quiet)
+        yield
 
 
 def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
@@ -233,7 +256,7 @@ def _take_shared_steps(
 ) -> Outcomes:
     """Rolls out the rule of the request, whose steps all bodies of a system share."""
     config = request.config
-    rule = _make_rule(config, gravity, model)
+    rule = everywhere(_make_rule(config, gravity, model))
     on_main(partial(check_size, config, rule, limits))
     mesh = choose_mesh(len(starts))
     with open_bars(config.quiet) as bars:
