@@ -32,8 +32,17 @@ def blocks(page: Path, language: str, before: str = "") -> list[str]:
     return [dedent(found[1]) for found in re.findall(fence, text(page), re.MULTILINE | re.DOTALL)]
 
 
-def commands(page: Path, before: str = "") -> list[str]:
-    return [line for block in blocks(page, "bash", before) for line in block.splitlines()]
+def scripts(page: Path, before: str = "") -> list[str]:
+    """What its blocks of commands run: not what is installed already, nor the tests themselves."""
+    found = [
+        "\n".join(
+            line.rpartition(" && ")[2] if line.startswith(INSTALL) else line
+            for line in block.splitlines()
+            if not line.startswith(".venv/bin/pip") and "pytest" not in line
+        )
+        for block in blocks(page, "bash", before)
+    ]
+    return [script for script in found if script]
 
 
 def with_blocks(language: str, before: str = "") -> list:
@@ -43,7 +52,7 @@ def with_blocks(language: str, before: str = "") -> list:
 
 
 def run(command: str, folder: Path) -> None:
-    """Runs a command with the tools of this environment in the place of those of `.venv`."""
+    """Runs commands with the tools of this environment in the place of those of `.venv`."""
     here = command.replace(".venv/bin/", f"{BIN}/")
     done = subprocess.run(
         ["bash", "-euc", here], cwd=folder, capture_output=True, text=True, check=False
@@ -58,7 +67,8 @@ def clone(tmp_path: Path) -> Path:
 
 
 def test_the_two_commands_set_up_and_do_the_main_job() -> None:
-    main_job, tests = (line for line in commands(README) if line.startswith(INSTALL))
+    lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
+    main_job, tests = (line for line in lines if line.startswith(INSTALL))
     assert "scripts/train.py" in main_job
     assert tests.endswith(".venv/bin/pytest -n 2")
 
@@ -70,11 +80,9 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize("page", with_blocks("bash"))
 def test_the_commands_run_one_after_the_other(page: Path, clone: Path) -> None:
-    for command in commands(page):
-        if command.startswith(".venv/bin/pip") or "pytest" in command:
-            continue  # what is installed is there, and the tests are what runs now
-        if command not in commands(page, SLOW):
-            run(command.rpartition(" && ")[2], clone)
+    for script in scripts(page):
+        if script not in scripts(page, SLOW):
+            run(script, clone)
     if page == README:
         made = ["orbit.png", "checkpoints/quick_start/training.png", "kepler.npz"]
         assert not [each for each in made if not (clone / each).exists()]
@@ -84,9 +92,8 @@ def test_the_commands_run_one_after_the_other(page: Path, clone: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("bash", SLOW))
 def test_the_commands_that_take_minutes_run(page: Path, clone: Path) -> None:
-    for command in commands(page):  # they may need what the others make
-        if not command.startswith(".venv/bin/pip") and "pytest" not in command:
-            run(command.rpartition(" && ")[2], clone)
+    for script in scripts(page):  # they may need what the others make
+        run(script, clone)
 
 
 @pytest.mark.processes

@@ -12,7 +12,7 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-HELP = re.compile(r"<!-- help ?([a-z-]*) -->")
+HELP = re.compile(r"<!-- help ?([a-z -]*) -->")
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 DISPLAYED = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 
@@ -31,6 +31,8 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def _help(command: str) -> str:
-    asked = [sys.executable, "-m", "jaxstepper", *command.split(), "--help"]
+    words = command.split()
+    asked = [sys.executable, "-m", "jaxstepper", *words]
+    asked += [] if "--help-all" in words else ["--help"]
     wide = os.environ | {"COLUMNS": "88"}
     return subprocess.run(asked, check=True, capture_output=True, text=True, env=wide).stdout
