@@ -1,8 +1,8 @@
 """What came of a rollout, and the line of JSON that tells it."""
 
 import json
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from jaxstepper.commands.rollout_words import words_of_failure, words_of_wrong_energy
 from jaxstepper.machine.processes import is_main
@@ -52,18 +52,24 @@ def words_of_many(starts: list[Particles]) -> str:
     return f"{len(starts)} rollouts" if len(starts) > 1 else "rollout"
 
 
-def print_report(gravity: Gravity, outcome: Outcome, wandb_run: WandbRun) -> bool:
-    """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
+def print_report(
+    gravity: Gravity, outcome: Outcome, wandb_run: WandbRun, said: Mapping[str, Any]
+) -> bool:
+    """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did.
+
+    `said` is what else the line says.
+    """
     steps, watch = outcome.steps, outcome.watch
     result = {
         "force_evaluations": outcome.force_evaluations,
         "end_time": finite_or_none(float(outcome.last.time)),
         "max_energy_error": finite_or_none(float(watch.worst)),
         **report(gravity, outcome.first, outcome.last, steps),
+        **said,
     }
     if is_main():
         print(json.dumps(result, allow_nan=False))
-    wandb_run.log(result)
+    wandb_run.log({name: value for name, value in result.items() if name not in said})
     if outcome.status >= STALLED:
         note(words_of_failure(outcome.last, steps, outcome.status, gravity.external is not None))
         return False

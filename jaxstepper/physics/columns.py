@@ -23,7 +23,21 @@ LETTERED = {
 }
 NUMBERED = {"x": ("x", "r", "q", "pos", "position"), "v": ("v", "u", "vel", "velocity")}
 EXTRAS = (
-    *("id", "ids", "hash", "index", "idx", "i", "n", "no", "number", "num", "nr", "body", "particle"),
+    *(
+        "id",
+        "ids",
+        "hash",
+        "index",
+        "idx",
+        "i",
+        "n",
+        "no",
+        "number",
+        "num",
+        "nr",
+        "body",
+        "particle",
+    ),
     *("star", "name", "label", "type", "kind", "r", "rad", "radius", "radii", "size", "eps"),
     *("epsilon", "softening", "soft", "hsml", "h", "density", "rho", "ax", "ay", "az"),
     *("a0", "a1", "a2", "phi", "pot", "potential", "t", "time"),

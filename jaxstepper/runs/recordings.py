@@ -50,7 +50,7 @@ class Recording:
 class Writer(Protocol):
     """Writes a file, as a context; it is complete when the context ends, by an exception too."""
 
-    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
         """Adds states of a system, those of a file's systems one after the other."""
 
     def __enter__(self) -> "Writer":
@@ -98,7 +98,7 @@ class _Npz:
                 self._parts[name] = tempfile.TemporaryFile(dir=self._path.parent)
         return self
 
-    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
         with _words_of_errors(self._path):
             for name, array in _fields(rows, self._counts[system] == 0):
                 self._kinds[name] = (array.dtype, array.shape[1:])
@@ -161,7 +161,7 @@ class _Hdf5:
                 self._file["names"] = self._names
         return self
 
-    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
         several = len(self._counts) > 1
         begun = self._counts[system]
         self._counts[system] = begun + len(rows.time)
@@ -223,7 +223,7 @@ class _words_of_errors:
             raise UserError(f"{self._path}: cannot be written ({why})") from error
 
 
-def leaves_of(going: Going) -> Arrays:
+def leaves_of(going: Going | None) -> Arrays:
     """The leaves of a rollout on its way, by name."""
     paths = jax.tree_util.tree_flatten_with_path(going)[0]
     return {
@@ -290,6 +290,26 @@ def read_recording(path: str | Path) -> Recording:
     return Recording(
         {name: arrays[name] for name in FIELDS}, arrays.get("mass"), names, about, going
     )
+
+
+def end_of_recording(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The table of the last states `[N, 1 + 2 D]`, or `[B, N, 1 + 2 D]`, and the bodies' names.
+
+    Raises:
+        UserError: the file cannot be read, or does not know the masses.
+    """
+    found = read_recording(path)
+    mass, time = found.mass, found.arrays["time"]
+    require(mass is not None, f"{path}: does not know the masses; record it anew")
+    assert mass is not None
+    several = time.ndim == 2
+    last = np.maximum(np.sum(np.isfinite(time), axis=-1) - 1, 0)
+    tables = []
+    for i, at in enumerate(np.atleast_1d(last)):
+        where = (i, at) if several else at
+        x, v = found.arrays["position"][where], found.arrays["velocity"][where]
+        tables.append(np.hstack([(mass[i] if several else mass)[:, None], x, v]))
+    return np.stack(tables) if several else tables[0], found.names
 
 
 def _read_npz(path: Path) -> Arrays:

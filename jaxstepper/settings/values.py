@@ -108,7 +108,7 @@ def _is_run_name(value: str) -> bool:
 
 
 def path(
-    metavar: str, words: str = "a path, printable and not too long", suffix: str = ""
+    metavar: str, words: str = "a path, printable and not too long", suffix: str | tuple = ""
 ) -> Allowed:
     """A path that ends with `suffix`; it need not exist."""
     return Allowed(str, words, metavar, lambda value: is_path(value) and value.endswith(suffix))
@@ -128,9 +128,11 @@ TIMES = Allowed(
     float,
     "finite numbers, each larger than the one before",
     "T",
-    lambda value: bool(value)
-    and all(map(math.isfinite, value))
-    and all(a < b for a, b in zip(value, value[1:], strict=False)),
+    lambda value: (
+        bool(value)
+        and all(map(math.isfinite, value))
+        and all(a < b for a, b in zip(value, value[1:], strict=False))
+    ),
     many=True,
 )
 UNITS = Allowed(
@@ -140,12 +142,7 @@ UNITS = Allowed(
     lambda value: len(value) in (1, 3) and all(each.isprintable() for each in value),
     many=True,
 )
-RECORDING = Allowed(
-    str,
-    "a path that ends in .npz or .h5",
-    "PATH",
-    lambda value: is_path(value) and value.endswith((".npz", ".h5")),
-)
+RECORDING = path("PATH", "a path that ends in .npz or .h5", suffix=(".npz", ".h5"))
 PATH = path("PATH")
 RUN_NAME = Allowed(str, 'a relative name, not empty, without ".."', "NAME", _is_run_name)
 WIDTHS = Allowed(
