@@ -38,9 +38,7 @@ class Source:
         """
         where = f"--restart {self.path}"
         if not (request.sets("duration") or request.sets("steps")):
-            raise UserError(
-                f"{where}: say how far, from its first start: --duration T or --steps N"
-            )
+            raise UserError(f"{where}: say how far from its start: --duration T or --steps N")
         sources = dict(request.sources)
         for name, raw in self.recording.about["given"].items():
             if name not in OPTIONS or name in FREE:

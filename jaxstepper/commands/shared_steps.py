@@ -1,6 +1,6 @@
 """What `simulate` does where all bodies of a system share their steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -126,7 +126,11 @@ def _writer(plan: Plan) -> Iterator[Writer | None]:
 
 
 def _record(
-    plan: Plan, i: int, writer: Writer | None, paths: list[Trajectory], tell: partial
+    plan: Plan,
+    i: int,
+    writer: Writer | None,
+    paths: list[Trajectory],
+    tell: Callable[[float], None],
 ) -> Going:
     """Rolls out one system, writes its states as they come, and keeps them for a movie."""
     config, limits = plan.config, plan.limits[i]

@@ -141,24 +141,28 @@ def _announce(request: Request, model: TrainedModel | None, tables: np.ndarray) 
     units = units_of(config)
     if units is not None and units.time_in_words != units.time:
         note(f"time is in {units.time_in_words}", quiet=config.quiet)
-    if model is not None and _needs_model(config) and config.feature_type not in NATIVE_FEATURES:
-        if units_differ(config, model.config):
+    if model is not None and _needs_model(config):
+        is_native = config.feature_type in NATIVE_FEATURES
+        if not is_native and units_differ(config, model.config):
             note(
                 f"warning: the network of {model.name} depends on units, and was trained in others "
                 "(--units, --G); one with scale-free inputs, such as kepler, does not"
             )
     if config.ic_path is not None and config.external_field_mass is None:
-        for table in tables:
-            if is_unbound(table, config.softening, config.G):
-                note(
-                    f"warning: the bodies of {config.ic_path} fly apart: no two of them are bound, "
-                    f"nor are all together, with G = {config.G:g}; if they should be, give their "
-                    "units (--units au yr Msun) or G (--G)"
-                )
-                break
+        _warn_of_unbound(config, tables)
     if config.num_particles >= MANY:
         pairs = config.num_particles**2
         note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
+
+
+def _warn_of_unbound(config: Config, tables: np.ndarray) -> None:
+    """Warns of bodies that fly apart, which is likely a matter of units."""
+    if any(is_unbound(table, config.softening, config.G) for table in tables):
+        note(
+            f"warning: the bodies of {config.ic_path} fly apart: no two of them are bound, nor are "
+            f"all together, with G = {config.G:g}; if they should be, give their units "
+            "(--units au yr Msun) or G (--G)"
+        )
 
 
 def _is_drawn(request: Request) -> bool:

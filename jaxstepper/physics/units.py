@@ -108,7 +108,6 @@ def read_units(words: Sequence[str], where: str) -> Units:
     if len(words) == 1:
         words = SYSTEMS.get(words[0].lower(), tuple(words))
     require(len(words) == 3, f"{where} {' '.join(words)}: {HINT}")
-    units = _astropy()[0]
     length, rate, mass = (_unit(word, where) for word in words)
     is_speed = rate.physical_type == "speed"
     kinds = ("length", "speed" if is_speed else "time", "mass")

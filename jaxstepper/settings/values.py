@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -129,9 +130,7 @@ TIMES = Allowed(
     "finite numbers, each larger than the one before",
     "T",
     lambda value: (
-        bool(value)
-        and all(map(math.isfinite, value))
-        and all(a < b for a, b in zip(value, value[1:], strict=False))
+        bool(value) and all(map(math.isfinite, value)) and all(a < b for a, b in pairwise(value))
     ),
     many=True,
 )

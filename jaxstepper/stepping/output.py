@@ -67,6 +67,7 @@ class Pair(NamedTuple):
 
 
 Times = Iterator[float]
+Count = Int[Array, ""] | int
 
 
 def begin(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) -> Going:
@@ -147,8 +148,8 @@ def record_on(
             pair, rows, kept = _steps(rule, gravity, pair, limits, budget, size)
             more = False
         else:
-            asked = jnp.asarray(asked, rollout.particles.time.dtype)
-            pair, rows, kept, more = _at_times(rule, gravity, pair, limits, asked, budget, size)
+            due = jnp.asarray(asked, rollout.particles.time.dtype)
+            pair, rows, kept, more = _at_times(rule, gravity, pair, limits, due, budget, size)
         now, kept = pair.after[0], int(kept)
         if times is not None:
             waiting = waiting[kept:]
@@ -183,7 +184,7 @@ def _buffer(gravity: Gravity, particles: Particles, size: int) -> Trajectory:
 
 @partial(jax.jit, static_argnames=("gravity", "size"))
 def _steps(
-    rule: Rule, gravity: Gravity, pair: Pair, limits: Limits, num_steps: int, size: int
+    rule: Rule, gravity: Gravity, pair: Pair, limits: Limits, num_steps: Count, size: int
 ) -> tuple[Pair, Trajectory, Int[Array, ""]]:
     """Up to `num_steps` <= `size` steps, a buffer that begins with their states, and how many."""
     begin = pair.after[0].steps
@@ -210,7 +211,7 @@ def _at_times(
     pair: Pair,
     limits: Limits,
     times: Float[Array, " T"],
-    num_steps: int,
+    num_steps: Count,
     size: int,
 ) -> tuple[Pair, Trajectory, Int[Array, ""], Bool[Array, ""]]:
     """Up to `num_steps` steps; the states at those of the times that they reach, and how many.
@@ -236,7 +237,8 @@ def _at_times(
 
         def write() -> tuple[Pair, Trajectory, Array]:
             reached = advance(rule, gravity, pair.before[0], Limits(times[row])).particles
-            state = snapshot(gravity, reached)._replace(dt=pair.after[0].particles.dt)
+            whole = reached.replace(dt=pair.after[0].particles.dt)
+            state = snapshot(gravity, whole)
             return pair, jax.tree.map(lambda all_, x: all_.at[row].set(x), rows, state), row + 1
 
         def go() -> tuple[Pair, Trajectory, Array]:

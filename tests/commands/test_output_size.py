@@ -61,10 +61,25 @@ def test_what_is_large_is_said_first(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_memory_must_hold_it_twice(tmp_path, monkeypatch):
+def test_memory_must_hold_a_movie_twice(tmp_path, monkeypatch):
     machine(monkeypatch, 1.9 * 88e6, np.inf)
-    with pytest.raises(UserError, match=r"--output .*1,000,000 steps.*of memory"):
+    check_size(config(tmp_path), js.FreeFall(0.1), [js.Limits(steps=10**6)])
+    with pytest.raises(UserError, match=r"--output .*1,000,000 states.*of memory"):
+        check_size(config(tmp_path, movie=True), js.FreeFall(0.1), [js.Limits(steps=10**6)])
+
+
+def test_an_archive_is_on_the_disk_twice_while_it_is_made(tmp_path, monkeypatch):
+    machine(monkeypatch, np.inf, 1.9 * 88e6)
+    with pytest.raises(UserError, match=r"are free in"):
         check_size(config(tmp_path), js.FreeFall(0.1), [js.Limits(steps=10**6)])
+
+
+def test_states_at_given_times_are_counted(tmp_path, monkeypatch, capsys):
+    machine(monkeypatch, np.inf, np.inf)
+    # From 5 to 5e8 + 5, one in a quarter of a unit of time, 11 numbers of 8 bytes each.
+    every = config(tmp_path, output_every=0.25, start_time=5.0)
+    check_size(every, js.FreeFall(0.1), [js.Limits(time=5e8 + 5)])
+    assert "2,000,000,001 states, 176.0 GB" in capsys.readouterr().err
 
 
 def test_steps_that_are_known():
