@@ -134,11 +134,15 @@ TIMES = Allowed(
     ),
     many=True,
 )
+SYSTEMS_OF_UNITS = ("si", "cgs")
 UNITS = Allowed(
     str,
     "a length, a time or a speed, and a mass, such as au yr Msun; or si",
     "UNIT",
-    lambda value: len(value) in (1, 3) and all(each.isprintable() for each in value),
+    lambda value: (
+        all(each.strip() and each.isprintable() for each in value)
+        and (len(value) == 3 or (len(value) == 1 and value[0].lower() in SYSTEMS_OF_UNITS))
+    ),
     many=True,
 )
 RECORDING = path("PATH", "a path that ends in .npz or .h5", suffix=(".npz", ".h5"))

@@ -29,7 +29,8 @@ from jaxstepper.settings.stored import CHECKPOINT, from_dict, to_dict
 
 # What users are told that each option must be.
 RULES = {
-    "a number > 0": "G output_every lr energy_threshold E_lower E_upper window_length tolerance_min tolerance_max "
+    "a number > 0": "G output_every "
+    "lr energy_threshold E_lower E_upper window_length tolerance_min tolerance_max "
     "norm_L0 norm_V0 norm_A0 norm_T0 mass pos_scale semi_major a_min a_max eta tolerance "
     "checkpoint_minutes adam_lr lbfgs_lr population_spread rollout_time eta_min eta_max",
     "a number >= 0": "weight_decay vel_scale softening external_field_mass window_start",
@@ -54,7 +55,8 @@ RULES = {
     "finite numbers, one for each of the dim dimensions": "external_field_position",
     "finite numbers, each larger than the one before": "output_times",
     "a length, a time or a speed, and a mass, such as au yr Msun; or si": "units",
-    "true or false": "backwards normalize_inputs multi_orbit multi_orbit_sim stop_at_period use_train_ic "
+    "true or false": "backwards "
+    "normalize_inputs multi_orbit multi_orbit_sim stop_at_period use_train_ic "
     "symmetrize tf32 compile compilation_cache detect_anomaly distributed resume overwrite quiet "
     "debug wandb wandb_artifacts movie individual",
     "one of adam, adamw, sgd": "optimizer",
@@ -221,7 +223,7 @@ def as_words(values: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, tuple):
-            words += [flag, *map(repr, value)]
+            words += [flag, *map(str, value)]
         else:
             words.append(f"{flag}={value}")
     return words
