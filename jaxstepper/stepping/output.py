@@ -226,25 +226,28 @@ def _at_times(
         passed = ~is_before(now.clock, now.particles, time) & jnp.isfinite(time)
         return passed & jnp.isfinite(now.particles.time) & ~has_failed(now.status)
 
+    def goes_on(pair: Pair) -> Array:
+        now = pair.after[0]
+        return is_running(now, limits) & (now.steps - begin < num_steps)
+
     def running(carry: tuple[Pair, Trajectory, Array]) -> Array:
         pair, _, row = carry
-        now = pair.after[0]
-        goes_on = is_running(now, limits) & (now.steps - begin < num_steps)
-        return (row < size) & (goes_on | is_due(pair, row))
+        return (row < size) & (goes_on(pair) | is_due(pair, row))
 
     def body(carry: tuple[Pair, Trajectory, Array]) -> tuple[Pair, Trajectory, Array]:
         pair, rows, row = carry
 
-        def write() -> tuple[Pair, Trajectory, Array]:
+        def between(pair: Pair) -> Array:
+            return goes_on(pair) & ~is_due(pair, row)
+
+        pair = lax.while_loop(between, lambda pair: _step(rule, gravity, pair, limits), pair)
+
+        def written() -> tuple[Trajectory, Array]:
             reached = advance(rule, gravity, pair.before[0], Limits(times[row])).particles
-            whole = reached.replace(dt=pair.after[0].particles.dt)
-            state = snapshot(gravity, whole)
-            return pair, jax.tree.map(lambda all_, x: all_.at[row].set(x), rows, state), row + 1
+            state = snapshot(gravity, reached.replace(dt=pair.after[0].particles.dt))
+            return jax.tree.map(lambda all_, x: all_.at[row].set(x), rows, state), row + 1
 
-        def go() -> tuple[Pair, Trajectory, Array]:
-            return _step(rule, gravity, pair, limits), rows, row
-
-        return lax.cond(is_due(pair, row), write, go)
+        return pair, *lax.cond(is_due(pair, row), written, lambda: (rows, row))
 
     carry = (pair, _buffer(gravity, pair.after[0].particles, size), jnp.zeros((), jnp.int32))
     pair, rows, row = lax.while_loop(running, body, carry)
