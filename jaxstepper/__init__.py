@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
+    from jaxstepper.machine.devices import everywhere, sharded
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.elements import Elements, from_elements, to_elements
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         PowerLaw,
         free_fall,
     )
-    from jaxstepper.stepping.recording import record
     from jaxstepper.stepping.rollout import Limits, run_steps, run_until
     from jaxstepper.stepping.rule import (
         Controller,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         symmetrized,
     )
     from jaxstepper.stepping.scheme import BlanesMoan, Chin, Hermite, Leapfrog, Scheme
+    from jaxstepper.trajectory import Trajectory, record
 
 __version__ = "0.1.0"
 
@@ -90,9 +91,11 @@ __all__ = [
     "Symmetrized",
     "System",
     "Trained",
+    "Trajectory",
     "Units",
     "at_common_time",
     "evaluations",
+    "everywhere",
     "fixed",
     "free_fall",
     "from_amuse",
@@ -115,6 +118,7 @@ __all__ = [
     "run_steps",
     "run_until",
     "scaled",
+    "sharded",
     "symmetrized",
     "to_amuse",
     "to_elements",
@@ -126,6 +130,7 @@ __all__ = [
 
 _HOMES = {
     "library": ("Trained", "train"),
+    "machine.devices": ("everywhere", "sharded"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
     "physics.diagnostics": ("total_energy",),
     "physics.elements": ("Elements", "from_elements", "to_elements"),
@@ -152,7 +157,6 @@ _HOMES = {
         "PowerLaw",
         "free_fall",
     ),
-    "stepping.recording": ("record",),
     "stepping.rollout": ("Limits", "run_steps", "run_until"),
     "stepping.rule": (
         "Controller",
@@ -167,6 +171,7 @@ _HOMES = {
         "symmetrized",
     ),
     "stepping.scheme": ("BlanesMoan", "Chin", "Hermite", "Leapfrog", "Scheme"),
+    "trajectory": ("Trajectory", "record"),
 }
 
 

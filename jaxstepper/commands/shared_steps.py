@@ -13,7 +13,7 @@ from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
 from jaxstepper.commands.output_size import check_size
 from jaxstepper.commands.recording_words import about
 from jaxstepper.commands.restart import Source
-from jaxstepper.machine.devices import choose_mesh
+from jaxstepper.machine.devices import choose_mesh, everywhere
 from jaxstepper.machine.memory import GIGABYTE
 from jaxstepper.machine.processes import is_main, on_main
 from jaxstepper.physics.gravity import Gravity
@@ -138,7 +138,7 @@ def _record(
     after = None
     if plan.source is not None:
         found = plan.source.recording
-        going = going_from(found.going[i], going, f"--restart {plan.source.path}")
+        going = everywhere(going_from(found.going[i], going, f"--restart {plan.source.path}"))
         written = np.atleast_2d(found.arrays["time"])[i]
         written = written[np.isfinite(written)]
         after = float(written[-1]) if written.size else None

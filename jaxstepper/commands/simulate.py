@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,16 +13,19 @@ import numpy as np
 from jaxstepper.commands.individual import take_individual_steps
 from jaxstepper.commands.movies import movie_options, movie_path
 from jaxstepper.commands.outcome import print_report
-from jaxstepper.commands.recording_words import about, said_of
+from jaxstepper.commands.recording_words import about
 from jaxstepper.commands.restart import read_source
 from jaxstepper.commands.rollout_words import (
+    aimed_at,
     aims_at_tolerance,
     rule_name,
+    warn_of_domain,
     warn_of_errors,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.commands.shared_steps import Plan, take_shared_steps
 from jaxstepper.errors import UserError
+from jaxstepper.machine.devices import describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.boundness import is_unbound
 from jaxstepper.physics.gravity import Gravity
@@ -41,6 +46,7 @@ from jaxstepper.runs.units import (
     attracting,
     massive,
     units_differ,
+    units_in_words,
     units_of,
     with_G_of_units,
 )
@@ -61,7 +67,6 @@ MANY = 30_000  # with so many particles, a step takes seconds
 
 def run_simulate(request: Request) -> int:
     """`simulate`: rolls out and prints JSON; returns the exit code."""
-    began = time.perf_counter()
     source = None if request.config.restart is None else read_source(request)
     request = request if source is None else source.request(request)
     request, model = _with_model(with_G_of_units(request))
@@ -72,20 +77,28 @@ def run_simulate(request: Request) -> int:
     config = request.config
     gravity = make_gravity(config)
     _announce(request, model, tables)
+    if model is not None and rule_name(config) == "learned":
+        asked = aimed_at(config) if aims_at_tolerance(config) else None
+        seen = attracting(tables, config.G)
+        warn_of_domain(model, str(config.model_path), seen, config.softening, asked)
     dtype, begin = jnp.dtype(config.dtype), config.start_time
-    starts = [from_table(table, gravity.acceleration, dtype, begin) for table in tables]
     limits = [_limits(request, table) for table in tables]
-    with open_wandb(config, "runner_simulate") as wandb_run:
+    with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
+        starts = [
+            everywhere(from_table(table, gravity.acceleration, dtype, begin))
+            for table in everywhere(list(tables))
+        ]
+        began = time.perf_counter()
         if config.individual:
             outcomes, trajectories = take_individual_steps(request, model, gravity, starts, limits)
             if config.output is not None:
                 on_main(partial(_write, request, starts, names, trajectories))
         else:
-            rule = _make_rule(config, gravity, model)
+            rule = everywhere(_make_rule(config, gravity, model))
             plan = Plan(request, gravity, rule, starts, limits, names, source)
             outcomes, trajectories = take_shared_steps(plan)
-        said = said_of(config) | {"wall_time": time.perf_counter() - began}
-        fine = [print_report(gravity, outcome, wandb_run, said) for outcome in outcomes]
+        took, units = time.perf_counter() - began, units_in_words(config)
+        fine = [print_report(config, gravity, each, took, wandb_run, units) for each in outcomes]
         silent = [outcome for outcome in outcomes if not outcome.is_told_of]
         warn_of_errors(request, [float(outcome.watch.worst) for outcome in silent])
         if config.output is not None and config.wandb_artifacts:
@@ -95,6 +108,17 @@ def run_simulate(request: Request) -> int:
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1
+
+
+@contextmanager
+def _devices(config: Config) -> Iterator[None]:
+    """Within it, the devices share what the run asks for."""
+    if not config.shard:
+        yield
+        return
+    with sharded() as mesh:
+        note(f"the pairs of bodies are shared by {describe(mesh)}", quiet=config.quiet)
+        yield
 
 
 def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:

@@ -7,21 +7,22 @@ which XLA fuses into one kernel without loops. Larger systems go through the pai
 so that memory grows as N, not N^2: a CPU takes small blocks, a few columns at a time; an
 accelerator takes large blocks of whole rows, and XLA sums each row without storing it. All three
 subtract positions first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs
-to cancellation.
+to cancellation. Within `machine.devices.sharded`, devices share the rows of the larger systems.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxstepper.errors import require
+from jaxstepper.machine.devices import share_rows
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
 UNROLLED_UP_TO = 6
@@ -92,6 +93,8 @@ class Gravity:
         own = self_acceleration(position, attracting, self.softening, self.by_component)
         return own if self.external is None else own + self.external.acceleration(position, time)
 
+    # Compiled as one, for those who ask for it outside of a compiled program.
+    @partial(jax.jit, static_argnums=0)
     def potential_energy(
         self, position: Float[Array, "N D"], mass: Float[Array, " N"], time: Float[Array, ""]
     ) -> Float[Array, ""]:
@@ -117,10 +120,14 @@ def self_acceleration(
         return jnp.zeros_like(position)
     if position.shape[0] <= UNROLLED_UP_TO:
         return _acceleration_unrolled(position, mass, softening, by_component)
-    return by_platform(
-        cpu=lambda: _acceleration_by_sources(position, mass, softening),
-        accelerator=lambda: _acceleration_by_rows(position, mass, softening),
-    )
+
+    def pull_on(targets: Float[Array, "K D"]) -> Float[Array, "K D"]:
+        return by_platform(
+            cpu=lambda: _acceleration_by_sources(targets, position, mass, softening),
+            accelerator=lambda: _acceleration_by_rows(targets, position, mass, softening),
+        )
+
+    return share_rows(pull_on, position)
 
 
 def self_potential_energy(
@@ -147,17 +154,23 @@ def self_potential_energy(
 
 
 def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
-    """`row(i)` for each of `count` bodies, a block at a time, so that memory grows as N."""
+    """`row(i)` for each of `count` bodies, a block at a time, so that memory grows as N.
 
-    def in_blocks(pairs: int) -> Any:
-        return lax.map(row, jnp.arange(count), batch_size=min(count, max(1, pairs // count)))
+    Devices that share a large system share its rows.
+    """
 
-    if count**2 <= PAIRS_AT_ONCE:
-        return in_blocks(PAIRS_AT_ONCE)
-    return by_platform(
-        cpu=lambda: in_blocks(PAIRS_AT_ONCE),
-        accelerator=lambda: in_blocks(PAIRS_AT_ONCE_ON_ACCELERATOR),
-    )
+    def of(bodies: Int[Array, " K"]) -> Any:
+        def in_blocks(pairs: int) -> Any:
+            return lax.map(row, bodies, batch_size=min(len(bodies), max(1, pairs // count)))
+
+        if count**2 <= PAIRS_AT_ONCE:
+            return in_blocks(PAIRS_AT_ONCE)
+        return by_platform(
+            cpu=lambda: in_blocks(PAIRS_AT_ONCE),
+            accelerator=lambda: in_blocks(PAIRS_AT_ONCE_ON_ACCELERATOR),
+        )
+
+    return share_rows(of, jnp.arange(count))
 
 
 def by_platform(cpu: Callable[[], Any], accelerator: Callable[[], Any]) -> Any:
@@ -224,11 +237,14 @@ def _acceleration_unrolled(
 
 
 def _acceleration_by_sources(
-    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
-) -> Float[Array, "N D"]:
-    """Sums the pull of a few sources at a time on all bodies.
+    targets: Float[Array, "K D"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, "K D"]:
+    """Sums the pull of a few sources at a time on all targets, which are among the bodies.
 
-    Every operation is on vectors over the bodies `[N]`, so the sums need no reduction. On a CPU
+    Every operation is on vectors over the targets `[K]`, so the sums need no reduction. On a CPU
     that is twice as fast as multiplying rows of the pair matrix by the masses.
     """
     count, dim = position.shape
@@ -237,7 +253,7 @@ def _acceleration_by_sources(
     # Massless copies of the last body fill up the last block.
     sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
     masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
-    x = [position[:, k] for k in range(dim)]
+    x = [targets[:, k] for k in range(dim)]
 
     def add_pull(a: list[Array], block: tuple[Array, Array]) -> tuple[list[Array], None]:
         x_s, m_s = block
@@ -248,24 +264,28 @@ def _acceleration_by_sources(
         pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in range(size)] for k in range(dim)]
         return [sum(pulls_k, start=a_k) for a_k, pulls_k in zip(a, pulls, strict=True)], None
 
-    zero = [jnp.zeros((count,), position.dtype)] * dim
+    zero = [jnp.zeros_like(x_k) for x_k in x]
     return jnp.stack(lax.scan(add_pull, zero, (sources, masses))[0], axis=1)
 
 
 def _acceleration_by_rows(
-    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
-) -> Float[Array, "N D"]:
-    """Sums the pulls on each body, component by component, so that the sums share the weights."""
+    targets: Float[Array, "K D"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, "K D"]:
+    """Sums the pulls on each target, component by component, so that sums share the weights."""
     x = position.T
 
-    def row(i: Array) -> Float[Array, " D"]:
-        dx = [x_k - x_k[i] for x_k in x]
+    def row(target: Float[Array, " D"]) -> Float[Array, " D"]:
+        dx = [x_k - target_k for x_k, target_k in zip(x, target, strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x.dtype))
         inverse = inverse_distance(r_squared)
         weight = mass * inverse * inverse * inverse
         return jnp.stack([jnp.sum(weight * d) for d in dx])
 
-    return for_each_body(row, position.shape[0])
+    most = max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // position.shape[0])
+    return lax.map(row, targets, batch_size=min(targets.shape[0], most))
 
 
 def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Array, "..."]:

@@ -66,6 +66,8 @@ class Pair(NamedTuple):
     after: tuple[Rollout, Watch]
 
 
+_start = jax.jit(start, static_argnums=1)
+
 Times = Iterator[float]
 Count = Int[Array, ""] | int
 
@@ -77,7 +79,7 @@ def begin(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) ->
         UserError: the rule cannot step these bodies.
     """
     rule.check_masses(np.asarray(particles.mass))
-    rollout = start(rule, gravity, particles, limits.time)
+    rollout = _start(rule, gravity, particles, limits.time)
     return Going(particles, rollout, watch_of(gravity, particles))
 
 
@@ -148,7 +150,7 @@ def record_on(
             pair, rows, kept = _steps(rule, gravity, pair, limits, budget, size)
             more = False
         else:
-            due = jnp.asarray(asked, rollout.particles.time.dtype)
+            due = asked.astype(rollout.particles.time.dtype)
             pair, rows, kept, more = _at_times(rule, gravity, pair, limits, due, budget, size)
         now, kept = pair.after[0], int(kept)
         if times is not None:
