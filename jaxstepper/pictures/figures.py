@@ -81,8 +81,9 @@ def spatial(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Points `[S, N, 2 or 3]` to draw bodies at, and a name for each axis.
 
-    `units` has those of length and time. One dimension is drawn against time `[S]`. Of more than three, the first two are drawn. Three
-    are drawn as two where the bodies keep to a plane through two axes.
+    `units` has those of length and time. One dimension is drawn against time `[S]`. Of more than
+    three, the first two are drawn. Three are drawn as two where the bodies keep to a plane through
+    two axes.
     """
     if position.shape[2] == 1:
         times = np.broadcast_to(time[:, None, None], position.shape)
