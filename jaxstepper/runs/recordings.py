@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -33,7 +33,8 @@ class Recording:
     """A file that was read.
 
     Attributes:
-        arrays: those of a `Trajectory`, with a leading axis if there are several systems.
+        arrays: those of a `Trajectory`, with a leading axis if there are several systems; plots do
+            without velocities.
         mass: `[N]` or `[B, N]`; None in files of former versions.
         names: of the bodies, or ().
         about: how the rollout was made; {} in files of former versions.
@@ -47,17 +48,20 @@ class Recording:
     going: tuple[Arrays, ...]
 
 
-class Writer(Protocol):
+class Writer:
     """Writes a file, as a context; it is complete when the context ends, by an exception too."""
 
-    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
         """Adds states of a system, those of a file's systems one after the other."""
+        raise NotImplementedError
 
     def __enter__(self) -> "Writer":
         """Opens the file."""
+        raise NotImplementedError
 
     def __exit__(self, *error: Any) -> None:
         """Completes the file."""
+        raise NotImplementedError
 
 
 def open_writer(
@@ -79,7 +83,7 @@ def open_writer(
     return kind(path, len(masses), head, names)
 
 
-class _Npz:
+class _Npz(Writer):
     """Keeps the arrays in files without names, since an archive must know their sizes first."""
 
     def __init__(self, path: Path, systems: int, head: Mapping[str, Any], names: Any) -> None:
@@ -98,7 +102,7 @@ class _Npz:
                 self._parts[name] = tempfile.TemporaryFile(dir=self._path.parent)
         return self
 
-    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
         with _words_of_errors(self._path):
             for name, array in _fields(rows, self._counts[system] == 0):
                 self._kinds[name] = (array.dtype, array.shape[1:])
@@ -142,7 +146,7 @@ class _Npz:
                     out.write(empty)
 
 
-class _Hdf5:
+class _Hdf5(Writer):
     """Every call of the rollout is in the file at once."""
 
     def __init__(self, path: Path, systems: int, head: Mapping[str, Any], names: Any) -> None:
@@ -161,7 +165,7 @@ class _Hdf5:
                 self._file["names"] = self._names
         return self
 
-    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
         several = len(self._counts) > 1
         begun = self._counts[system]
         self._counts[system] = begun + len(rows.time)
@@ -181,8 +185,8 @@ class _Hdf5:
                 data, axis = self._file[name], int(several)
                 at = begun - (name == "dt" and begun > 0)
                 data.resize(max(data.shape[axis], at + len(array)), axis)
-                where = slice(at, at + len(array))
-                data[(system, where) if several else where] = array
+                these = slice(at, at + len(array))
+                data[(system, these) if several else these] = array
             for name, leaf in leaves_of(going).items():
                 where = f"going_{system}/{name}"
                 if where in self._file:
@@ -223,7 +227,7 @@ class _words_of_errors:
             raise UserError(f"{self._path}: cannot be written ({why})") from error
 
 
-def leaves_of(going: Going) -> Arrays:
+def leaves_of(going: Going | None) -> Arrays:
     """The leaves of a rollout on its way, by name."""
     paths = jax.tree_util.tree_flatten_with_path(going)[0]
     return {
@@ -269,9 +273,9 @@ def read_recording(path: str | Path) -> Recording:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
     except Exception as error:  # a damaged archive can raise anything
         raise UserError(f"{path}: is not a rollout that simulate --output wrote") from error
-    if not all(name in arrays for name in FIELDS):
+    if not all(name in arrays for name in FIELDS if name != "velocity"):
         raise UserError(f"{path}: is not a rollout that simulate --output wrote")
-    if any(arrays[name].dtype.kind != "f" for name in FIELDS):
+    if any(arrays[name].dtype.kind != "f" for name in FIELDS if name in arrays):
         raise UserError(f"{path}: its arrays do not hold real numbers")
     try:
         about = json.loads(str(arrays["about"])) if "about" in arrays else {}
@@ -288,8 +292,33 @@ def read_recording(path: str | Path) -> Recording:
     )
     names = tuple(map(str, arrays["names"])) if "names" in arrays else ()
     return Recording(
-        {name: arrays[name] for name in FIELDS}, arrays.get("mass"), names, about, going
+        {name: arrays[name] for name in FIELDS if name in arrays},
+        arrays.get("mass"),
+        names,
+        about,
+        going,
     )
+
+
+def end_of_recording(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The table of the last states `[N, 1 + 2 D]`, or `[B, N, 1 + 2 D]`, and the bodies' names.
+
+    Raises:
+        UserError: the file cannot be read, or does not know the masses.
+    """
+    found = read_recording(path)
+    mass, time = found.mass, found.arrays["time"]
+    known = mass is not None and "velocity" in found.arrays
+    require(known, f"{path}: does not know masses and velocities; record it anew")
+    assert mass is not None
+    several = time.ndim == 2
+    last = np.maximum(np.sum(np.isfinite(time), axis=-1) - 1, 0)
+    tables = []
+    for i, at in enumerate(np.atleast_1d(last)):
+        where = (i, at) if several else at
+        x, v = found.arrays["position"][where], found.arrays["velocity"][where]
+        tables.append(np.hstack([(mass[i] if several else mass)[:, None], x, v]))
+    return np.stack(tables) if several else tables[0], found.names
 
 
 def _read_npz(path: Path) -> Arrays:

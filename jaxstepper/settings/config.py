@@ -425,7 +425,10 @@ class Config:
         takes="simulate",
     )
     output_every: float | None = _files(
-        None, POSITIVE, "time between the states that are written; else every step", takes="simulate"
+        None,
+        POSITIVE,
+        "time between the states that are written; else every step",
+        takes="simulate",
     )
     output_times: tuple[float, ...] | None = _files(
         None, TIMES, "times of the states that are written", takes="simulate"

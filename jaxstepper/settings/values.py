@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -108,7 +109,7 @@ def _is_run_name(value: str) -> bool:
 
 
 def path(
-    metavar: str, words: str = "a path, printable and not too long", suffix: str = ""
+    metavar: str, words: str = "a path, printable and not too long", suffix: str | tuple = ""
 ) -> Allowed:
     """A path that ends with `suffix`; it need not exist."""
     return Allowed(str, words, metavar, lambda value: is_path(value) and value.endswith(suffix))
@@ -128,24 +129,23 @@ TIMES = Allowed(
     float,
     "finite numbers, each larger than the one before",
     "T",
-    lambda value: bool(value)
-    and all(map(math.isfinite, value))
-    and all(a < b for a, b in zip(value, value[1:], strict=False)),
+    lambda value: (
+        bool(value) and all(map(math.isfinite, value)) and all(a < b for a, b in pairwise(value))
+    ),
     many=True,
 )
+SYSTEMS_OF_UNITS = ("si", "cgs")
 UNITS = Allowed(
     str,
     "a length, a time or a speed, and a mass, such as au yr Msun; or si",
     "UNIT",
-    lambda value: len(value) in (1, 3) and all(each.isprintable() for each in value),
+    lambda value: (
+        all(each.strip() and each.isprintable() for each in value)
+        and (len(value) == 3 or (len(value) == 1 and value[0].lower() in SYSTEMS_OF_UNITS))
+    ),
     many=True,
 )
-RECORDING = Allowed(
-    str,
-    "a path that ends in .npz or .h5",
-    "PATH",
-    lambda value: is_path(value) and value.endswith((".npz", ".h5")),
-)
+RECORDING = path("PATH", "a path that ends in .npz or .h5", suffix=(".npz", ".h5"))
 PATH = path("PATH")
 RUN_NAME = Allowed(str, 'a relative name, not empty, without ".."', "NAME", _is_run_name)
 WIDTHS = Allowed(

@@ -66,7 +66,10 @@ class Pair(NamedTuple):
     after: tuple[Rollout, Watch]
 
 
+_start = jax.jit(start, static_argnums=1)
+
 Times = Iterator[float]
+Count = Int[Array, ""] | int
 
 
 def begin(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) -> Going:
@@ -76,7 +79,7 @@ def begin(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits) ->
         UserError: the rule cannot step these bodies.
     """
     rule.check_masses(np.asarray(particles.mass))
-    rollout = start(rule, gravity, particles, limits.time)
+    rollout = _start(rule, gravity, particles, limits.time)
     return Going(particles, rollout, watch_of(gravity, particles))
 
 
@@ -147,8 +150,8 @@ def record_on(
             pair, rows, kept = _steps(rule, gravity, pair, limits, budget, size)
             more = False
         else:
-            asked = jnp.asarray(asked, rollout.particles.time.dtype)
-            pair, rows, kept, more = _at_times(rule, gravity, pair, limits, asked, budget, size)
+            due = asked.astype(rollout.particles.time.dtype)
+            pair, rows, kept, more = _at_times(rule, gravity, pair, limits, due, budget, size)
         now, kept = pair.after[0], int(kept)
         if times is not None:
             waiting = waiting[kept:]
@@ -183,7 +186,7 @@ def _buffer(gravity: Gravity, particles: Particles, size: int) -> Trajectory:
 
 @partial(jax.jit, static_argnames=("gravity", "size"))
 def _steps(
-    rule: Rule, gravity: Gravity, pair: Pair, limits: Limits, num_steps: int, size: int
+    rule: Rule, gravity: Gravity, pair: Pair, limits: Limits, num_steps: Count, size: int
 ) -> tuple[Pair, Trajectory, Int[Array, ""]]:
     """Up to `num_steps` <= `size` steps, a buffer that begins with their states, and how many."""
     begin = pair.after[0].steps
@@ -210,7 +213,7 @@ def _at_times(
     pair: Pair,
     limits: Limits,
     times: Float[Array, " T"],
-    num_steps: int,
+    num_steps: Count,
     size: int,
 ) -> tuple[Pair, Trajectory, Int[Array, ""], Bool[Array, ""]]:
     """Up to `num_steps` steps; the states at those of the times that they reach, and how many.
@@ -225,24 +228,28 @@ def _at_times(
         passed = ~is_before(now.clock, now.particles, time) & jnp.isfinite(time)
         return passed & jnp.isfinite(now.particles.time) & ~has_failed(now.status)
 
+    def goes_on(pair: Pair) -> Array:
+        now = pair.after[0]
+        return is_running(now, limits) & (now.steps - begin < num_steps)
+
     def running(carry: tuple[Pair, Trajectory, Array]) -> Array:
         pair, _, row = carry
-        now = pair.after[0]
-        goes_on = is_running(now, limits) & (now.steps - begin < num_steps)
-        return (row < size) & (goes_on | is_due(pair, row))
+        return (row < size) & (goes_on(pair) | is_due(pair, row))
 
     def body(carry: tuple[Pair, Trajectory, Array]) -> tuple[Pair, Trajectory, Array]:
         pair, rows, row = carry
 
-        def write() -> tuple[Pair, Trajectory, Array]:
+        def between(pair: Pair) -> Array:
+            return goes_on(pair) & ~is_due(pair, row)
+
+        pair = lax.while_loop(between, lambda pair: _step(rule, gravity, pair, limits), pair)
+
+        def written() -> tuple[Trajectory, Array]:
             reached = advance(rule, gravity, pair.before[0], Limits(times[row])).particles
-            state = snapshot(gravity, reached)._replace(dt=pair.after[0].particles.dt)
-            return pair, jax.tree.map(lambda all_, x: all_.at[row].set(x), rows, state), row + 1
+            state = snapshot(gravity, reached.replace(dt=pair.after[0].particles.dt))
+            return jax.tree.map(lambda all_, x: all_.at[row].set(x), rows, state), row + 1
 
-        def go() -> tuple[Pair, Trajectory, Array]:
-            return _step(rule, gravity, pair, limits), rows, row
-
-        return lax.cond(is_due(pair, row), write, go)
+        return pair, *lax.cond(is_due(pair, row), written, lambda: (rows, row))
 
     carry = (pair, _buffer(gravity, pair.after[0].particles, size), jnp.zeros((), jnp.int32))
     pair, rows, row = lax.while_loop(running, body, carry)

@@ -4,6 +4,8 @@ The layouts are written after the descriptions of the formats. All that are read
 bodies, so that what is expected is written down once.
 """
 
+# ruff: noqa: E501 (a layout stands on its line)
+
 import gzip
 
 import numpy as np
@@ -110,7 +112,12 @@ READ = {
         (),
     ),
     "byte order mark": ("ic.csv", b"\xef\xbb\xbfm,x,y,z,vx,vy,vz\n" + COMMAS.encode(), SOLID, ()),
-    "utf-16 of a spreadsheet": ("ic.csv", f"m,x,y,z,vx,vy,vz\n{COMMAS}".encode("utf-16"), SOLID, ()),
+    "utf-16 of a spreadsheet": (
+        "ic.csv",
+        f"m,x,y,z,vx,vy,vz\n{COMMAS}".encode("utf-16"),
+        SOLID,
+        (),
+    ),
     "lines of Windows": ("ic.txt", PAIR.replace("\n", "\r\n"), SOLID, ()),
     "lines of an old Mac": ("ic.txt", PAIR.replace("\n", "\r"), SOLID, ()),
     "empty lines": ("ic.txt", f"\n\n{SUN}\n\n   \n{VESTA}\n\n", SOLID, ()),
@@ -226,14 +233,26 @@ REFUSED = {
     ),
     "json": ("ic.json", '{"m": [1, 2]}\n', "is not a number"),
     "decimal commas": ("ic.csv", PAIR.replace(".", ",").replace(" ", ";"), "'0,5' is not a number"),
-    "decimal commas and blanks": ("ic.txt", PAIR.replace(".", ","), "line 2 has 4 columns, those above 7"),
-    "a missing value": ("ic.csv", "m,x,y,vx,vy\n1,0,0,0,0\n.5,2,,0,1\n", "line 3, column 3 (y): is empty"),
+    "decimal commas and blanks": (
+        "ic.txt",
+        PAIR.replace(".", ","),
+        "line 2 has 4 columns, those above 7",
+    ),
+    "a missing value": (
+        "ic.csv",
+        "m,x,y,vx,vy\n1,0,0,0,0\n.5,2,,0,1\n",
+        "line 3, column 3 (y): is empty",
+    ),
     "a last value that is missing": (
         "ic.csv",
         "m,x,y,vx,vy\n1,0,0,0,0\n.5,2,1,0,\n",
         "line 3 has 4 columns, those above 5",
     ),
-    "NaN": ("ic.csv", "m,x,y,vx,vy\n1,0,0,0,0\n.5,2,NaN,0,1\n", "body 1 (counted from 0) has x1 = nan"),
+    "NaN": (
+        "ic.csv",
+        "m,x,y,vx,vy\n1,0,0,0,0\n.5,2,NaN,0,1\n",
+        "body 1 (counted from 0) has x1 = nan",
+    ),
     "N/A": ("ic.csv", "m,x,y,vx,vy\n1,0,0,0,0\n.5,2,N/A,0,1\n", "'N/A' is not a number"),
     "dashes": ("ic.txt", "1 0 0 0 0\n.5 -- 0 0 1\n", "'--' is not a number"),
     "minus of a word processor": ("ic.txt", "1 0 0 0 0\n.5 2 \u22121 0 1\n", "is not a number"),
@@ -241,8 +260,16 @@ REFUSED = {
     "fits": ("ic.fits", b"SIMPLE  =                    T" + b" " * 50 + b"\0", "is not text"),
     "hdf5 of gadget": ("snap.hdf5", b"\x89HDF\r\n\x1a\n\x00\x00", "is not text"),
     "a spreadsheet": ("ic.xlsx", b"PK\x03\x04\x14\x00\x06\x00", "is not text"),
-    "an unknown column": ("ic.csv", f"m,x,y,z,vx,vy,weight\n{COMMAS}", "column 'weight' is unknown"),
-    "two masses": ("ic.csv", "m,mass,x,y,vx\n1,1,0,0,0\n1,1,1,0,0\n", "'m' and 'mass' name the same"),
+    "an unknown column": (
+        "ic.csv",
+        f"m,x,y,z,vx,vy,weight\n{COMMAS}",
+        "column 'weight' is unknown",
+    ),
+    "two masses": (
+        "ic.csv",
+        "m,mass,x,y,vx\n1,1,0,0,0\n1,1,1,0,0\n",
+        "'m' and 'mass' name the same",
+    ),
 }
 
 
