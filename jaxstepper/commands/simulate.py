@@ -104,7 +104,9 @@ def run_simulate(request: Request) -> int:
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
-        film = film_of(trajectories[0], np.asarray(starts[0].mass))
+        of = units_of(config)
+        shown = None if of is None else of.names
+        film = film_of(trajectories[0], np.asarray(starts[0].mass), shown)
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1

@@ -162,7 +162,7 @@ def _state(orbit: list[float], f: float, mu: float) -> tuple[Values, Values]:
     """Relative position and velocity on an orbit of a, e, inc, Omega, omega, at f."""
     a, e, inc, Omega, omega = orbit
     semilatus = a * (1 - e * e)
-    require(1 + e * np.cos(f) > 0, f"from_elements: the hyperbola never reaches f = {f:g}")
+    require(bool(1 + e * np.cos(f) > 0), f"from_elements: the hyperbola never reaches f = {f:g}")
     r, speed = semilatus / (1 + e * np.cos(f)), np.sqrt(mu / semilatus)
     node = np.array([np.cos(Omega), np.sin(Omega), 0.0])
     ahead = np.array([-np.sin(Omega) * np.cos(inc), np.cos(Omega) * np.cos(inc), np.sin(inc)])
