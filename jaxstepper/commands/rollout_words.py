@@ -72,7 +72,11 @@ def words_of_wrong_energy(watch: Watch, steps: int, config: Config) -> str:
 
 
 def warn_of_domain(
-    model: TrainedModel, name: str, tables: np.ndarray, softening: float, tolerance: float | None
+    model: TrainedModel,
+    name: str,
+    tables: np.ndarray,
+    softening: float,
+    tolerance: float | None = None,
 ) -> None:
     """Warns, in a line, of bodies `[B, N, C]` or a tolerance that a model is not known to suit."""
     if not model.domain:
