@@ -38,7 +38,7 @@ from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.plans import adopt, make_gravity
 from jaxstepper.settings.checks import warn_of_ineffective
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import DERIVATIVES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.many_rollouts import roll_out
@@ -69,7 +69,8 @@ def run_simulate(request: Request) -> int:
     config = request.config
     gravity = make_gravity(config)
     _announce(request, model)
-    if model is not None and rule_name(config) == "learned":
+    suits = config.individual == (config.feature_type == DERIVATIVES)  # else it is refused below
+    if model is not None and suits and rule_name(config) == "learned":
         asked = aimed_at(config) if aims_at_tolerance(config) else None
         warn_of_domain(model, str(config.model_path), tables, config.softening, asked)
     dtype = jnp.dtype(config.dtype)
