@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
+    from jaxstepper.machine.devices import everywhere, sharded
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.gravity import ExternalField, Gravity
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         PowerLaw,
         free_fall,
     )
-    from jaxstepper.stepping.recording import record
     from jaxstepper.stepping.rollout import Limits, run_steps, run_until
     from jaxstepper.stepping.rule import (
         Controller,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         symmetrized,
     )
     from jaxstepper.stepping.scheme import BlanesMoan, Chin, Hermite, Leapfrog, Scheme
+    from jaxstepper.trajectory import Trajectory, record
 
 __version__ = "0.1.0"
 
@@ -75,8 +76,10 @@ __all__ = [
     "Scheme",
     "Symmetrized",
     "Trained",
+    "Trajectory",
     "at_common_time",
     "evaluations",
+    "everywhere",
     "fixed",
     "free_fall",
     "from_table",
@@ -91,6 +94,7 @@ __all__ = [
     "run_steps",
     "run_until",
     "scaled",
+    "sharded",
     "symmetrized",
     "total_energy",
     "train",
@@ -98,6 +102,7 @@ __all__ = [
 
 _HOMES = {
     "library": ("Trained", "train"),
+    "machine.devices": ("everywhere", "sharded"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
     "physics.diagnostics": ("total_energy",),
     "physics.gravity": ("ExternalField", "Gravity"),
@@ -117,7 +122,6 @@ _HOMES = {
         "PowerLaw",
         "free_fall",
     ),
-    "stepping.recording": ("record",),
     "stepping.rollout": ("Limits", "run_steps", "run_until"),
     "stepping.rule": (
         "Controller",
@@ -132,6 +136,7 @@ _HOMES = {
         "symmetrized",
     ),
     "stepping.scheme": ("BlanesMoan", "Chin", "Hermite", "Leapfrog", "Scheme"),
+    "trajectory": ("Trajectory", "record"),
 }
 
 

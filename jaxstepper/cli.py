@@ -77,10 +77,17 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
         _leave_the_others(code)
     except Exception:
         if _is_one_of_several():
+            from jaxstepper.machine.processes import end_if_another_has
+
+            end_if_another_has()
             traceback.print_exc()
             _leave_the_others(1)
         raise
     _flush_output()
+    if _is_one_of_several():
+        from jaxstepper.machine.processes import done
+
+        done()
     sys.exit(code)
 
 
@@ -113,7 +120,10 @@ def _requests(command: str, arguments: list[str]) -> tuple[Any, ...]:
         requests = (parse("train" if command == "train" else "simulate", arguments),)
     from jaxstepper.runs.jax_setup import join
 
-    join(requests[0].config)
+    def say(line: str) -> None:
+        print(f"jaxstepper {command}: {line}", file=sys.stderr, flush=True)
+
+    join(requests[0].config, say)
     return requests
 
 
@@ -131,13 +141,11 @@ def _silence(stream: TextIO) -> None:
 
 
 def _leave_the_others(code: int) -> None:
-    """Exits at once if this is one of several processes; a normal exit would wait for the others.
-
-    They wait for this one elsewhere, and end when it is gone.
-    """
+    """Exits at once if this is one of several processes; a normal exit would wait for them."""
     if _is_one_of_several():
-        sys.stdout.flush()
-        os._exit(code)
+        from jaxstepper.machine.processes import leave
+
+        leave(code)
 
 
 def _is_one_of_several() -> bool:

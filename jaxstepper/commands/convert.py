@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxstepper.errors import UserError
 from jaxstepper.runs import folders
 from jaxstepper.runs.exchange import export, save_as_run
+from jaxstepper.runs.lock import locked
 from jaxstepper.runs.places import check_file_place, check_folder_place, check_run_place
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
 from jaxstepper.settings.values import PATH
@@ -67,8 +68,9 @@ def run_import(arguments: list[str]) -> int:
     file = torch_bridge.read(options.file)
     run = Path(options.out or Path(options.checkpoint_dir) / Path(options.file).stem)
     check_run_place(run)
-    if file.epoch in folders.epochs_of(run):
-        raise UserError(f"{run}: holds epoch {file.epoch} already; name another with --out")
-    save_as_run(file, run, options.file)
+    with locked(run):
+        if file.epoch in folders.epochs_of(run):
+            raise UserError(f"{run}: holds epoch {file.epoch} already; name another with --out")
+        save_as_run(file, run, options.file)
     print(run / str(file.epoch))
     return 0

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from jaxstepper.commands.rollout_words import (
 )
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.errors import UserError
-from jaxstepper.machine.devices import choose_mesh
+from jaxstepper.machine.devices import choose_mesh, describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
@@ -74,9 +75,12 @@ def run_simulate(request: Request) -> int:
         asked = aimed_at(config) if aims_at_tolerance(config) else None
         warn_of_domain(model, str(config.model_path), tables, config.softening, asked)
     dtype = jnp.dtype(config.dtype)
-    starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
     limits = [_limits(request, table) for table in tables]
-    with open_wandb(config, "runner_simulate") as wandb_run:
+    with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
+        starts = [
+            everywhere(from_table(table, gravity.acceleration, dtype))
+            for table in everywhere(list(tables))
+        ]
         began = time.perf_counter()
         if config.individual:
             outcomes, trajectories = take_individual_steps(request, model, gravity, starts, limits)
@@ -95,6 +99,17 @@ def run_simulate(request: Request) -> int:
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1
+
+
+@contextmanager
+def _devices(config: Config) -> Iterator[None]:
+    """Within it, the devices share what the run asks for."""
+    if not config.shard:
+        yield
+        return
+    with sharded() as mesh:
+        note(f"the pairs of bodies are shared by {describe(mesh)}", quiet=config.quiet)
+        yield
 
 
 def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
@@ -242,7 +257,7 @@ def _take_shared_steps(
 ) -> Outcomes:
     """Rolls out the rule of the request, whose steps all bodies of a system share."""
     config = request.config
-    rule = _make_rule(config, gravity, model)
+    rule = everywhere(_make_rule(config, gravity, model))
     on_main(partial(check_size, config, rule, limits))
     mesh = choose_mesh(len(starts))
     with open_bars(config.quiet) as bars:

@@ -26,7 +26,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import are_several, is_main, to_host, try_on_main
-from jaxstepper.runs.folders import epoch_of, paths_of
+from jaxstepper.runs.folders import SAVING, epoch_of, paths_of
 from jaxstepper.runs.seal import Damaged, check_seal, seal
 
 FORMAT = 2
@@ -75,6 +75,8 @@ class Checkpoint:
 def load(run: Path, name: str | int | None = None) -> Checkpoint:
     """Loads the checkpoint of this name, or the newest intact one, and warns of damaged ones.
 
+    A run may be training meanwhile: a checkpoint that it deletes is passed over for a newer one.
+
     Raises:
         UserError: it is damaged, or all are; or another version wrote it.
     """
@@ -84,6 +86,10 @@ def load(run: Path, name: str | int | None = None) -> Checkpoint:
         try:
             checkpoint = read(path)
         except Damaged as error:
+            if not path.exists():
+                if name is None:
+                    return load(run)
+                raise UserError(f"{path}: was deleted; {run} goes on without it") from None
             damaged.append(f"{path}: damaged ({error})")
             continue
         for line in damaged:
@@ -219,12 +225,14 @@ def write(
     words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
     needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
     try_on_main(partial(_check_room, path.parent, needed))
-    saving = ocp.save_async(path.resolve(), arrays, custom_metadata=words)
+    beside = path.with_name(f"{SAVING}{path.name}")
+    saving = ocp.save_async(beside.resolve(), arrays, custom_metadata=words)
 
     def finish() -> None:
         saving.result()
         if is_main():
-            seal(path)
+            seal(beside)
+            beside.rename(path)
 
     pool = ThreadPoolExecutor(1)
     finished = pool.submit(finish)

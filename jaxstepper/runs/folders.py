@@ -11,7 +11,10 @@ METRICS_FILE = "metrics.jsonl"
 """Beside the checkpoints of a run: a line of metrics for every epoch."""
 
 NAME = re.compile(r"(\d+)(?:\.(\d+))?")
-UNFINISHED = "*.orbax-checkpoint-tmp*"
+SAVING, DELETED = ".saving-", ".deleted-"
+"""Before the name of a checkpoint: it is being written, or deleted; readers do not see it."""
+
+UNFINISHED = (f"{SAVING}*", f"{DELETED}*", "*.orbax-checkpoint-tmp*")
 
 SHIPPED = Path(__file__).parents[1] / "models"
 """The runs that come with the package."""
@@ -108,12 +111,20 @@ def runs_in(folder: Path) -> list[str]:
 def remove_run(run: Path) -> None:
     """Deletes the checkpoints and the metrics of a run, and nothing else in its folder."""
     for path in paths_of(run):
-        shutil.rmtree(path)
+        delete(path)
     remove_unfinished(run)
     (run / METRICS_FILE).unlink(missing_ok=True)
 
 
+def delete(path: Path) -> None:
+    """Deletes a checkpoint; it is gone at once, so that nobody reads half of it."""
+    gone = path.with_name(f"{DELETED}{path.name}")
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
 def remove_unfinished(run: Path) -> None:
-    """Deletes the checkpoints that a killed run left half written."""
-    for path in run.glob(UNFINISHED):
-        shutil.rmtree(path, ignore_errors=True)
+    """Deletes the checkpoints that a killed run left half written or half deleted."""
+    for pattern in UNFINISHED:
+        for path in run.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)

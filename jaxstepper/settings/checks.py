@@ -57,6 +57,9 @@ def check_together(request: Request) -> Request:
                 rule = f"needs {scale} too ({flag_of(scale)}), a number > 0"
                 raise request.refusal("norm_mode", rule)
     _check_processes(request)
+    if config.shard and config.multi_orbit_sim:
+        rule = "is for one large system; devices share the systems of multi_orbit_sim as it is"
+        raise request.refusal("shard", rule)
     return request.replace(external_field_position=_field_position(request))
 
 

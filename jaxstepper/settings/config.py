@@ -357,6 +357,12 @@ class Config:
         YES_NO,
         "stop at the first NaN that a jitted function produces (jax_debug_nans); slow",
     )
+    shard: bool = _device(
+        False,
+        YES_NO,
+        "share the pairs of one large system among all devices and processes",
+        takes="simulate",
+    )
 
     distributed: bool = _processes(
         False,
@@ -369,6 +375,9 @@ class Config:
     num_processes: int | None = _processes(None, COUNT, "with --coordinator: how many there are")
     process_id: int | None = _processes(
         None, integer(0), "with --coordinator: which of them this is, from 0"
+    )
+    join_timeout: float = _processes(
+        45.0, POSITIVE, "seconds to wait until all processes of the run have come"
     )
 
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")

@@ -56,6 +56,15 @@ def assert_close(mine, theirs):
 # --- what is simulated -----------------------------------------------------------------------
 
 
+def test_devices_share_the_pairs_of_one_system():
+    few = "--num-particles 20 --seed 5 --softening 0.1 --steps 3 --controller huayno"
+    shared = call("simulate --no-compilation-cache --shard", few)
+    assert_close(shared.reports()[0], simulate(few))
+    assert f"shared by {jax.local_device_count()} x cpu" in shared.err
+    refused = call("simulate --shard --multi-orbit-sim")
+    assert_refused(refused, "--shard: is for one large system")
+
+
 def test_a_constant_dt_follows_the_kepler_ellipse():
     e, a, total_mass = 0.5, 1.3, 2.0
     report, path = recorded("-e 0.5 -a 1.3 --duration 9 --dt 1e-3")

@@ -53,7 +53,7 @@ RULES = {
     "finite numbers, one for each of the dim dimensions": "external_field_position",
     "true or false": "normalize_inputs multi_orbit multi_orbit_sim stop_at_period use_train_ic "
     "symmetrize tf32 compile compilation_cache detect_anomaly distributed resume overwrite quiet "
-    "debug wandb wandb_artifacts movie individual",
+    "debug wandb wandb_artifacts movie individual shard",
     "one of adam, adamw, sgd": "optimizer",
     "one of upper, both": "band",
     "one of robust, torch": "phase1",
@@ -167,6 +167,8 @@ def consistent(draw: st.DrawFn, command: str) -> dict[str, Any]:
     if not (set(several) <= values.keys() and index < count):
         for name in several:
             values.pop(name, None)
+    if values.get("multi_orbit_sim"):
+        values.pop("shard", None)
     if values.get("optimizer") != "sgd":
         values.pop("momentum", None)
     if values.get("phase1") == "torch":
