@@ -119,6 +119,21 @@ def test_every_command_has_examples_quiet_and_all_of_its_help(command):
     assert whole.code == 0 and len(whole.out) >= len(outcome.out)
 
 
+def test_evaluate_may_be_quiet():
+    few = "--rules free-fall --factors 1 --orbits 0.1 --no-time --no-compilation-cache"
+    outcome = call("evaluate --problems kepler-0.1 --quiet", few)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "runs.csv" in outcome.out
+
+
+def test_evaluate_warns_outside_of_a_models_domain():
+    few = "--rules free-fall --factors 1 --orbits 0.1 --no-time --no-compilation-cache"
+    outcome = call("evaluate --problems kepler-0.98 kepler-0.1 --quiet --model kepler", few)
+    assert outcome.code == 0
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("warning: ") and "kepler-0.98" in line and "eccentricity 0.98" in line
+
+
 def test_e_alone_is_an_orbit_of_09():
     flags = "simulate --no-compilation-cache --steps 3 --Nperiod 0"
     assert call(flags, "-e").reports() == call(flags, "-e 0.9").reports()
