@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxstepper.commands.rollout_words import (
     rule_name,
+    words_of_blow_up,
     words_of_failure,
     words_of_wrong_energy,
 )
@@ -89,7 +90,7 @@ def print_report(
         return False
     if result["energy_final"] is None:
         step = outcome.blown_up_at()
-        note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
+        note(words_of_blow_up(step, steps, config))
         return False
     if watch.wrong_step > 0:
         note(words_of_wrong_energy(watch, steps, config))
