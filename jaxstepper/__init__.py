@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         PowerLaw,
         free_fall,
     )
-    from jaxstepper.stepping.recording import record
     from jaxstepper.stepping.rollout import Limits, run_steps, run_until
     from jaxstepper.stepping.rule import (
         Controller,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
         symmetrized,
     )
     from jaxstepper.stepping.scheme import BlanesMoan, Chin, Hermite, Leapfrog, Scheme
+    from jaxstepper.trajectory import Trajectory, record
 
 __version__ = "0.1.0"
 
@@ -76,6 +76,7 @@ __all__ = [
     "Scheme",
     "Symmetrized",
     "Trained",
+    "Trajectory",
     "at_common_time",
     "evaluations",
     "everywhere",
@@ -121,7 +122,6 @@ _HOMES = {
         "PowerLaw",
         "free_fall",
     ),
-    "stepping.recording": ("record",),
     "stepping.rollout": ("Limits", "run_steps", "run_until"),
     "stepping.rule": (
         "Controller",
@@ -136,6 +136,7 @@ _HOMES = {
         "symmetrized",
     ),
     "stepping.scheme": ("BlanesMoan", "Chin", "Hermite", "Leapfrog", "Scheme"),
+    "trajectory": ("Trajectory", "record"),
 }
 
 

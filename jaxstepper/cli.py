@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train:run_train", "train a network to choose time steps"),
     "simulate": ("simulate:run_simulate", "simulate, with a constant or a learned time step"),
     "both": ("both:run_both", "train, then simulate the result"),
+    "models": ("models:run_models", "list the trained models and what each is good for"),
     "export": ("convert:run_export", "write checkpoints as files for the torch simulator"),
     "import": ("convert:run_import", "make a run of a torch checkpoint file"),
     "plot": ("plot:run_plot", "draw the training of a run, or a recorded rollout"),
@@ -33,6 +34,12 @@ COMMANDS = {
     ),
 }
 """Each command: the module in `commands` and the function that run it, and what it does."""
+
+EXAMPLES = (
+    "simulate -e 0.9 --model-path kepler --symmetrize --output orbit.npz",
+    "plot orbit.npz",
+    "train --config quick_start",
+)
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoReturn:
@@ -70,10 +77,17 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
         _leave_the_others(code)
     except Exception:
         if _is_one_of_several():
+            from jaxstepper.machine.processes import end_if_another_has
+
+            end_if_another_has()
             traceback.print_exc()
             _leave_the_others(1)
         raise
     _flush_output()
+    if _is_one_of_several():
+        from jaxstepper.machine.processes import done
+
+        done()
     sys.exit(code)
 
 
@@ -83,7 +97,7 @@ def console() -> NoReturn:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    if command in ("-h", "--help", "--version"):
+    if command in ("-h", "--help", "--help-all", "--version"):
         print(f"jaxstepper {__version__}" if command == "--version" else _usage())
         return 0
     if command not in COMMANDS:
@@ -106,7 +120,10 @@ def _requests(command: str, arguments: list[str]) -> tuple[Any, ...]:
         requests = (parse("train" if command == "train" else "simulate", arguments),)
     from jaxstepper.runs.jax_setup import join
 
-    join(requests[0].config)
+    def say(line: str) -> None:
+        print(f"jaxstepper {command}: {line}", file=sys.stderr, flush=True)
+
+    join(requests[0].config, say)
     return requests
 
 
@@ -124,13 +141,11 @@ def _silence(stream: TextIO) -> None:
 
 
 def _leave_the_others(code: int) -> None:
-    """Exits at once if this is one of several processes; a normal exit would wait for the others.
-
-    They wait for this one elsewhere, and end when it is gone.
-    """
+    """Exits at once if this is one of several processes; a normal exit would wait for them."""
     if _is_one_of_several():
-        sys.stdout.flush()
-        os._exit(code)
+        from jaxstepper.machine.processes import leave
+
+        leave(code)
 
 
 def _is_one_of_several() -> bool:
@@ -150,7 +165,10 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "jaxstepper COMMAND --help: its flags; jaxstepper --version",
+            "examples:",
+            *(f"  jaxstepper {example}" for example in EXAMPLES),
+            "",
+            "jaxstepper COMMAND --help: its flags and examples; jaxstepper --version",
         ]
     )
 

@@ -25,8 +25,10 @@ from jaxstepper.physics.particles import Particles, to_table
 from jaxstepper.physics.precision import check_precision
 from jaxstepper.physics.tables import validate_table
 from jaxstepper.reporting.bars import open_bars
+from jaxstepper.reporting.notebook_bars import NotebookBars, is_notebook
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
+from jaxstepper.runs.lock import locked
 from jaxstepper.runs.models import DEFAULT_ETA
 from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
@@ -124,7 +126,8 @@ class Trained:
         require(len(history) > 0, f"{folder}: no epoch has ended, so there is nothing to save")
         place = {"save_name": folder.name, "checkpoint_dir": str(folder.parent)}
         config = to_dict(self.start.config) | place
-        save_run(folder, state, self.start.tables, history, config=config, about=self.about)
+        with locked(folder):
+            save_run(folder, state, self.start.tables, history, config=config, about=self.about)
         return folder
 
 
@@ -172,7 +175,7 @@ def train(
     own = Overrides(network, optimizer, own_objective, gravity)
     start = start_run(request, share=False, bodies=tables, own=own, configure=False)
     epochs = start.config.epochs
-    with open_bars(quiet=not progress) as bars:
+    with NotebookBars() if progress and is_notebook() else open_bars(not progress) as bars:
         shown = TrainingBars(bars, start.objective, 0, epochs)
 
         def note(metrics: dict[str, Any]) -> None:

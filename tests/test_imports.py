@@ -32,7 +32,10 @@ WINGS = (
 TALKING = {"commands", "sweep", "pictures", "reporting", "cli", "__main__"}
 CLOCKS = {
     "machine.call_budget",
+    "machine.peers",
     "evaluation.timing",
+    "reporting.notebook_bars",
+    "runs.lock",
     "runs.writer",
     "training.run",
 }

@@ -40,13 +40,14 @@ def run_evaluate(arguments: list[str]) -> int:
         for name in options.problems
     ]
     runs: list[Run] = []
-    with open_bars() as bars:
+    with open_bars(options.quiet) as bars:
         to_run = list(sweeps(options, to_judge, problems))
         if not to_run:
             raise UserError("no rule of --rules can run on these problems")
         for i, sweep in enumerate(to_run):
             report = part_of(partial(_report, bars, sweep.label), i, len(to_run))
-            runs += _runs(options, sweep, report if bars.are_shown else _Lines(sweep.label))
+            lines = _Lines(sweep.label, options.quiet)
+            runs += _runs(options, sweep, report if bars.are_shown else lines)
             out.mkdir(parents=True, exist_ok=True)
             # Rewritten after each rule, so that finished work is never lost.
             write_csv(out / "runs.csv", runs)
@@ -72,7 +73,7 @@ def _conclude(options: argparse.Namespace, out: Path, runs: list[Run]) -> None:
         plot_work_precision(all_curves, out / "work-precision.png")
         print(out / "work-precision.png")
     except UserError as error:
-        note(f"no figure: {error}")
+        note(f"no figure: {error}", quiet=options.quiet)
 
 
 def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], None]) -> list[Run]:
@@ -85,7 +86,8 @@ def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], N
         runs = timed(method, problems, runs, options.targets, options.max_steps)
     failed = sum(bool(run.failed) for run in runs)
     failures = f", {failed} failed" if failed else ""
-    note(f"{sweep.label}, {len(runs)} runs{failures}, {time.monotonic() - began:.1f} s")
+    took = f"{time.monotonic() - began:.1f} s"
+    note(f"{sweep.label}, {len(runs)} runs{failures}, {took}", quiet=options.quiet)
     return runs
 
 
@@ -104,10 +106,10 @@ def _report(bars: Bars, label: str, share: float) -> None:
 class _Lines:
     """Writes a line to standard error every few seconds."""
 
-    def __init__(self, label: str) -> None:
-        self.label, self.last = label, time.monotonic()
+    def __init__(self, label: str, quiet: bool) -> None:
+        self.label, self.quiet, self.last = label, quiet, time.monotonic()
 
     def __call__(self, share: float) -> None:
         if time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
-            note(f"{self.label}: {share:.0%} of the time simulated")
+            note(f"{self.label}: {share:.0%} of the time simulated", quiet=self.quiet)

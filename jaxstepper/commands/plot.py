@@ -16,6 +16,12 @@ from jaxstepper.settings.values import PATH, integer
 PICTURE = "training.png"
 """The name of the picture of a training, in the folder of its run."""
 
+EXAMPLES = (
+    "jaxstepper plot demo",
+    "jaxstepper plot demo/30 --out until-epoch-30.pdf",
+    "jaxstepper plot rollout.npz",
+)
+
 DIMENSIONS = {"time": 1, "dt": 1, "position": 3, "energy": 1}
 """The dimensions of a rollout's arrays."""
 
@@ -27,6 +33,7 @@ def run_plot(arguments: list[str]) -> int:
         description="Draws the training of a run: energy errors against the band, iterations, dt "
         "and pass rates. Or a rollout that simulate --output wrote: its orbits, and dt and energy "
         "error along them.",
+        examples=EXAMPLES,
     )
     parser.take(
         "what",
@@ -43,7 +50,7 @@ def run_plot(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     file = Path(options.what)
     if file.is_file() or file.suffix == ".npz":
-        rollout = read_rollout(options.what, options.system)
+        rollout = read_rollout(options.what, options.system, options.quiet)
         path = _place(options.out, file.with_suffix(".png"))
         plot_rollout(rollout, path, file.name)
     else:
@@ -51,7 +58,9 @@ def run_plot(arguments: list[str]) -> int:
             raise UserError(f"--system {options.system}: is for a rollout, FILE.npz")
         run, name = folders.locate(options.what, options.checkpoint_dir)
         last = None if name is None else int(float(name))
-        path = _place(options.out, run / PICTURE)
+        # Nothing is written beside a model that comes with the package.
+        beside = Path(f"{run.name}-{PICTURE}") if folders.is_shipped(run) else run / PICTURE
+        path = _place(options.out, beside)
         plot_training(run, path, last)
     print(path)
     return 0
@@ -64,7 +73,9 @@ def _place(out: str | None, otherwise: Path) -> Path:
     return path
 
 
-def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
+def read_rollout(
+    path: str, system: int | None = None, quiet: bool = False
+) -> dict[str, np.ndarray]:
     """The arrays of a rollout that `simulate --output` wrote.
 
     Of several rollouts, `system` is the one to read; None means the first, with a note.
@@ -79,7 +90,8 @@ def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
         raise UserError(f"--system {system}: {path} holds {systems}, counted from 0")
     if several and {len(array) for array in rollout.values() if array.ndim} == {systems}:
         if system is None:
-            note(f"{path}: holds {systems} rollouts; drawn is 0, others with --system")
+            words = f"{path}: holds {systems} rollouts; drawn is 0, others with --system"
+            note(words, quiet=quiet)
         rollout = _without_padding({name: array[system or 0] for name, array in rollout.items()})
     states = rollout["time"].shape[:1]
     fits = all(rollout[name].ndim == ndim for name, ndim in DIMENSIONS.items())

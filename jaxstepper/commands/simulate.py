@@ -1,6 +1,7 @@
 """What `simulate` does, once its arguments are known to be good."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,8 +15,10 @@ from jaxstepper.commands.movies import movie_options, movie_path
 from jaxstepper.commands.outcome import Outcome, Outcomes, print_report, words_of_many
 from jaxstepper.commands.output_size import check_size
 from jaxstepper.commands.rollout_words import (
+    aimed_at,
     aims_at_tolerance,
     rule_name,
+    warn_of_domain,
     warn_of_errors,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
@@ -67,6 +70,9 @@ def run_simulate(request: Request) -> int:
     config = request.config
     gravity = make_gravity(config)
     _announce(request, model)
+    if model is not None and rule_name(config) == "learned":
+        asked = aimed_at(config) if aims_at_tolerance(config) else None
+        warn_of_domain(model, str(config.model_path), tables, config.softening, asked)
     dtype = jnp.dtype(config.dtype)
     limits = [_limits(request, table) for table in tables]
     with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
@@ -74,13 +80,15 @@ def run_simulate(request: Request) -> int:
             everywhere(from_table(table, gravity.acceleration, dtype))
             for table in everywhere(list(tables))
         ]
+        began = time.perf_counter()
         if config.individual:
             outcomes, trajectories = take_individual_steps(request, model, gravity, starts, limits)
         else:
             outcomes, trajectories = _take_shared_steps(request, model, gravity, starts, limits)
+        took = time.perf_counter() - began
         if config.output is not None:
             on_main(partial(_write, Path(config.output), trajectories))
-        fine = [print_report(gravity, outcome, wandb_run) for outcome in outcomes]
+        fine = [print_report(config, gravity, each, took, wandb_run) for each in outcomes]
         silent = [outcome for outcome in outcomes if not outcome.is_told_of]
         warn_of_errors(request, [float(outcome.watch.worst) for outcome in silent])
         if config.output is not None and config.wandb_artifacts:

@@ -1,4 +1,6 @@
-"""Accelerations and potential energies: softened gravity and external fields. Units: G = 1.
+"""Accelerations and potential energies: softened gravity and external fields.
+
+G is 1 unless `Gravity` says otherwise.
 
 There are three ways to sum over pairs. A handful of bodies is unrolled into scalar arithmetic,
 which XLA fuses into one kernel without loops. Larger systems go through the pair matrix in blocks,
@@ -8,6 +10,7 @@ subtract positions first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j wo
 to cancellation. Within `machine.devices.sharded`, devices share the rows of the larger systems.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,6 +22,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxstepper.machine.devices import share_rows
+
+from jaxstepper.errors import require
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
 UNROLLED_UP_TO = 6
@@ -62,17 +67,31 @@ class Gravity:
         external: the external field, or None.
         by_component: whether to sum the pulls of a few bodies component by component. That is fast
             where many systems are batched on the last axis, and slow for a single one.
+        G: the gravitational constant, in the units of the bodies. An external field is in the same
+            units as it is.
     """
 
     softening: float = 0.0
     external: ExternalField | None = None
     by_component: bool = False
+    G: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.G, int | float) and 0 < self.G < math.inf,
+            f"Gravity(G={self.G}): must be a number > 0",
+        )
+
+    def attracting(self, mass: Float[Array, "*B N"]) -> Float[Array, "*B N"]:
+        """G m, the masses that attract as these do where G = 1."""
+        return mass if self.G == 1 else self.G * mass
 
     def acceleration(
         self, position: Float[Array, "N D"], mass: Float[Array, " N"], time: Float[Array, ""]
     ) -> Float[Array, "N D"]:
         """Acceleration `[N, D]` of every body."""
-        own = self_acceleration(position, mass, self.softening, self.by_component)
+        attracting = self.attracting(mass)
+        own = self_acceleration(position, attracting, self.softening, self.by_component)
         return own if self.external is None else own + self.external.acceleration(position, time)
 
     # Compiled as one, for those who ask for it outside of a compiled program.
@@ -82,6 +101,7 @@ class Gravity:
     ) -> Float[Array, ""]:
         """Potential energy `[]` of the bodies in their own and the external field."""
         own = self_potential_energy(position, mass, self.softening)
+        own = own if self.G == 1 else self.G * own
         if self.external is None:
             return own
         return own + jnp.sum(mass * self.external.potential(position, time))
@@ -93,7 +113,7 @@ def self_acceleration(
     softening: float = 0.0,
     by_component: bool = False,
 ) -> Float[Array, "N D"]:
-    """a_i = sum_{j != i} m_j (x_j - x_i) / (|x_j - x_i|^2 + softening^2)^(3/2), `[N, D]`.
+    """With G = 1, a_i = sum_{j != i} m_j (x_j - x_i) / (|x_j - x_i|^2 + softening^2)^(3/2), `[N, D]`.
 
     Bodies at the same place do not attract each other, and the gradient is finite there.
     """
@@ -114,7 +134,7 @@ def self_acceleration(
 def self_potential_energy(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float = 0.0
 ) -> Float[Array, ""]:
-    """U = -sum_{i<j} m_i m_j / sqrt(|x_i - x_j|^2 + softening^2), `[]`."""
+    """With G = 1, U = -sum_{i<j} m_i m_j / sqrt(|x_i - x_j|^2 + softening^2), `[]`."""
     count = position.shape[0]
     if count <= UNROLLED_UP_TO:
         pairs = ((i, j) for i in range(count) for j in range(i + 1, count))

@@ -1,6 +1,6 @@
-"""Accelerations and their rates of change along the motion (jerks). Units: G = 1.
+"""Accelerations and their rates of change along the motion (jerks).
 
-With r = x_j - x_i, v = v_j - v_i and d^2 = r^2 + softening^2,
+With G = 1, r = x_j - x_i, v = v_j - v_i and d^2 = r^2 + softening^2,
 
     a_i = sum_j m_j r / d^3,   j_i = sum_j m_j [v / d^3 - 3 (r.v) r / d^5].
 
@@ -78,7 +78,7 @@ def pull_on(
         time: `[]`.
     """
     dim = len(targets) // 2
-    sums = _sums(targets, sources, mass, gravity.softening)
+    sums = _sums(targets, sources, gravity.attracting(mass), gravity.softening)
     pull = Pull(sums[:dim].T, sums[dim:-1].T, sums[-1])
     if gravity.external is None:
         return pull

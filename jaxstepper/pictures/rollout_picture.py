@@ -61,15 +61,16 @@ def rollout_figure(trajectory: Mapping[str, np.ndarray], title: str = "") -> Any
     figure = new_figure(10, 7, layout="constrained")
     figure.suptitle(f"{title}: {bodies} bodies in {dim}D, {steps} steps".lstrip(": "))
     panels = FEW_PANELS if bodies <= FEW_BODIES else MANY_PANELS
-    space = {"projection": "3d"} if dim == 3 else {}
+    points, names = spatial(time, position)
+    space = {"projection": "3d"} if len(names) == 3 else {}
     axes: dict[str, Any] = figure.subplot_mosaic(
         panels,
         per_subplot_kw={name: space for name in ("orbit", "steps") if name in panels[0]},
         height_ratios=(1.3, 1),
     )
-    _draw_orbits(axes["orbit"], time, position)
+    _draw_orbits(axes["orbit"], points, names)
     if "steps" in axes:
-        _draw_steps(axes["steps"], time, position, dt)
+        _draw_steps(axes["steps"], points, names, dt)
     axes["dt"].plot(time[:-1], dt, color=BLUE, linewidth=1)
     axes["dt"].set(xlabel=TIME, ylabel=STEP, yscale="log")
     error, name = relative_error(trajectory["energy"], trajectory["energy"][:1])
@@ -83,10 +84,9 @@ def rollout_figure(trajectory: Mapping[str, np.ndarray], title: str = "") -> Any
     return figure
 
 
-def _draw_orbits(axes: Any, time: np.ndarray, position: np.ndarray) -> None:
+def _draw_orbits(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
     """Draws a line for each body, with a dot at its end."""
-    kept = evenly(len(time), MOST_STATES)
-    points, names = spatial(time[kept], position[kept])
+    points = points[evenly(len(points), MOST_STATES)]
     has_few = points.shape[1] <= FEW_BODIES
     for body in range(points.shape[1]):
         colour = COLOURS[body % len(COLOURS)] if has_few else BLUE
@@ -98,13 +98,13 @@ def _draw_orbits(axes: Any, time: np.ndarray, position: np.ndarray) -> None:
     axes.set_title("orbits, a dot where each ends" if has_few else "bodies at the end, and paths")
 
 
-def _draw_steps(axes: Any, time: np.ndarray, position: np.ndarray, dt: np.ndarray) -> None:
+def _draw_steps(axes: Any, points: np.ndarray, names: tuple[str, ...], dt: np.ndarray) -> None:
     """Draws each state in the colour of the step taken from it."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, LogNorm
 
     kept = evenly(len(dt), MOST_STATES)
-    points, names = spatial(time[kept], position[kept])
+    points = points[kept]
     set_space(axes, points, names)
     axes.set_title("dt over the orbit")
     if not np.any(np.isfinite(dt)):

@@ -3,6 +3,7 @@
 import os
 import secrets
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from jaxstepper.machine import processes
 from jaxstepper.settings.config import Config
 
 
-def join(config: Config) -> None:
-    """Joins the processes of the run, if there are several; call it before any other use of JAX."""
+def join(config: Config, say: Callable[[str], None]) -> None:
+    """Joins the processes of the run, if there are several; call it before any other use of JAX.
+
+    If one of them is gone later, this one ends after a line to `say`.
+    """
     if config.distributed or config.coordinator is not None:
-        processes.join(config.coordinator, config.num_processes, config.process_id)
+        who = config.coordinator, config.num_processes, config.process_id
+        processes.join(*who, config.join_timeout, say)
 
 
 def configure_jax(config: Config) -> Config:

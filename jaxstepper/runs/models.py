@@ -1,6 +1,6 @@
 """Loads trained networks: from a run, one of its epochs, or a `.pt` file."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.network.step_network import Variables, as_step_network, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.runs import checkpoints, folders
+from jaxstepper.runs.domain import Domain
 from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
 from jaxstepper.settings.config import DERIVATIVES, Config
 from jaxstepper.settings.request import Request
@@ -42,6 +43,7 @@ class TrainedModel:
         config: the flat config that it was trained with.
         initial_conditions: the tables `[B, N, 1 + 2 D]` that it was trained on, if they are known.
         own: a description of the program's own module that it is the weights of, or "".
+        domain: what it is good for (`runs.domain`), if that is known.
     """
 
     name: str
@@ -50,6 +52,7 @@ class TrainedModel:
     config: dict[str, Any]
     initial_conditions: np.ndarray | None
     own: str = ""
+    domain: Domain = field(default_factory=dict)
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
@@ -68,6 +71,7 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
         checkpoint.config,
         checkpoint.initial_conditions,
         checkpoint.about.get("own_network", ""),
+        checkpoint.about.get("domain", {}),
     )
 
 

@@ -223,10 +223,13 @@ class Config:
     eccentricity: float = _initial(
         0.9,
         FRACTION,
-        "if given, and with two particles: start from a Kepler pair of this eccentricity",
+        "start from a Kepler pair of this eccentricity, at pericentre; -e alone means 0.9. Without "
+        "-e and -a the bodies are random",
         also="-e",
     )
-    semi_major: float = _initial(1.0, POSITIVE, "likewise, of this semi-major axis", also="-a")
+    semi_major: float = _initial(
+        1.0, POSITIVE, "start from a Kepler pair of this semi-major axis", also="-a"
+    )
     seed: int | None = _initial(
         None, integer(0, below=2**32), "seed of all random draws; else a fresh one"
     )
@@ -373,6 +376,9 @@ class Config:
     process_id: int | None = _processes(
         None, integer(0), "with --coordinator: which of them this is, from 0"
     )
+    join_timeout: float = _processes(
+        45.0, POSITIVE, "seconds to wait until all processes of the run have come"
+    )
 
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
     checkpoint_dir: str = _files("checkpoints", path("DIR"), "folder that holds the runs")
@@ -417,7 +423,7 @@ class Config:
         10, COUNT, "iterations of phase 2 between the lines of --debug"
     )
     wandb: bool = _logging(False, YES_NO, "log to Weights & Biases")
-    wandb_project: str = _logging("AITimeStepper", text("NAME"), "its project")
+    wandb_project: str = _logging("jaxstepper", text("NAME"), "its project")
     wandb_name: str | None = _logging(None, text("NAME"), "its run name; else save_name")
     wandb_artifacts: bool = _logging(
         False,

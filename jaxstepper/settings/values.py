@@ -185,7 +185,9 @@ def refusal(name: str, source: str, value: Any, rule: str) -> UserError:
 
 
 def setting(name: str, source: str, value: Any) -> str:
-    """A value and where it was set: `--epochs -3` or `my.toml [train] epochs = -3`."""
+    """A value and where it was set: `--epochs -3`, `--movie` or `my.toml [train] epochs = -3`."""
+    if isinstance(value, bool) and source.startswith("--"):
+        return source if value else f"--no-{source[2:]}"
     shown = as_typed(value, source)
     return f"{source} {shown}" if source.startswith("-") else f"{source} {name} = {shown}"
 

@@ -47,7 +47,9 @@ def recorded(*argv):
 
 def assert_close(mine, theirs):
     assert mine.keys() == theirs.keys()
-    for name in mine:
+    words = ("rule", "scheme")
+    assert [mine[name] for name in words] == [theirs[name] for name in words]
+    for name in mine.keys() - words:
         assert mine[name] == pytest.approx(theirs[name], rel=1e-9, abs=1e-11)
 
 
@@ -60,7 +62,7 @@ def test_devices_share_the_pairs_of_one_system():
     assert_close(shared.reports()[0], simulate(few))
     assert f"shared by {jax.local_device_count()} x cpu" in shared.err
     refused = call("simulate --shard --multi-orbit-sim")
-    assert_refused(refused, "--shard True: is for one large system")
+    assert_refused(refused, "--shard: is for one large system")
 
 
 def test_a_constant_dt_follows_the_kepler_ellipse():
@@ -352,7 +354,7 @@ def test_a_seed_that_nobody_gave_is_said_and_repeats_the_bodies():
     first = call(flags)
     (seed,) = re.findall(r"^seed (\d+)$", first.err, re.MULTILINE)
     again = call(flags, "--seed", seed)
-    assert again.out == first.out
+    assert again.reports() == first.reports()
     assert "seed" not in again.err
 
 
