@@ -21,9 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxstepper.machine.devices import share_rows
-
 from jaxstepper.errors import require
+from jaxstepper.machine.devices import share_rows
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
 UNROLLED_UP_TO = 6
