@@ -87,7 +87,7 @@ class Peers:
             door = socket.create_server(("", port), family=family, dualstack_ipv6=both)
         except OSError as error:
             raise UserError(
-                f"{self.address}: process 0 cannot listen there ({error.strerror}); "
+                f"{self.address}: process 0 cannot listen there ({os.strerror(error.errno or 0)}); "
                 "choose another port"
             ) from error
         with door:

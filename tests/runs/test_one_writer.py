@@ -22,7 +22,7 @@ from commandline import TINY, assert_refused, call
 from filelock import FileLock
 
 from jaxstepper.errors import UserError
-from jaxstepper.runs import checkpoints, folders, lock
+from jaxstepper.runs import checkpoints, folders, jax_setup, lock
 from jaxstepper.runs.lock import HOLDER, LOCK, locked
 
 ROOT = Path(__file__).parents[2]
@@ -223,10 +223,34 @@ def test_a_checkpoint_goes_in_one_step(box, monkeypatch):
     assert os.listdir(run).count(".deleted-0") == 0
 
 
+# --- the cache of compiled programs ---------------------------------------------------------
+
+
+def test_half_a_program_is_never_in_the_cache(tmp_path, monkeypatch):
+    lru_cache = pytest.importorskip("jax._src.lru_cache")
+    jax_setup._keep_programs_whole()
+    cache = lru_cache.LRUCache(str(tmp_path), max_size=-1)
+    write = Path.write_bytes
+
+    def die_half_way(path, value):
+        write(path, value[: len(value) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", die_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        cache.put("key", b"program")
+    assert cache.get("key") is None
+    monkeypatch.undo()
+    cache.put("key", b"program")
+    assert cache.get("key") == b"program"
+    assert [each.name for each in tmp_path.iterdir()] == ["key-cache"]
+
+
 # --- a race ----------------------------------------------------------------------------------
 
-ROUNDS, EPOCHS = 20, 40
-RACE = f"{TRAIN} --epochs {EPOCHS} --keep 3 --debug -s run"
+ROUNDS, EPOCHS = 20, 12
+# With the compilation cache, which they share.
+RACE = f"{TRAIN} --epochs {EPOCHS} --keep 3 --debug -s run".replace("--no-compilation-cache", "")
 COMMAND = "from jaxstepper.cli import console; console()"
 
 
@@ -276,5 +300,6 @@ def test_of_two_that_race_one_trains_and_a_kill_loses_nothing(number, alone, tmp
     assert "damaged" not in err
     jax.tree.map(np.testing.assert_array_equal, checkpoints.load(run).arrays, alone)
     assert folders.epochs_of(run)[-1] == EPOCHS - 1
-    epochs = [json.loads(line)["epoch"] for line in (run / folders.METRICS_FILE).open()]
+    lines = (run / folders.METRICS_FILE).read_text().splitlines()
+    epochs = [json.loads(line)["epoch"] for line in lines]
     assert epochs == list(range(EPOCHS))
