@@ -109,8 +109,8 @@ def _load(torch: Any, path: Path) -> Any:
     except Exception as error:  # a damaged or hostile pickle can raise anything
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                f"names {named[1]}, which could run code, and was not opened: only plain values "
-                f"and tensors are read; if it is a whole module, {ANEW}"
+                f"names {named[1]}, which could run code, and was not opened; if it is a whole "
+                f"module, {ANEW}"
             ) from None
         raise UserError("damaged, or no torch checkpoint: copy or export it again") from None
 

@@ -17,10 +17,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 HALVES = ("float16", "bfloat16")
 
-ANEW = (
-    "save it anew with torch.save({'model_state_dict': model.state_dict(), 'config': .., "
-    "'epoch': ..}, FILE)"
-)
+ANEW = "save it anew: torch.save({'model_state_dict': model.state_dict(), 'config': ..}, FILE)"
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip (gunzip FILE)",
@@ -42,11 +39,11 @@ def refuse_what_torch_cannot_load(path: Path) -> None:
     if not head.startswith(b"PK\x03\x04"):
         return
     if not zipfile.is_zipfile(path):
-        raise UserError("is cut short: copy or export it again")
+        raise UserError("damaged, cut short: copy or export it again")
     with zipfile.ZipFile(path) as archive:
         names = [name.partition("/")[2] for name in archive.namelist()]
         if "constants.pkl" in names:
-            raise UserError(f"is TorchScript, a program, and was not opened: {ANEW}")
+            raise UserError(f"is TorchScript, a program, and was not opened; {ANEW}")
         # Torch does not compress: more content than file is an attempt to exhaust memory.
         if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
             raise UserError("a compressed archive is not a torch checkpoint; not opened")
@@ -60,7 +57,7 @@ def unwrapped(content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(state, dict):
             plain[key] = _without_wrappers(state)
     state = plain.get("model_state_dict", plain.get("model_state"))
-    if isinstance(state, dict) and any(_is_half(value) for value in state.values()):
+    if isinstance(state, dict) and state and all(map(_is_half, state.values())):
         for key in ("model_state_dict", "model_state", "optimizer_state_dict", "optimizer_state"):
             if key in plain:
                 plain[key] = _map_arrays(plain[key], _single)
