@@ -56,7 +56,6 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
             code = _run(command, arguments)
         except SystemExit as left:  # the parser has printed its help
             code = int(left.code or 0)
-        sys.stdout.flush()
     except UserError as error:
         _complain(f"jaxstepper {command}: error: {error}")
         code = 2
@@ -101,7 +100,8 @@ def console() -> NoReturn:
 
 def _run(command: str, arguments: list[str]) -> int:
     if command in ("-h", "--help", "--version"):
-        print(f"jaxstepper {__version__}" if command == "--version" else _usage())
+        with suppress(OSError):  # as with the help of a command
+            print(f"jaxstepper {__version__}" if command == "--version" else _usage(), flush=True)
         return 0
     if command not in COMMANDS:
         raise UserError(f"there is no such command; choose from {', '.join(COMMANDS)}")

@@ -9,7 +9,7 @@ from jaxstepper.machine.processes import is_main
 from jaxstepper.physics.conservation import finite_or_none, report
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.reporting.wandb_run import WandbRun
 from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.stepping.status import STALLED
@@ -55,19 +55,19 @@ def words_of_many(starts: list[Particles]) -> str:
 def print_report(gravity: Gravity, outcome: Outcome, wandb_run: WandbRun) -> bool:
     """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
     steps, watch = outcome.steps, outcome.watch
-    result = {
+    values = {
         "force_evaluations": outcome.force_evaluations,
         "end_time": finite_or_none(float(outcome.last.time)),
         "max_energy_error": finite_or_none(float(watch.worst)),
         **report(gravity, outcome.first, outcome.last, steps),
     }
     if is_main():
-        print(json.dumps(result, allow_nan=False))
-    wandb_run.log(result)
+        result(json.dumps(values, allow_nan=False))
+    wandb_run.log(values)
     if outcome.status >= STALLED:
         note(words_of_failure(outcome.last, steps, outcome.status, gravity.external is not None))
         return False
-    if result["energy_final"] is None:
+    if values["energy_final"] is None:
         step = outcome.blown_up_at()
         note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
         return False

@@ -7,7 +7,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.pictures.rollout_picture import plot_rollout
 from jaxstepper.pictures.training_picture import plot_training
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
@@ -53,7 +53,7 @@ def run_plot(arguments: list[str]) -> int:
         last = None if name is None else int(float(name))
         path = _place(options.out, run / PICTURE)
         plot_training(run, path, last)
-    print(path)
+    result(path)
     return 0
 
 

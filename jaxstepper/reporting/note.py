@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import is_main
 
 
@@ -29,6 +30,24 @@ def put(line: str, stream: TextIO | None) -> None:
         if stream is not sys.stderr and not isinstance(error, BrokenPipeError):
             reason = getattr(error, "strerror", None) or error
             put(f"standard output cannot be written ({reason}): its lines are lost", sys.stderr)
+
+
+def result(*lines: object) -> None:
+    """Prints the result of a command, at least a line, on standard output.
+
+    Raises:
+        UserError: it cannot be written.
+        BrokenPipeError: its reader has left.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        raise UserError(
+            f"standard output cannot be written ({error.strerror}); the result is lost"
+        ) from error
 
 
 def silence(stream: TextIO) -> None:
