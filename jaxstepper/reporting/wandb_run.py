@@ -1,6 +1,7 @@
 """Weights & Biases: a run's metrics, summary, artifacts and figures."""
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from jaxstepper.errors import UserError
 from jaxstepper.reporting.note import note
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result
+
+# So many bytes are as good as none.
+LITTLE = 10_000
 
 
 class WandbRun:
@@ -78,6 +82,9 @@ class WandbRun:
         """Ends the run."""
         with self._tolerant():
             self._run.finish(exit_code)
+            # Its service writes the files, and keeps quiet about a disk that takes no more.
+            if shutil.disk_usage(self._run.dir).free < LITTLE:
+                raise OSError(f"the disk of {self._run.dir} is full")
 
     @contextmanager
     def _tolerant(self) -> Iterator[None]:
