@@ -2,24 +2,25 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jaxstepper.commands.evaluate_arguments import LONGEST, SHORTEST, parse_evaluate
-from jaxstepper.commands.evaluate_methods import Sweep, candidates, sweeps
+from jaxstepper.commands.evaluate_methods import Candidate, Sweep, candidates, sweeps
 from jaxstepper.commands.evaluate_output import tables, write_csv, write_json
+from jaxstepper.commands.rollout_words import warn_of_domain
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation.curves import curves
 from jaxstepper.evaluation.method import Method, timed
-from jaxstepper.evaluation.problems import problem
+from jaxstepper.evaluation.problems import Problem, problem
 from jaxstepper.evaluation.run import Run
 from jaxstepper.evaluation.work_precision import summary
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config
@@ -39,6 +40,7 @@ def run_evaluate(arguments: list[str]) -> int:
         problem(name, options.orbits, options.seed, options.end_time, options.systems)
         for name in options.problems
     ]
+    _warn_of_domains(to_judge, problems)
     runs: list[Run] = []
     with open_bars(options.quiet) as bars:
         to_run = list(sweeps(options, to_judge, problems))
@@ -55,6 +57,16 @@ def run_evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def _warn_of_domains(to_judge: Sequence[Candidate], problems: Sequence[Problem]) -> None:
+    """Warns of every model that is not known to suit a problem."""
+    for candidate in to_judge:
+        if candidate.model is None:
+            continue
+        for each in problems:
+            name = f"{candidate.name} on {each.name}"
+            warn_of_domain(candidate.model, name, each.tables, each.softening)
+
+
 def _folder(path: str) -> Path:
     out = Path(path)
     if (out / "runs.csv").exists():
@@ -68,10 +80,10 @@ def _conclude(options: argparse.Namespace, out: Path, runs: list[Run]) -> None:
     all_curves = curves(runs)
     found = summary(all_curves, options.targets)
     write_json(out / "summary.json", found, options)
-    print(*tables(found), out / "runs.csv", out / "summary.json", sep="\n")
+    result(*tables(found), out / "runs.csv", out / "summary.json")
     try:
         plot_work_precision(all_curves, out / "work-precision.png")
-        print(out / "work-precision.png")
+        result(out / "work-precision.png")
     except UserError as error:
         note(f"no figure: {error}", quiet=options.quiet)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxstepper.commands.rollout_words import (
     rule_name,
+    words_of_blow_up,
     words_of_failure,
     words_of_wrong_energy,
 )
@@ -13,7 +14,7 @@ from jaxstepper.machine.processes import is_main
 from jaxstepper.physics.conservation import finite_or_none, report
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.reporting.wandb_run import WandbRun
 from jaxstepper.settings.config import Config
 from jaxstepper.stepping.recording import Trajectory
@@ -71,7 +72,7 @@ def print_report(
     what the line says of them.
     """
     steps, watch = outcome.steps, outcome.watch
-    result = {
+    values = {
         "rule": rule_name(config),
         "scheme": config.scheme,
         "wall_time": round(wall_time, 3),
@@ -82,14 +83,14 @@ def print_report(
         **units,
     }
     if is_main():
-        print(json.dumps(result, allow_nan=False))
-    wandb_run.log({name: value for name, value in result.items() if name not in units})
+        result(json.dumps(values, allow_nan=False))
+    wandb_run.log({name: value for name, value in values.items() if name not in units})
     if outcome.status >= STALLED:
         note(words_of_failure(outcome.last, steps, outcome.status, gravity.external is not None))
         return False
-    if result["energy_final"] is None:
+    if values["energy_final"] is None:
         step = outcome.blown_up_at()
-        note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
+        note(words_of_blow_up(step, steps, config))
         return False
     if watch.wrong_step > 0:
         note(words_of_wrong_energy(watch, steps, config))

@@ -9,7 +9,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.pictures.figures import NATURAL
 from jaxstepper.pictures.rollout_picture import plot_rollout
 from jaxstepper.pictures.training_picture import plot_training
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.recordings import read_recording
@@ -65,7 +65,7 @@ def run_plot(arguments: list[str]) -> int:
         beside = Path(f"{run.name}-{PICTURE}") if folders.is_shipped(run) else run / PICTURE
         path = _place(options.out, beside)
         plot_training(run, path, last)
-    print(path)
+    result(path)
     return 0
 
 

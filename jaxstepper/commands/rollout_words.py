@@ -62,6 +62,12 @@ def closest_pair(position: Float[np.ndarray, "N D"]) -> tuple[int, int, float]:
     return i, j, math.dist(position[i], position[j])
 
 
+def words_of_blow_up(step: int, steps: int, config: Config) -> str:
+    """After which step the energy of a rollout is not finite; with a cure."""
+    where = f"the rollout blew up: its energy is not finite after step {step} of {steps}"
+    return f"{where}; {_remedy(config)} helps"
+
+
 def words_of_wrong_energy(watch: Watch, steps: int, config: Config) -> str:
     """When the energy error of a rollout was first seen to be no physics; with a cure."""
     return (
@@ -72,7 +78,11 @@ def words_of_wrong_energy(watch: Watch, steps: int, config: Config) -> str:
 
 
 def warn_of_domain(
-    model: TrainedModel, name: str, tables: np.ndarray, softening: float, tolerance: float | None
+    model: TrainedModel,
+    name: str,
+    tables: np.ndarray,
+    softening: float,
+    tolerance: float | None = None,
 ) -> None:
     """Warns, in a line, of bodies `[B, N, C]` or a tolerance that a model is not known to suit."""
     if not model.domain:
@@ -118,8 +128,13 @@ def _rule_that_keeps(config: Config, tolerance: float) -> str:
 
 
 def _cure(config: Config) -> str:
+    return f"{_remedy(config)} makes it smaller"
+
+
+def _remedy(config: Config) -> str:
+    """What makes energy errors smaller."""
     if aims_at_tolerance(config):
-        return "a smaller --tolerance makes it smaller"
+        return "a smaller --tolerance"
     if rule_name(config) != "fixed":
-        return "a smaller --eta makes it smaller"
-    return "a smaller --dt, or --controller free-fall --symmetrize, makes it smaller"
+        return "a smaller --eta"
+    return "a smaller --dt, or --controller free-fall --symmetrize,"

@@ -51,7 +51,7 @@ from jaxstepper.runs.units import (
     with_G_of_units,
 )
 from jaxstepper.settings.checks import warn_of_ineffective
-from jaxstepper.settings.config import NATIVE_FEATURES, Config
+from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.recording import Trajectory
@@ -77,7 +77,8 @@ def run_simulate(request: Request) -> int:
     config = request.config
     gravity = make_gravity(config)
     _announce(request, model, tables)
-    if model is not None and rule_name(config) == "learned":
+    suits = config.individual == (config.feature_type == DERIVATIVES)  # else it is refused below
+    if model is not None and suits and rule_name(config) == "learned":
         asked = aimed_at(config) if aims_at_tolerance(config) else None
         seen = attracting(tables, config.G)
         warn_of_domain(model, str(config.model_path), seen, config.softening, asked)
@@ -104,7 +105,9 @@ def run_simulate(request: Request) -> int:
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
-        film = film_of(trajectories[0], np.asarray(starts[0].mass))
+        of = units_of(config)
+        shown = None if of is None else of.names
+        film = film_of(trajectories[0], np.asarray(starts[0].mass), shown)
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1

@@ -33,4 +33,4 @@ def is_unbound(table: Table, softening: float, G: float = 1.0) -> bool:
         potential -= mass[i] * float(np.sum(mass[i + 1 :] / apart))
     mean = mass @ v / np.sum(mass)
     kinetic = 0.5 * float(mass @ np.sum((v - mean) ** 2, axis=1))
-    return kinetic + potential > 0
+    return bool(kinetic + potential > 0)

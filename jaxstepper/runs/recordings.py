@@ -322,7 +322,8 @@ def end_of_recording(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _read_npz(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here, since numpy leaves a damaged archive open.
+    with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 

@@ -15,6 +15,7 @@ from jaxstepper.torch_files.state_dict import (
     network_shape,
     to_state_dict,
 )
+from jaxstepper.torch_files.variants import ANEW, unwrapped
 
 FEATURE_TYPES = ("delta_mag", "basic", "rich")
 
@@ -77,6 +78,9 @@ def from_content(content: Any) -> TorchCheckpoint:
     """The checkpoint of a file's content; a UserError if that is incomplete or contradictory."""
     if type(content) is not dict:
         raise UserError("holds no checkpoint: give the path of a model_epoch_XXXX.pt")
+    if content and all(isinstance(value, np.ndarray) for value in content.values()):
+        raise UserError(f"is a bare state_dict, which does not say what its inputs are: {ANEW}")
+    content = unwrapped(content)
     config = _field(content, "config", dict)
     described = config | {"config_summary": ""} | content
     state_dict = _field(content, "model_state_dict", dict, other="model_state")

@@ -221,7 +221,7 @@ def test_a_rollout_that_blows_up_reports_null_and_ends_with_code_1(output):
     assert report["energy_final"] is None
     assert report["energy_residual"] is None
     assert math.isfinite(report["energy_initial"])
-    assert "blew up: its energy is not finite after step 1 of 5" in outcome.err
+    assert "blew up: its energy is not finite after step 1 of 5; a smaller --" in outcome.err
     assert outcome.err.count("\n") == 1
 
 

@@ -173,7 +173,7 @@ def test_a_simulation_logs_its_report_and_keeps_its_trajectory(tmp_path):
     outcome = call(flags, "--dt 1e-5 --wandb --wandb-artifacts --output path.npz")
     assert outcome.code == 0
     (row,) = logged(tmp_path)
-    (report,) = outcome.reports()
+    report = json.loads(outcome.out)
     assert {name: value for name, value in row.items() if not name.startswith("_")} == report
     assert of_kind(tmp_path, "metric") == []
     ((about, files),) = artifacts(tmp_path).items()

@@ -78,6 +78,7 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("distributed", "--distributed", True, False),
     ("coordinator", TOGETHER, "node1:1234", None),
     ("num_processes", TOGETHER, 4, None),
+    ("join_timeout", "--join-timeout 2.5", 2.5, 45.0),
     ("process_id", TOGETHER, 3, None),
     ("history_len", "--history-len 3", 3, 0),
     ("feature_type", "--feature-type rich", "rich", "delta_mag"),

@@ -32,7 +32,8 @@ RULES = {
     "a number > 0": "G output_every "
     "lr energy_threshold E_lower E_upper window_length tolerance_min tolerance_max "
     "norm_L0 norm_V0 norm_A0 norm_T0 mass pos_scale semi_major a_min a_max eta tolerance "
-    "checkpoint_minutes adam_lr lbfgs_lr population_spread rollout_time eta_min eta_max",
+    "checkpoint_minutes join_timeout adam_lr lbfgs_lr population_spread rollout_time eta_min "
+    "eta_max",
     "a number >= 0": "weight_decay vel_scale softening external_field_mass window_start",
     "a number >= 0; with --backwards, time runs backwards": "duration",
     "a number >= 1": "unit_spread mass_range",
