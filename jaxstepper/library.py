@@ -34,6 +34,7 @@ from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
 from jaxstepper.runs.resume import OF_A_PART, what_was_set
 from jaxstepper.runs.start import Start, start_run
+from jaxstepper.runs.units import attracting, with_G_of_units
 from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.command_line import combine
 from jaxstepper.settings.config import OPTIONS, read_option
@@ -168,10 +169,12 @@ def train(
     own_objective = None if isinstance(objective, str) else objective
     tables = None if bodies is None else as_tables(bodies)
     request = _request(objective if isinstance(objective, str) else "", tables, gravity, options)
+    request = with_G_of_units(request)
     if tables is not None:
         config = request.config
         validate_table(tables, "bodies", softening=config.softening)
-        check_precision(tables, "bodies", config.dtype, config.softening)
+        moving = attracting(tables, config.G)
+        check_precision(moving, "bodies", config.dtype, config.softening)
     own = Overrides(network, optimizer, own_objective, gravity)
     start = start_run(request, share=False, bodies=tables, own=own, configure=False)
     epochs = start.config.epochs
@@ -226,6 +229,8 @@ def _request(
     asked |= {"dtype": jnp.zeros((), float).dtype.name, **options}
     if gravity is not None:
         asked["softening"] = float(gravity.softening)
+        if gravity.G != 1:
+            asked["G"] = float(gravity.G)
     if tables is None:
         asked.setdefault("multi_orbit", True)
         asked.setdefault("draw", "apocentre")

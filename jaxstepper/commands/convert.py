@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxstepper.errors import UserError
+from jaxstepper.reporting.note import result
 from jaxstepper.runs import folders
 from jaxstepper.runs.exchange import export, save_as_run
 from jaxstepper.runs.lock import locked
@@ -45,7 +46,7 @@ def run_export(arguments: list[str]) -> int:
     else:
         check_folder_place(out, f"--out {out}")
     for each in names:
-        print(export(run, each, out))
+        result(export(run, each, out))
     return 0
 
 
@@ -72,5 +73,5 @@ def run_import(arguments: list[str]) -> int:
         if file.epoch in folders.epochs_of(run):
             raise UserError(f"{run}: holds epoch {file.epoch} already; name another with --out")
         save_as_run(file, run, options.file)
-    print(run / str(file.epoch))
+    result(run / str(file.epoch))
     return 0

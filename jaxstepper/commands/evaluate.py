@@ -20,7 +20,7 @@ from jaxstepper.evaluation.run import Run
 from jaxstepper.evaluation.work_precision import summary
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config
@@ -80,10 +80,10 @@ def _conclude(options: argparse.Namespace, out: Path, runs: list[Run]) -> None:
     all_curves = curves(runs)
     found = summary(all_curves, options.targets)
     write_json(out / "summary.json", found, options)
-    print(*tables(found), out / "runs.csv", out / "summary.json", sep="\n")
+    result(*tables(found), out / "runs.csv", out / "summary.json")
     try:
         plot_work_precision(all_curves, out / "work-precision.png")
-        print(out / "work-precision.png")
+        result(out / "work-precision.png")
     except UserError as error:
         note(f"no figure: {error}", quiet=options.quiet)
 

@@ -48,7 +48,8 @@ def take_individual_steps(
         config.dt if config.dt > 0 else longest_step(gravity, first, end)
         for first, end in zip(starts, ends, strict=True)
     ]
-    most = max(math.ceil(end / dt) for end, dt in zip(ends, longest, strict=True))
+    spans = [abs(end - config.start_time) for end in ends]
+    most = max(math.ceil(span / dt) for span, dt in zip(spans, longest, strict=True))
     on_main(partial(check_recording, config, most, len(starts)))
     criterion = everywhere(_criterion(config, model))
     with open_bars(config.quiet) as bars:

@@ -1,15 +1,18 @@
 """What `plot` does: the picture of a run's training, or of a recorded rollout."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from jaxstepper.errors import UserError
+from jaxstepper.pictures.figures import NATURAL
 from jaxstepper.pictures.rollout_picture import plot_rollout
 from jaxstepper.pictures.training_picture import plot_training
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_file_place
+from jaxstepper.runs.recordings import read_recording
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
 from jaxstepper.settings.values import PATH, integer
 
@@ -49,10 +52,10 @@ def run_plot(arguments: list[str]) -> int:
     add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = Path(options.what)
-    if file.is_file() or file.suffix == ".npz":
+    if file.is_file() or file.suffix in (".npz", ".h5"):
         rollout = read_rollout(options.what, options.system, options.quiet)
         path = _place(options.out, file.with_suffix(".png"))
-        plot_rollout(rollout, path, file.name)
+        plot_rollout(rollout, path, file.name, *labels_of(options.what))
     else:
         if options.system is not None:
             raise UserError(f"--system {options.system}: is for a rollout, FILE.npz")
@@ -62,7 +65,7 @@ def run_plot(arguments: list[str]) -> int:
         beside = Path(f"{run.name}-{PICTURE}") if folders.is_shipped(run) else run / PICTURE
         path = _place(options.out, beside)
         plot_training(run, path, last)
-    print(path)
+    result(path)
     return 0
 
 
@@ -103,17 +106,15 @@ def read_rollout(
     return rollout
 
 
+def labels_of(path: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """The names of the bodies of a recorded rollout, and its units."""
+    found = read_recording(path)
+    return found.names, found.about.get("units", NATURAL)
+
+
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            rollout = {name: file[name] for name in DIMENSIONS}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
-    except Exception as error:  # a damaged archive can raise anything
-        raise UserError(f"{path}: is not a rollout that simulate --output wrote") from error
-    if any(array.dtype.kind != "f" for array in rollout.values()):
-        raise UserError(f"{path}: its arrays do not hold real numbers")
-    return rollout
+    arrays = read_recording(path).arrays
+    return {name: arrays[name] for name in DIMENSIONS}
 
 
 def _without_padding(rollout: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.errors import UserError
 from jaxstepper.physics.conservation import finite_or_none
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.runs.resume import HARMLESS
@@ -213,7 +213,7 @@ def _report(sweep: Sweep, file: str, name: str, study: Study, say: Callable[[str
     }
     say(f"its run is {run}" if here else f"its run is not here; it was to be {run}")
     say(f"trains it anew: {report['command']}")
-    print(json.dumps(report))
+    result(json.dumps(report))
     return 0
 
 

@@ -60,6 +60,7 @@ class Peers:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _news: threading.Event = field(default_factory=threading.Event)
     _verdict: tuple[str, int, bool] = ("", 0, False)
+    _watcher: threading.Thread | None = None
 
     # --- the roll call ---------------------------------------------------------------------------
 
@@ -71,10 +72,14 @@ class Peers:
         """
         self.names = {self.index: f"{socket.gethostname()}, pid {os.getpid()}"}
         deadline = time.monotonic() + seconds
-        if self.index == 0:
-            self._wait_for_all(deadline, seconds)
-        else:
-            self._come(deadline, seconds)
+        try:
+            if self.index == 0:
+                self._wait_for_all(deadline, seconds)
+            else:
+                self._come(deadline, seconds)
+        except UserError:
+            self.close()
+            raise
         for line in self._lines.values():
             line.settimeout(None)
             _probe(line)
@@ -87,7 +92,7 @@ class Peers:
             door = socket.create_server(("", port), family=family, dualstack_ipv6=both)
         except OSError as error:
             raise UserError(
-                f"{self.address}: process 0 cannot listen there ({error.strerror}); "
+                f"{self.address}: process 0 cannot listen there ({os.strerror(error.errno or 0)}); "
                 "choose another port"
             ) from error
         with door:
@@ -153,8 +158,8 @@ class Peers:
             if what == "missing":
                 missing = [int(word) for word in rest.split()]
             elif not what and time.monotonic() < deadline:
-                time.sleep(RETRY)  # process 0 has left; another may come
                 line.close()
+                time.sleep(RETRY)  # process 0 has left; another may come
                 return self._come(deadline, seconds)
         if not missing:
             raise UserError(
@@ -183,7 +188,8 @@ class Peers:
 
     def watch(self) -> None:
         """Watches the others from now on, in a thread."""
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -238,6 +244,16 @@ class Peers:
         else:
             what, code = words.split()
             self._send_all(f"{what} {self.index} {code}")
+
+    def close(self) -> None:
+        """Gives the connections up, as the end of the process does."""
+        for line in self._lines.values():
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        if self._watcher is not None:
+            self._watcher.join()
+        for line in self._lines.values():
+            line.close()
 
     def _send_all(self, words: str) -> None:
         for line in self._lines.values():
@@ -316,3 +332,4 @@ def _pass_on(source: socket.socket, sink: socket.socket, closes: bool) -> None:
             sink.sendall(data)
     if closes:
         sink.close()
+        source.close()

@@ -119,7 +119,7 @@ def are_names(words: Sequence[str]) -> bool:
 
 def _meanings(names: Sequence[str]) -> list[Meaning | None]:
     """What each name stands for; None if it is unknown. Axes count from 0 or 1."""
-    words = [_plain(name) for name in names]
+    words = [_plain(name_and_unit(name)[0]) for name in names]
     meanings = [_meaning(word) for word in words]
     for kind in "xv":
         numbered = {

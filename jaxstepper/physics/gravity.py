@@ -21,9 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxstepper.machine.devices import share_rows
-
 from jaxstepper.errors import require
+from jaxstepper.machine.devices import share_rows
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
 UNROLLED_UP_TO = 6
@@ -113,9 +112,9 @@ def self_acceleration(
     softening: float = 0.0,
     by_component: bool = False,
 ) -> Float[Array, "N D"]:
-    """With G = 1, a_i = sum_{j != i} m_j (x_j - x_i) / (|x_j - x_i|^2 + softening^2)^(3/2), `[N, D]`.
+    """a_i = sum_{j != i} m_j (x_j - x_i) / (|x_j - x_i|^2 + softening^2)^(3/2), `[N, D]`.
 
-    Bodies at the same place do not attract each other, and the gradient is finite there.
+    Here G = 1. Bodies at the same place do not attract each other; the gradient is finite there.
     """
     if position.shape[0] == 1:
         return jnp.zeros_like(position)

@@ -95,7 +95,7 @@ class Units:
             raise UserError(f"{where}: {unit} is no unit of {kind}; name one that is") from error
 
 
-def read_units(words: Sequence[str], where: str) -> Units:
+def read_units(words: str | Sequence[str], where: str = "units") -> Units:
     """The units that these words name: a length, a time or a speed, and a mass; or si or cgs.
 
     Args:
@@ -105,10 +105,10 @@ def read_units(words: Sequence[str], where: str) -> Units:
     Raises:
         UserError: astropy is missing, or the words name something else.
     """
+    words = words.split() if isinstance(words, str) else words
     if len(words) == 1:
         words = SYSTEMS.get(words[0].lower(), tuple(words))
     require(len(words) == 3, f"{where} {' '.join(words)}: {HINT}")
-    units = _astropy()[0]
     length, rate, mass = (_unit(word, where) for word in words)
     is_speed = rate.physical_type == "speed"
     kinds = ("length", "speed" if is_speed else "time", "mass")
@@ -132,6 +132,12 @@ def to_value(quantity: Any, unit: str) -> Any:
         return quantity.to_value(units.Unit(unit))
     except units.UnitConversionError as error:
         raise UserError(f"{quantity.unit} cannot be given in {unit}; check the units") from error
+
+
+def with_unit(values: Any, unit: str) -> Any:
+    """Numbers as an astropy quantity."""
+    units = _astropy()[0]
+    return values * units.Unit(unit)
 
 
 def _unit(word: str, where: str) -> Any:

@@ -45,9 +45,9 @@ INPUT_FIELDS = (
 def make_gravity(config: Config) -> Gravity:
     """The force that moves the bodies of a run."""
     if config.external_field_mass is None or config.external_field_position is None:
-        return Gravity(config.softening)
-    field = tidal_field(config.external_field_mass, config.external_field_position)
-    return Gravity(config.softening, field)
+        return Gravity(config.softening, G=config.G)
+    field = tidal_field(config.G * config.external_field_mass, config.external_field_position)
+    return Gravity(config.softening, field, G=config.G)
 
 
 def with_scales(config: Config, tables: np.ndarray) -> Config:

@@ -31,6 +31,7 @@ COMMON: dict[Command, tuple[str, ...]] = {
         "eccentricity",
         "semi_major",
         "ic_path",
+        "units",
         "num_particles",
         "seed",
         "softening",
@@ -46,6 +47,8 @@ COMMON: dict[Command, tuple[str, ...]] = {
         "Nperiod",
         "steps",
         "output",
+        "output_every",
+        "restart",
         "movie",
         "dtype",
         "device",
@@ -102,6 +105,10 @@ UNSET = {"eccentricity": "none; 0.9 with -a", "semi_major": "none; 1.0 with -e"}
 """What to say of the defaults of options that have one only beside others."""
 
 BRIEF = {
+    "units": "of the bodies and of all else, such as au yr Msun; G = 1 without",
+    "output": "write the trajectory to this .npz or .h5 file, as it comes",
+    "output_every": "time between the states that are written",
+    "restart": "go on with the rollout that this file of --output records",
     "objective": "two-phase training on single steps (gate), training through whole orbits "
     "(window), or of a criterion for individual steps (evolution)",
     "feature_type": "what the network sees: orbital, of pairs, and encounters, of many bodies, are "

@@ -199,7 +199,7 @@ class LogarithmicHamiltonian(Rule):
 
     def init(self, particles: Particles, /) -> Memory:
         p = particles
-        # The masses are G m, so this is G times the potential energy, and h is G times what it says.
+        # The masses are G m, so that energies, and h with them, come G times as large.
         potential = replace(self.gravity, G=1.0).potential_energy(p.position, p.mass, p.time)
         # Sums of positive terms: M^2 - sum m^2 would cancel.
         pairs = jnp.sum(p.mass[1:] * jnp.cumsum(p.mass)[:-1])

@@ -13,6 +13,7 @@ from commandline import assert_refused, call
 
 from jaxstepper.physics.initial_conditions import kepler_batch, plummer_batch, random_table
 from jaxstepper.physics.tables import save_table
+from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.torch_files.file import read
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -42,7 +43,7 @@ def recorded(*argv):
     """The report of a simulation, and the trajectory it wrote."""
     report = simulate(*argv, "--output", "run.npz")
     with np.load("run.npz") as file:
-        return report, dict(file)
+        return report, {name: file[name] for name in Trajectory._fields}
 
 
 def assert_close(mine, theirs):

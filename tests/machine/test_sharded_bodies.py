@@ -113,6 +113,7 @@ def in_a_process(address: str = "", count: int = 1, index: int = 0) -> None:
     print(json.dumps(differences()))
     # Of the rows of a single device it would be 10^6 / devices.
     assert numbers_per_body(10**6) < 100
+    processes.done()
 
 
 def start(arguments: str, devices: int) -> subprocess.Popen:

@@ -78,6 +78,7 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("distributed", "--distributed", True, False),
     ("coordinator", TOGETHER, "node1:1234", None),
     ("num_processes", TOGETHER, 4, None),
+    ("join_timeout", "--join-timeout 2.5", 2.5, 45.0),
     ("process_id", TOGETHER, 3, None),
     ("history_len", "--history-len 3", 3, 0),
     ("feature_type", "--feature-type rich", "rich", "delta_mag"),
@@ -92,6 +93,10 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("dt", "--dt -1", -1.0, -1.0),
     ("steps", "--steps 5", 5, -1),
     ("duration", "--duration 2", 2.0, None),
+    ("start_time", "--start-time -3", -3.0, 0.0),
+    ("backwards", "--backwards", True, False),
+    ("units", "--units au yr msun", ("au", "yr", "msun"), None),
+    ("G", "--G 39.5", 39.5, 1.0),
     ("Nperiod", "--Nperiod 0", 0, 10),
     ("eps", "--eps 0.2", 0.2, 0.1),
     ("num_particles", "--num-particles 3", 3, 2),
@@ -157,6 +162,10 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
 ]
 SIMULATE_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("output", "--output a.npz", "a.npz", None),
+    ("output", "--output a.h5", "a.h5", None),
+    ("output_every", "--output a.h5 --output-every 0.5", 0.5, None),
+    ("output_times", "--output a.h5 --output-times -1 0 2.5", (-1.0, 0.0, 2.5), None),
+    ("restart", "--restart a.npz", "a.npz", None),
     ("controller", "--controller free-fall", "free-fall", None),
     ("eta", "--eta 0.1", 0.1, None),
     ("tolerance", "--tolerance 1e-5", 1e-5, 1e-3),
@@ -338,7 +347,9 @@ def test_refused_values_stay_on_one_short_line() -> None:
     assert refused("train", ["--lr", "1\n2"]) == "--lr 1\\n2: must be a number > 0"
     assert refused("train", ["-s", "a\nb"]).startswith("--save-name a\\nb: must be")
     assert len(refused("train", ["--lr", "9" * 1000])) < 120
-    assert refused("simulate", ["--output", "a.txt"]).endswith("must be a path that ends in .npz")
+    assert refused("simulate", ["--output", "a.txt"]).endswith(
+        "must be a path that ends in .npz or .h5"
+    )
 
 
 @pytest.mark.parametrize(
