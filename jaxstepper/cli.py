@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("train:run_train", "train a network to choose time steps"),
     "simulate": ("simulate:run_simulate", "simulate, with a constant or a learned time step"),
     "both": ("both:run_both", "train, then simulate the result"),
+    "models": ("models:run_models", "list the trained models and what each is good for"),
     "export": ("convert:run_export", "write checkpoints as files for the torch simulator"),
     "import": ("convert:run_import", "make a run of a torch checkpoint file"),
     "plot": ("plot:run_plot", "draw the training of a run, or a recorded rollout"),
@@ -34,6 +35,12 @@ COMMANDS = {
     ),
 }
 """Each command: the module in `commands` and the function that run it, and what it does."""
+
+EXAMPLES = (
+    "simulate -e 0.9 --model-path kepler --symmetrize --output orbit.npz",
+    "plot orbit.npz",
+    "train --config quick_start",
+)
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoReturn:
@@ -99,7 +106,7 @@ def console() -> NoReturn:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    if command in ("-h", "--help", "--version"):
+    if command in ("-h", "--help", "--help-all", "--version"):
         with suppress(OSError):  # as with the help of a command
             print(f"jaxstepper {__version__}" if command == "--version" else _usage(), flush=True)
         return 0
@@ -188,7 +195,10 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "jaxstepper COMMAND --help: its flags; jaxstepper --version",
+            "examples:",
+            *(f"  jaxstepper {example}" for example in EXAMPLES),
+            "",
+            "jaxstepper COMMAND --help: its flags and examples; jaxstepper --version",
         ]
     )
 

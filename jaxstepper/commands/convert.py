@@ -18,6 +18,11 @@ def run_export(arguments: list[str]) -> int:
     parser = CommandParser(
         prog="jaxstepper export",
         description="Writes checkpoints of a run as model_epoch_XXXX.pt for the torch simulator.",
+        examples=(
+            "jaxstepper export demo",
+            "jaxstepper export demo/4 --out exported",
+            "jaxstepper export demo --all",
+        ),
     )
     parser.take("run", allowed=PATH, metavar="RUN", help="a run's name or folder, or RUN/EPOCH")
     which = parser.add_mutually_exclusive_group()
@@ -32,7 +37,8 @@ def run_export(arguments: list[str]) -> int:
         raise UserError(f"--epoch {options.epoch}: {run} holds {', '.join(map(str, saved))}")
     chosen = name if options.epoch is None else options.epoch
     names = saved if options.all else [chosen]
-    out = Path(options.out) if options.out else run
+    # Nothing is written beside a model that comes with the package.
+    out = Path(options.out or ("." if folders.is_shipped(run) else run))
     if out.suffix == ".pt" and len(names) > 1:
         raise UserError(f"--out {out}: is one file, and {len(names)} epochs are to be written")
     if out.suffix == ".pt":
@@ -49,6 +55,11 @@ def run_import(arguments: list[str]) -> int:
     parser = CommandParser(
         prog="jaxstepper import",
         description="Makes a run of a checkpoint file of the torch system. No code in it is run.",
+        examples=(
+            "jaxstepper import model_epoch_0004.pt",
+            "jaxstepper import model_epoch_0004.pt --out checkpoints/imported",
+            "jaxstepper simulate --model-path imported",
+        ),
     )
     parser.take("file", allowed=PATH, metavar="FILE.pt")
     words = "the run's folder; else named like the file"

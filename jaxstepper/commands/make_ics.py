@@ -50,6 +50,11 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="jaxstepper make-ics",
         description="Writes a table of bodies (columns mass, x..., v...; G = 1), or a batch.",
+        examples=(
+            "jaxstepper make-ics kepler -e 0.9 --out pair.csv",
+            "jaxstepper make-ics plummer --num-particles 64 --seed 1 --out sphere.csv",
+            "jaxstepper make-ics kepler -e 0.1 0.9 --count 100 --seed 1 --out pairs.npy",
+        ),
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
 

@@ -49,6 +49,12 @@ Standard output is one JSON object: the best trial's value, values of its seeds,
 that is kept of its median seed (for --model-path), its .pt file and the command that trains it
 anew. The rest goes to standard error."""
 
+EXAMPLES = (
+    "jaxstepper sweep --config sweep --trials 8 --seeds 2",
+    "jaxstepper sweep --config my.toml --minimise relative_work --last 5",
+    "jaxstepper sweep --config my.toml --storage postgresql://me@host/db",
+)
+
 SHOWN = 5
 
 
@@ -109,15 +115,10 @@ def _outcome(study: Study, number: int, how: str, why: str) -> str:
 
 
 def _parser() -> CommandParser:
-    from argparse import RawDescriptionHelpFormatter
-
     parser = CommandParser(
-        prog="jaxstepper sweep",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
+        prog="jaxstepper sweep", description=DESCRIPTION, epilog=EPILOG, examples=EXAMPLES
     )
-    words = "TOML file with a table [sweep]"
+    words = "TOML file with a table [sweep], or the name of one that comes with jaxstepper"
     parser.take("--config", allowed=PATH, required=True, metavar="FILE", help=words)
     parser.take("--trials", allowed=COUNT, default=20, help="in all (default: 20)")
     parser.take(
@@ -148,7 +149,6 @@ def _parser() -> CommandParser:
     )
     words = "folder that holds the runs"
     parser.take("--checkpoint-dir", allowed=PATH, metavar="DIR", help=words)
-    parser.add_argument("--quiet", action="store_true", help="print the JSON and errors only")
     return parser
 
 

@@ -7,6 +7,7 @@ the third that was saved in the middle of it.
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -30,6 +31,9 @@ from jaxstepper.runs.seal import Damaged, check_seal, seal
 
 FORMAT = 2
 """Version of the layout; a higher one was written by a newer jaxstepper."""
+
+METADATA = "_CHECKPOINT_METADATA"
+"""Orbax's file, in a checkpoint, of what it says beside its arrays."""
 
 ADDED_LATER = "progress"
 """A field of the state that checkpoints of training on windows once did not have."""
@@ -120,11 +124,34 @@ def read(path: Path) -> Checkpoint:
 
 def metrics_of(path: Path) -> dict[str, Any]:
     """The metrics of a checkpoint, whose seal is not checked; `Damaged` if they cannot be read."""
+    return words_of(path)["metrics"]
+
+
+def words_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint says beside its arrays: config, metrics, about.
+
+    Its seal is not checked; raises `Damaged` if they cannot be read.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), _alone():
-            return ocp.metadata(path.resolve()).custom_metadata["metrics"]
+            words = ocp.metadata(path.resolve()).custom_metadata
+            return {name: words[name] for name in ("config", "metrics", "about")}
     except Exception as error:
         raise Damaged(first_line(error)) from error
+
+
+def annotate(path: Path, notes: Mapping[str, Any]) -> None:
+    """Adds to the notes of a checkpoint (`about`), JSON values, and seals it anew.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    check_seal(path)
+    file = path / METADATA
+    words = json.loads(file.read_text(encoding="utf-8"))
+    words["custom_metadata"]["about"] |= notes
+    file.write_text(json.dumps(words), encoding="utf-8")
+    seal(path)
 
 
 def _alone() -> AbstractContextManager[Any]:
