@@ -147,7 +147,7 @@ def _inside(mass: Values, i: int, centre: str) -> slice:
 
 def _mean(mass: Values, z: Values, these: slice) -> Values:
     total = float(np.sum(mass[these]))
-    require(bool(total > 0), "elements need a mass > 0 inside every orbit")
+    require(total > 0, "elements need a mass > 0 inside every orbit")
     return np.asarray(mass[these] @ z[these] / total)
 
 

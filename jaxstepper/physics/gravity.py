@@ -2,12 +2,13 @@
 
 G is 1 unless `Gravity` says otherwise.
 
-There are three ways to sum over pairs. A handful of bodies is unrolled into scalar arithmetic,
+There are four ways to sum over pairs. A handful of bodies is unrolled into scalar arithmetic,
 which XLA fuses into one kernel without loops. Larger systems go through the pair matrix in blocks,
-so that memory grows as N, not N^2: a CPU takes small blocks, a few columns at a time; an
-accelerator takes large blocks of whole rows, and XLA sums each row without storing it. All three
-subtract positions first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would lose close pairs
-to cancellation. Within `machine.devices.sharded`, devices share the rows of the larger systems.
+so that memory grows as N, not N^2: a CPU takes a few columns at a time while they are short, and
+then rows; an accelerator takes large blocks of whole rows, and XLA sums each row without storing
+it. All of them subtract positions first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would
+lose close pairs to cancellation. Within `machine.devices.sharded`, devices share the rows of the
+larger systems.
 """
 
 import math
@@ -23,12 +24,21 @@ from jaxtyping import Array, Float, Int
 
 from jaxstepper.errors import require
 from jaxstepper.machine.devices import share_rows
+from jaxstepper.physics.fast_roots import inverse_cube, inverse_root
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
 UNROLLED_UP_TO = 6
 # Bodies whose pull on all others is in memory at once (tried: 4 to 64). With fewer than 16, XLA
 # computes each weight once for every component.
 SOURCES_AT_ONCE = 16
+# On a CPU, up to this many bodies are summed by their sources. For more, XLA would share such small
+# blocks between threads, which costs more than it saves.
+BY_SOURCES_UP_TO = 80
+# Beyond, the pulls of so many blocks of so many sources are added in vectors, and in scalars from
+# there on. XLA keeps the whole of such a sum in registers, and computes each weight once.
+BLOCKS, BLOCK = 4, 16
+# Pairs at once in such sums, in whole rows: enough to share between threads.
+PAIRS_IN_BLOCKS = 131_072
 # Entries of the pair matrix at once, in whole rows. On a CPU, they stay in cache.
 PAIRS_AT_ONCE = 4096
 # An accelerator needs work for all its threads, and every block costs a launch.
@@ -120,10 +130,12 @@ def self_acceleration(
         return jnp.zeros_like(position)
     if position.shape[0] <= UNROLLED_UP_TO:
         return _acceleration_unrolled(position, mass, softening, by_component)
+    few = position.shape[0] <= BY_SOURCES_UP_TO
+    on_cpu = _acceleration_by_sources if few else _acceleration_in_blocks
 
     def pull_on(targets: Float[Array, "K D"]) -> Float[Array, "K D"]:
         return by_platform(
-            cpu=lambda: _acceleration_by_sources(targets, position, mass, softening),
+            cpu=lambda: on_cpu(targets, position, mass, softening),
             accelerator=lambda: _acceleration_by_rows(targets, position, mass, softening),
         )
 
@@ -220,7 +232,11 @@ def _acceleration_unrolled(
     count, dim = position.shape
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
     r_squared = [sum((position[j, k] - position[i, k]) ** 2 for k in range(dim)) for i, j in pairs]
-    inverse = inverse_distance(jnp.stack(r_squared) + softening**2)
+    # A single root comes sooner by division, and many by multiplication. Not `by_platform`, which
+    # under `vmap` would put the systems on the first axis.
+    many_on_cpu = by_component and jax.default_backend() == "cpu"
+    root = inverse_root if many_on_cpu else inverse_distance
+    inverse = root(jnp.stack(r_squared) + softening**2)
     inverse_cubed = inverse * inverse * inverse
 
     def add_pulls(x: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
@@ -259,13 +275,55 @@ def _acceleration_by_sources(
         x_s, m_s = block
         dx = [x_s[:, k, None] - x[k] for k in range(dim)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
-        inverse = inverse_distance(r_squared)
-        weight = m_s[:, None] * inverse * inverse * inverse
+        weight = m_s[:, None] * inverse_cube(r_squared)
         pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in range(size)] for k in range(dim)]
         return [sum(pulls_k, start=a_k) for a_k, pulls_k in zip(a, pulls, strict=True)], None
 
     zero = [jnp.zeros_like(x_k) for x_k in x]
     return jnp.stack(lax.scan(add_pull, zero, (sources, masses))[0], axis=1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _acceleration_in_blocks(
+    targets: Float[Array, "K D"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, "K D"]:
+    """Sums the pulls on some targets at a time, all components of a pull in one loop."""
+    count = position.shape[0]
+    missing = -count % (BLOCKS * BLOCK)
+    # Massless copies of the last body fill up the last block.
+    sources = jnp.pad(position.T, ((0, 0), (0, missing)), mode="edge")
+    masses = jnp.pad(mass, (0, missing))
+
+    def of_some(some: Float[Array, "K D"]) -> Float[Array, "K D"]:
+        dx = [x_s - x[:, None] for x_s, x in zip(sources, some.T, strict=True)]
+        r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, position.dtype))
+        weight = masses * inverse_cube(r_squared)
+        blocks = [(weight * d).reshape(len(some), -1, BLOCKS, BLOCK) for d in dx]
+        return jnp.stack([jnp.sum(x, (1, 2)) for x in sum_together(blocks, 2)], axis=1)
+
+    most = max(1, PAIRS_IN_BLOCKS // count)
+    if len(targets) <= most:
+        return of_some(targets)
+    return lax.map(lambda one: of_some(one[None])[0], targets, batch_size=most)
+
+
+@_acceleration_in_blocks.defjvp
+def _slope_in_blocks(softening: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """That of the sum by sources, whose derivatives need no more memory than itself."""
+    return jax.jvp(partial(_acceleration_by_sources, softening=softening), primals, tangents)
+
+
+def sum_together(terms: list[Array], axis: int) -> list[Array]:
+    """Sums over an axis, in one loop for all, which computes once what they share."""
+    zero = [jnp.zeros((), terms[0].dtype)] * len(terms)
+
+    def add(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(x + y for x, y in zip(one, other, strict=True))
+
+    return list(lax.reduce(tuple(terms), tuple(zero), add, (axis,)))
 
 
 def _acceleration_by_rows(

@@ -17,17 +17,18 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstepper.machine.devices import share_rows
+from jaxstepper.physics.fast_roots import inverse_root
 from jaxstepper.physics.gravity import (
+    BLOCK,
+    BLOCKS,
     PAIRS_AT_ONCE_ON_ACCELERATOR,
     UNROLLED_UP_TO,
     Gravity,
     by_platform,
     inverse_distance,
+    sum_together,
 )
 
-# On a CPU, the pulls of so many blocks of so many sources are added in vectors, and in scalars from
-# there on. XLA keeps the whole of such a sum in registers, and computes each weight once.
-BLOCKS, BLOCK = 4, 16
 # Pairs at once on a CPU, in whole rows; they stay in cache.
 PAIRS_AT_ONCE = 32768
 
@@ -115,9 +116,9 @@ def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: floa
     mass = jnp.pad(mass, (0, missing))
 
     def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
-        pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening)
+        pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening, inverse_root)
         blocks = [pull.reshape(len(some), -1, BLOCKS, block) for pull in pulls]
-        return jnp.stack([jnp.sum(x, (1, 2)) for x in _sum_together(blocks, 2)], axis=1)
+        return jnp.stack([jnp.sum(x, (1, 2)) for x in sum_together(blocks, 2)], axis=1)
 
     return _by_some(of_some, targets, max(1, PAIRS_AT_ONCE // mass.shape[0]))
 
@@ -125,7 +126,7 @@ def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: floa
 def _sums_by_rows(targets: Array, sources: Array, mass: Array, softening: float) -> Array:
     def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
         pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening)
-        return jnp.stack(_sum_together(pulls, 1), axis=1)
+        return jnp.stack(sum_together(pulls, 1), axis=1)
 
     return _by_some(of_some, targets, max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // mass.shape[0]))
 
@@ -137,23 +138,19 @@ def _by_some(of_some: Callable[[Array], Array], targets: Array, most: int) -> Ar
     return lax.map(lambda one: of_some(one[None])[0], targets.T, batch_size=most).T
 
 
-def _sum_together(terms: list[Array], axis: int) -> list[Array]:
-    """Sums over an axis, in one loop for all, which computes once what they share."""
-    zero = [jnp.zeros((), terms[0].dtype)] * len(terms)
-
-    def add(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(x + y for x, y in zip(one, other, strict=True))
-
-    return list(lax.reduce(tuple(terms), tuple(zero), add, (axis,)))
-
-
-def _pull(source: Array, target: Array, mass: Array, softening: float) -> list[Array]:
+def _pull(
+    source: Array,
+    target: Array,
+    mass: Array,
+    softening: float,
+    root: Callable[[Array], Array] = inverse_distance,
+) -> list[Array]:
     """Components of acceleration and jerk by a source, and the size of its acceleration."""
     dim = len(source) // 2
     difference = [s - t for s, t in zip(source, target, strict=True)]
     r, v = difference[:dim], difference[dim:]
     r_squared = _dot(r, r)
-    inverse = inverse_distance(r_squared + softening**2)
+    inverse = root(r_squared + softening**2)
     square = inverse * inverse
     weight = mass * square * inverse
     approach = 3 * square * _dot(r, v)

@@ -3,7 +3,7 @@
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import Any
 
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import is_main
@@ -15,8 +15,8 @@ def note(message: str, quiet: bool = False) -> None:
         put(message, sys.stderr)
 
 
-def put(line: str, stream: TextIO | None) -> None:
-    """Prints a line. If it cannot be written, that ends nothing, and is told once.
+def put(line: str, stream: Any) -> None:
+    """Prints a line on a text stream. If it cannot be written, that ends nothing, and is told once.
 
     From then on the stream takes everything and keeps nothing: a part of a line may wait in it, and
     would fail again.
@@ -50,7 +50,7 @@ def result(*lines: object) -> None:
         ) from error
 
 
-def silence(stream: TextIO) -> None:
+def silence(stream: Any) -> None:
     """Discards whatever is still to be written to a stream."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,5 +1,6 @@
 """Loads trained networks: from a run, one of its epochs, or a `.pt` file."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.network.step_network import Variables, as_step_network, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.runs import checkpoints, folders
-from jaxstepper.runs.domain import Domain
+from jaxstepper.runs.domain import Domain, outside
 from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
 from jaxstepper.settings.config import DERIVATIVES, Config
 from jaxstepper.settings.request import Request
@@ -149,8 +150,13 @@ def load_rule(
 
     Raises:
         UserError: there is no such network, it cannot be read, or the softening is another.
+
+    Warns of a tolerance that the network is not known to keep to; `simulate` warns of bodies, too.
     """
     model = load_model(str(model_path), checkpoint_dir)
+    for said in outside(model.domain, [{"tolerance": tolerance}]):
+        where = f"outside of what {model_path} is known to be good for: {said}"
+        warnings.warn(where, stacklevel=2)
     asked = Config(softening=gravity.softening, tolerance=tolerance)
     request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
     # Whatever dtype the network was trained in, it runs in that of the particles.

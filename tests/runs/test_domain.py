@@ -14,6 +14,7 @@ from jaxstepper.physics.initial_conditions import (
 )
 from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.domain import outside, quantities, virial_radius, words_of_range
+from jaxstepper.runs.models import load_rule
 from jaxstepper.runs.seal import Damaged, check_seal
 
 
@@ -82,6 +83,11 @@ def test_notes_go_into_a_checkpoint_that_stays_sealed(tmp_path):
     (path / "_CHECKPOINT_METADATA").write_text("{}")
     with pytest.raises(Damaged):
         checkpoints.annotate(path, {})
+
+
+def test_a_program_is_warned_of_a_tolerance_outside():
+    with pytest.warns(UserWarning, match="kepler is known.*: tolerance 0.1, not 1e-06 to 0.01"):
+        load_rule("kepler", tolerance=0.1)
 
 
 @pytest.mark.parametrize("name", folders.shipped())
