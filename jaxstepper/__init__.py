@@ -10,12 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
+    from jaxstepper.machine.devices import everywhere, sharded
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
     from jaxstepper.physics.diagnostics import total_energy
+    from jaxstepper.physics.elements import Elements, from_elements, to_elements
     from jaxstepper.physics.gravity import ExternalField, Gravity
     from jaxstepper.physics.initial_conditions import kepler_pair, plummer
     from jaxstepper.physics.particles import Particles, from_table
+    from jaxstepper.physics.quantities import (
+        from_amuse,
+        from_quantities,
+        to_amuse,
+        to_quantities,
+    )
+    from jaxstepper.physics.rebound_systems import from_rebound, to_rebound
+    from jaxstepper.physics.systems import System
+    from jaxstepper.physics.units import Units, read_units
+    from jaxstepper.runs.keeping import go_on, record_to
     from jaxstepper.runs.models import load_controller, load_criterion, load_rule
+    from jaxstepper.runs.recordings import Recording, read_recording
     from jaxstepper.stepping.criteria import Aarseth, Criterion
     from jaxstepper.stepping.individual import run_individual
     from jaxstepper.stepping.individual_state import at_common_time, evaluations
@@ -29,7 +42,6 @@ if TYPE_CHECKING:
         PowerLaw,
         free_fall,
     )
-    from jaxstepper.stepping.recording import record
     from jaxstepper.stepping.rollout import Limits, run_steps, run_until
     from jaxstepper.stepping.rule import (
         Controller,
@@ -44,6 +56,7 @@ if TYPE_CHECKING:
         symmetrized,
     )
     from jaxstepper.stepping.scheme import BlanesMoan, Chin, Hermite, Leapfrog, Scheme
+    from jaxstepper.trajectory import Trajectory, record
 
 __version__ = "0.1.0"
 
@@ -55,6 +68,7 @@ __all__ = [
     "Controller",
     "Criterion",
     "DistanceOverAcceleration",
+    "Elements",
     "ExternalField",
     "Fixed",
     "FreeFall",
@@ -70,40 +84,66 @@ __all__ = [
     "OrbitalRule",
     "Particles",
     "PowerLaw",
+    "Recording",
     "Rule",
     "Scaled",
     "Scheme",
     "Symmetrized",
+    "System",
     "Trained",
+    "Trajectory",
+    "Units",
     "at_common_time",
     "evaluations",
+    "everywhere",
     "fixed",
     "free_fall",
+    "from_amuse",
+    "from_elements",
+    "from_quantities",
+    "from_rebound",
     "from_table",
+    "go_on",
     "kepler_pair",
     "load_controller",
     "load_criterion",
     "load_rule",
     "memoryless",
     "plummer",
+    "read_recording",
+    "read_units",
     "record",
+    "record_to",
     "run_individual",
     "run_steps",
     "run_until",
     "scaled",
+    "sharded",
     "symmetrized",
+    "to_amuse",
+    "to_elements",
+    "to_quantities",
+    "to_rebound",
     "total_energy",
     "train",
 ]
 
 _HOMES = {
     "library": ("Trained", "train"),
+    "machine.devices": ("everywhere", "sharded"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
     "physics.diagnostics": ("total_energy",),
+    "physics.elements": ("Elements", "from_elements", "to_elements"),
     "physics.gravity": ("ExternalField", "Gravity"),
     "physics.initial_conditions": ("kepler_pair", "plummer"),
     "physics.particles": ("Particles", "from_table"),
+    "physics.quantities": ("from_amuse", "from_quantities", "to_amuse", "to_quantities"),
+    "physics.rebound_systems": ("from_rebound", "to_rebound"),
+    "physics.systems": ("System",),
+    "physics.units": ("Units", "read_units"),
+    "runs.keeping": ("go_on", "record_to"),
     "runs.models": ("load_controller", "load_criterion", "load_rule"),
+    "runs.recordings": ("Recording", "read_recording"),
     "stepping.criteria": ("Aarseth", "Criterion"),
     "stepping.individual": ("run_individual",),
     "stepping.individual_state": ("at_common_time", "evaluations"),
@@ -117,7 +157,6 @@ _HOMES = {
         "PowerLaw",
         "free_fall",
     ),
-    "stepping.recording": ("record",),
     "stepping.rollout": ("Limits", "run_steps", "run_until"),
     "stepping.rule": (
         "Controller",
@@ -132,6 +171,7 @@ _HOMES = {
         "symmetrized",
     ),
     "stepping.scheme": ("BlanesMoan", "Chin", "Hermite", "Leapfrog", "Scheme"),
+    "trajectory": ("Trajectory", "record"),
 }
 
 

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
@@ -19,6 +20,7 @@ COMMANDS = {
     "train": ("train:run_train", "train a network to choose time steps"),
     "simulate": ("simulate:run_simulate", "simulate, with a constant or a learned time step"),
     "both": ("both:run_both", "train, then simulate the result"),
+    "models": ("models:run_models", "list the trained models and what each is good for"),
     "export": ("convert:run_export", "write checkpoints as files for the torch simulator"),
     "import": ("convert:run_import", "make a run of a torch checkpoint file"),
     "plot": ("plot:run_plot", "draw the training of a run, or a recorded rollout"),
@@ -34,6 +36,12 @@ COMMANDS = {
 }
 """Each command: the module in `commands` and the function that run it, and what it does."""
 
+EXAMPLES = (
+    "simulate -e 0.9 --model-path kepler --symmetrize --output orbit.npz",
+    "plot orbit.npz",
+    "train --config quick_start",
+)
+
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and leaves the process.
@@ -48,19 +56,19 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
     arguments = list(sys.argv[1:] if argv is None else argv)
     if command is None:
         command = arguments.pop(0) if arguments else "--help"
+    _open_what_is_closed()
     _show_warnings_as_lines()
     try:
         try:
             code = _run(command, arguments)
         except SystemExit as left:  # the parser has printed its help
             code = int(left.code or 0)
-        sys.stdout.flush()
     except UserError as error:
-        print(one_line(f"jaxstepper {command}: error: {error}"), file=sys.stderr)
+        _complain(f"jaxstepper {command}: error: {error}")
         code = 2
         _leave_the_others(code)
     except KeyboardInterrupt:
-        print(f"jaxstepper {command}: interrupted", file=sys.stderr)
+        _complain(f"jaxstepper {command}: interrupted")
         code = 130
         _leave_the_others(code)
     except BrokenPipeError:
@@ -68,12 +76,27 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
         code = 0
         _silence(sys.stderr)
         _leave_the_others(code)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and _fails(sys.stdout):
+            what = (
+                f"standard output cannot be written ({error.strerror}); what it was to get is lost"
+            )
+            _complain(f"jaxstepper {command}: error: {what}")
+            _leave_the_others(2)
+            sys.exit(2)
         if _is_one_of_several():
+            from jaxstepper.machine.processes import end_if_another_has
+
+            end_if_another_has()
             traceback.print_exc()
             _leave_the_others(1)
         raise
-    _flush_output()
+    for stream in (sys.stdout, sys.stderr):
+        _fails(stream)  # here, since Python would exit with code 120
+    if _is_one_of_several():
+        from jaxstepper.machine.processes import done
+
+        done()
     sys.exit(code)
 
 
@@ -83,8 +106,9 @@ def console() -> NoReturn:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    if command in ("-h", "--help", "--version"):
-        print(f"jaxstepper {__version__}" if command == "--version" else _usage())
+    if command in ("-h", "--help", "--help-all", "--version"):
+        with suppress(OSError):  # as with the help of a command
+            print(f"jaxstepper {__version__}" if command == "--version" else _usage(), flush=True)
         return 0
     if command not in COMMANDS:
         raise UserError(f"there is no such command; choose from {', '.join(COMMANDS)}")
@@ -106,31 +130,52 @@ def _requests(command: str, arguments: list[str]) -> tuple[Any, ...]:
         requests = (parse("train" if command == "train" else "simulate", arguments),)
     from jaxstepper.runs.jax_setup import join
 
-    join(requests[0].config)
+    def say(line: str) -> None:
+        _complain(f"jaxstepper {command}: {line}")
+
+    join(requests[0].config, say)
     return requests
 
 
-def _flush_output() -> None:
-    """Flushes standard output, as Python does at exit, but ignores a closed pipe."""
+def _open_what_is_closed() -> None:
+    """Gives standard streams that are closed a place, lest files that are opened take theirs."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _complain(line: str) -> None:
+    """Prints a line on standard error, if that can be written."""
+    with suppress(OSError, ValueError):
+        print(one_line(line), file=sys.stderr, flush=True)
+
+
+def _fails(stream: TextIO) -> bool:
+    """Whether a stream cannot be written; it then discards what is left."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence(sys.stdout)
+        stream.flush()
+    except (OSError, ValueError):
+        _silence(stream)
+        return True
+    return False
 
 
 def _silence(stream: TextIO) -> None:
     """Discards whatever is still to be written to a stream."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _leave_the_others(code: int) -> None:
-    """Exits at once if this is one of several processes; a normal exit would wait for the others.
-
-    They wait for this one elsewhere, and end when it is gone.
-    """
+    """Exits at once if this is one of several processes; a normal exit would wait for them."""
     if _is_one_of_several():
-        sys.stdout.flush()
-        os._exit(code)
+        from jaxstepper.machine.processes import leave
+
+        leave(code)
 
 
 def _is_one_of_several() -> bool:
@@ -150,7 +195,10 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "jaxstepper COMMAND --help: its flags; jaxstepper --version",
+            "examples:",
+            *(f"  jaxstepper {example}" for example in EXAMPLES),
+            "",
+            "jaxstepper COMMAND --help: its flags and examples; jaxstepper --version",
         ]
     )
 

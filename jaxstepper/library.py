@@ -25,13 +25,16 @@ from jaxstepper.physics.particles import Particles, to_table
 from jaxstepper.physics.precision import check_precision
 from jaxstepper.physics.tables import validate_table
 from jaxstepper.reporting.bars import open_bars
+from jaxstepper.reporting.notebook_bars import NotebookBars, is_notebook
 from jaxstepper.reporting.training_bars import TrainingBars
 from jaxstepper.runs import folders
+from jaxstepper.runs.lock import locked
 from jaxstepper.runs.models import DEFAULT_ETA
 from jaxstepper.runs.objectives import KINDS, Overrides
 from jaxstepper.runs.places import check_run_place
 from jaxstepper.runs.resume import OF_A_PART, what_was_set
 from jaxstepper.runs.start import Start, start_run
+from jaxstepper.runs.units import attracting, with_G_of_units
 from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.command_line import combine
 from jaxstepper.settings.config import OPTIONS, read_option
@@ -124,7 +127,8 @@ class Trained:
         require(len(history) > 0, f"{folder}: no epoch has ended, so there is nothing to save")
         place = {"save_name": folder.name, "checkpoint_dir": str(folder.parent)}
         config = to_dict(self.start.config) | place
-        save_run(folder, state, self.start.tables, history, config=config, about=self.about)
+        with locked(folder):
+            save_run(folder, state, self.start.tables, history, config=config, about=self.about)
         return folder
 
 
@@ -165,14 +169,16 @@ def train(
     own_objective = None if isinstance(objective, str) else objective
     tables = None if bodies is None else as_tables(bodies)
     request = _request(objective if isinstance(objective, str) else "", tables, gravity, options)
+    request = with_G_of_units(request)
     if tables is not None:
         config = request.config
         validate_table(tables, "bodies", softening=config.softening)
-        check_precision(tables, "bodies", config.dtype, config.softening)
+        moving = attracting(tables, config.G)
+        check_precision(moving, "bodies", config.dtype, config.softening)
     own = Overrides(network, optimizer, own_objective, gravity)
     start = start_run(request, share=False, bodies=tables, own=own, configure=False)
     epochs = start.config.epochs
-    with open_bars(quiet=not progress) as bars:
+    with NotebookBars() if progress and is_notebook() else open_bars(not progress) as bars:
         shown = TrainingBars(bars, start.objective, 0, epochs)
 
         def note(metrics: dict[str, Any]) -> None:
@@ -223,6 +229,8 @@ def _request(
     asked |= {"dtype": jnp.zeros((), float).dtype.name, **options}
     if gravity is not None:
         asked["softening"] = float(gravity.softening)
+        if gravity.G != 1:
+            asked["G"] = float(gravity.G)
     if tables is None:
         asked.setdefault("multi_orbit", True)
         asked.setdefault("draw", "apocentre")

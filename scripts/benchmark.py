@@ -1,13 +1,20 @@
 """Measures what jaxstepper takes for its work, as ratios within one run.
 
-    python scripts/benchmark.py [--only PATTERN] [--json FILE] [--plot FILE] [--quick]
+    python scripts/benchmark.py [--only PATTERN] [--gpu] [--json FILE] [--plot FILE] [--quick]
 
 PATTERN is a group (rollouts, systems, learned, retrain, replay, orbits, chip, startup, growth) or
-matches names of rows. A row is {name, value, unit, reference, reference_value, ratio, goal}; ratio
-says how many times better than the reference we are, and a ratio >= goal is good. Times are the
-best of some runs, in turns with the peer's; compile time is in a column of its own, and in no other
-figure. On a GPU, systems, orbits and chip go to larger sizes.
+matches names of rows. Of a row, `ratio` says how many times better than the reference we are, and a
+ratio >= goal is good. Times are the best of some runs, in turns with the peer's; compile time is in
+a column of its own, and in no other figure. On a GPU, systems, orbits and chip go to larger sizes.
 Peers that are not installed (the packages `rebound` and `torch`) leave NaN.
+
+Every row goes to the file of the machine in scripts/benchmarks, in the place of the row of its
+name, with the load and the versions it was measured with; from these files
+scripts/benchmark_tables.py makes the table of the README. With --quick no file is written unless
+--json names one.
+
+--gpu measures everything worth knowing on one card within eight minutes, the most telling first
+(`tasks` in benchmark_gpu.py); with --quick, all of that in small on any machine.
 
 What bounds each from below:
 
@@ -41,23 +48,24 @@ growth: cost of a unit of work against size, without a goal; --plot draws it. Th
 
 import argparse
 import fnmatch
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import benchmark_chip as chip
+import benchmark_gpu as gpu
+import benchmark_machine as machine
 import benchmark_rollouts as rollouts
 import benchmark_startup as startup
 import benchmark_training as training
 import jax
 from benchmark_plot import plot_growth
+from benchmark_results import Results
 from benchmark_rows import Row
 
+from jaxstepper.errors import UserError
 from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.settings.config import Config
-
-FIELDS = ("name", "value", "unit", "reference", "reference_value", "ratio", "goal")
 
 
 def groups(quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
@@ -92,6 +100,8 @@ def _all_growth(repeats: int, quick: bool) -> Iterator[Row]:
 
 def line(row: Row) -> str:
     """A line of the table."""
+    if row.error:
+        return f"{row.name:<30} failed: {row.error}"
     goal = "" if row.goal is None else f"{row.goal:.3g}"
     verdict = "" if row.goal is None else ("good" if row.ratio >= row.goal else "below")
     compiling = "" if row.compile_time != row.compile_time else f"{row.compile_time:.2f}"
@@ -107,33 +117,78 @@ HEADER = (
 )
 
 
+def chosen_rows(only: str | None, quick: bool) -> Iterator[Row]:
+    """Rows of the groups, or by the names, that were asked for, as they are measured."""
+    measurements = groups(quick)
+    chosen = fnmatch.filter(measurements, only or "*")
+    for name in chosen or measurements:
+        for row in measurements[name]():
+            if chosen or fnmatch.fnmatch(row.name, only):
+                yield row
+
+
+def rows_of_a_gpu(only: str | None, quick: bool) -> Iterator[tuple[dict, Row]]:
+    """The rows of `--gpu`, each with the machine, which this process leaves to another."""
+    command = [*gpu.WORKER, only or "*", "quick" if quick else "whole"]
+    for device, row in gpu.measured(command, gpu.SECONDS_IN_ALL):
+        if device is None and not quick:
+            raise UserError("there is no GPU here; --gpu --quick tries all of it in small")
+        yield machine.describe(device), row
+
+
+def rows_of_this_machine(only: str | None, quick: bool) -> Iterator[tuple[dict, Row]]:
+    """Likewise, measured by this process."""
+    configure_jax(Config(compilation_cache=False))
+    device = jax.devices()[0]
+    about = machine.describe(None if device.platform == "cpu" else device.device_kind)
+    return ((about, row) for row in chosen_rows(only, quick))
+
+
+def tell(measured: Iterable[tuple[dict, Row]], json: str | None, quick: bool) -> list[Row]:
+    """Prints the rows and writes them, each as it comes; the machine comes first."""
+    rows: list[Row] = []
+    results = None
+    for about, row in measured:
+        if not rows:
+            load = f"load {machine.load()}"
+            print(f"{about['name']} ({about['system']}), {load}, {_words(machine.versions())}")
+            print(HEADER)
+            # What is quick goes to a file only if one is named.
+            results = Results(about, Path(json) if json else None) if json or not quick else None
+        rows.append(row)
+        print(line(row), flush=True)
+        if results is not None:
+            results.add(row)
+    if rows:
+        print(f"load at the end {machine.load()}")
+    return rows
+
+
+def _words(versions: dict[str, str | None]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+
+
 def main() -> int:
     """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="PATTERN", help="a group, or rows whose name matches")
-    parser.add_argument("--json", metavar="FILE", help="write the rows there too")
+    parser.add_argument("--gpu", action="store_true", help="one card, within eight minutes")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there, not to the machine's")
     parser.add_argument("--plot", metavar="FILE", help="draw the rows of growth there")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller sizes")
     options = parser.parse_args()
-    configure_jax(Config(compilation_cache=False))
-    rows = []
-    print(HEADER)
-    measurements = groups(options.quick)
-    chosen = fnmatch.filter(measurements, options.only or "*")
-    for name in chosen or measurements:
-        for row in measurements[name]():
-            if chosen or fnmatch.fnmatch(row.name, options.only):
-                rows.append(row)
-                print(line(row), flush=True)
+    measure = rows_of_a_gpu if options.gpu else rows_of_this_machine
+    try:
+        rows = tell(measure(options.only, options.quick), options.json, options.quick)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     if not rows:
         print(f"--only {options.only}: no group and no row of this name", file=sys.stderr)
         return 2
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump([{f: getattr(row, f) for f in FIELDS} for row in rows], file, indent=1)
     if options.plot:
         plot_growth(rows, Path(options.plot))
-    return 0
+    return 1 if any(row.error for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 
 import benchmark_pallas as pallas
 import jax
@@ -16,6 +16,7 @@ OPERATIONS_PER_PAIR = 20
 # Multiply-adds of an element, in four chains so that one need not wait for the last.
 CHAINS, LINKS = 4, 64
 ELEMENTS = {"cpu": 2**14, "gpu": 2**24, "tpu": 2**24}
+WAYS = {"direct sum": self_acceleration, "direct sum, Pallas": pallas.acceleration}
 # On a CPU, more bodies than these take minutes.
 BODIES = {"cpu": (1024, 4096), "gpu": (4096, 16_384, 65_536, 262_144)}
 
@@ -24,36 +25,36 @@ def direct_sums(repeats: int, quick: bool) -> Iterator[Row]:
     """Operations per second of all accelerations, beside the peak measured for such operations."""
     platform = jax.default_backend()
     sizes = BODIES.get(platform, BODIES["gpu"])
-    for dtype in (jnp.float32, jnp.float64):
-        if not jax.config.jax_enable_x64 and dtype == jnp.float64:
-            continue
-        peak_work, peak_operations = peak_of_chip(dtype, ELEMENTS.get(platform, 2**24))
-        counts = sizes[:1] if quick else sizes
-        for (way, accelerations), count in itertools.product(ways_to_sum(platform), counts):
-            table = jnp.asarray(tables_of(1, count, 3)[0], dtype)
-            run = jax.jit(accelerations).lower(table[:, 1:4], table[:, 0]).compile()
-
-            def work(table: jax.Array = table, run: Callable = run) -> jax.Array:
-                return run(table[:, 1:4], table[:, 0])
-
-            ours, peak = best_times(repeats, work, peak_work)
-            operations = OPERATIONS_PER_PAIR * float(count) ** 2
-            at_peak = operations / (peak_operations / peak.best)
-            name = f"{way} N={count} {jnp.dtype(dtype).name}"
-            goal = None if platform == "cpu" else 0.5
-            yield faster(name, operations, "operations/s", ours, "peak", at_peak, goal)
-            numbers = run.memory_analysis().temp_size_in_bytes / dtype.dtype.itemsize
-            row_name, unit = f"{name}, memory", "numbers/body"
-            yield within(row_name, numbers / count, unit, "a row of all pairs", count, 2.0)
+    dtypes = (jnp.float32, jnp.float64) if jax.config.jax_enable_x64 else (jnp.float32,)
+    counts = sizes[:1] if quick else sizes
+    for dtype, way, count in itertools.product(dtypes, ways_to_sum(platform), counts):
+        yield from direct_sum(repeats, way, count, dtype)
 
 
-def ways_to_sum(platform: str) -> Iterator[tuple[str, Callable[..., jax.Array]]]:
+def direct_sum(repeats: int, way: str, count: int, dtype: type) -> Iterator[Row]:
+    """One of them, and the memory it takes."""
+    platform = jax.default_backend()
+    table = jnp.asarray(tables_of(1, count, 3)[0], dtype)
+    accelerations = partial(WAYS[way], softening=GRAVITY.softening)
+    run = jax.jit(accelerations).lower(table[:, 1:4], table[:, 0]).compile()
+    peak_work, peak_operations = peak_of_chip(dtype, ELEMENTS.get(platform, 2**24))
+    ours, peak = best_times(repeats, lambda: run(table[:, 1:4], table[:, 0]), peak_work)
+    operations = OPERATIONS_PER_PAIR * float(count) ** 2
+    at_peak = operations / (peak_operations / peak.best)
+    name = f"{way} N={count} {jnp.dtype(dtype).name}"
+    goal = None if platform == "cpu" else 0.5
+    yield faster(name, operations, "operations/s", ours, "peak", at_peak, goal)
+    numbers = run.memory_analysis().temp_size_in_bytes / table.dtype.itemsize
+    row_name, unit = f"{name}, memory", "numbers/body"
+    yield within(row_name, numbers / count, unit, "a row of all pairs", count, 2.0)
+
+
+def ways_to_sum(platform: str) -> list[str]:
     """The direct sum, and on a GPU the kernel that may take its place, by name."""
-    yield "direct sum", partial(self_acceleration, softening=GRAVITY.softening)
-    if platform == "gpu":
-        yield "direct sum, Pallas", partial(pallas.acceleration, softening=GRAVITY.softening)
+    return list(WAYS)[: None if platform == "gpu" else 1]
 
 
+@lru_cache
 def peak_of_chip(dtype: type, elements: int) -> tuple[Callable[[], jax.Array], float]:
     """Chains of multiply-adds on numbers that stay in registers, and their operations."""
 

@@ -21,6 +21,7 @@ class Row(NamedTuple):
         ratio: how many times better than the reference.
         goal: the ratio that is asked for, or None.
         compile_time: seconds the first call took longer than the best; NaN where nothing compiles.
+        error: why there are no numbers; "" if there are.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     ratio: float
     goal: float | None = None
     compile_time: float = NO_NUMBER
+    error: str = ""
 
 
 class Timing(NamedTuple):

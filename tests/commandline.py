@@ -15,7 +15,14 @@ from jaxstepper import cli
 # A network that compiles soon, and its three bodies.
 BODIES = "--num-particles 3 --seed 0"
 TINY = f"train --hidden-dims 8 8 --dropout 0 --no-compilation-cache {BODIES}"
-REPORT = {"steps", "force_evaluations", "end_time", "max_energy_error"} | {
+REPORT = {
+    "steps",
+    "force_evaluations",
+    "end_time",
+    "max_energy_error",
+    "rule",
+    "scheme",
+} | {
     f"{what}_{when}"
     for what in ("energy", "momentum", "angular_momentum")
     for when in ("initial", "final", "residual")
@@ -36,12 +43,16 @@ class Outcome(NamedTuple):
     warned: str
 
     def reports(self):
-        """The lines of standard output, each of which must be JSON without NaN."""
+        """The lines of standard output, each of which must be JSON without NaN.
+
+        Without the time that they took, which no two runs share.
+        """
 
         def refuse(constant):
             raise AssertionError(f"{constant} is not JSON")
 
-        return [json.loads(line, parse_constant=refuse) for line in self.out.splitlines()]
+        lines = [json.loads(line, parse_constant=refuse) for line in self.out.splitlines()]
+        return [{n: each for n, each in line.items() if n != "wall_time"} for line in lines]
 
 
 @contextlib.contextmanager

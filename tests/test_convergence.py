@@ -1,4 +1,4 @@
-"""Training that always converges: the figures of the README, from the runs behind them.
+"""Training that always converges: the figures of docs/results.md, from the runs behind them.
 
 Minutes of work each, so they are marked slow: pytest -m slow -s tests/test_convergence.py
 """

@@ -32,7 +32,10 @@ WINGS = (
 TALKING = {"commands", "sweep", "pictures", "reporting", "cli", "__main__"}
 CLOCKS = {
     "machine.call_budget",
+    "machine.peers",
     "evaluation.timing",
+    "reporting.notebook_bars",
+    "runs.lock",
     "runs.writer",
     "training.run",
 }
@@ -149,7 +152,9 @@ def test_the_configuration_ends_in_runs():
         ("orbax", "runs.checkpoints"),
         ("torch", "torch_files.file"),
         ("wandb", "reporting.wandb_run"),
-        ("rebound", "evaluation.rebound_peers"),
+        ("astropy", "physics.units"),
+        ("amuse", "physics.quantities"),
+        ("h5py", "runs.recordings"),
         ("imageio_ffmpeg", "pictures.movies"),
         ("PIL", "pictures.movies"),
         ("optuna", "sweep.study"),
@@ -160,12 +165,20 @@ def test_a_heavy_package_has_one_home(package, home):
     assert users_of(package) == {home}
 
 
+def test_rebound_is_run_in_one_place_and_read_in_another():
+    assert users_of("rebound") == {"evaluation.rebound_peers", "physics.rebound_systems"}
+
+
 def test_pictures_are_drawn_in_their_rooms():
     assert {wing_of(name) for name in users_of("matplotlib")} == {"pictures"}
 
 
 @pytest.mark.parametrize(
-    "package", ["matplotlib", "imageio_ffmpeg", "PIL", "torch", "wandb", "rebound", "optuna"]
+    "package",
+    [
+        *("matplotlib", "imageio_ffmpeg", "PIL", "torch", "wandb", "rebound", "optuna"),
+        *("astropy", "amuse", "h5py"),
+    ],
 )
 def test_optional_packages_are_imported_in_functions_only(package):
     for name in users_of(package):

@@ -15,9 +15,9 @@ import jaxstepper as js
 from jaxstepper.errors import UserError
 from jaxstepper.physics.gravity import tidal_field
 from jaxstepper.physics.initial_conditions import random_table
+from jaxstepper.runs.folders import SHIPPED
 
-ROOT = Path(__file__).parents[1]
-RUNS = str(ROOT / "checkpoints")
+RUNS = str(SHIPPED)
 GRAVITY = js.Gravity()
 PAIR = js.from_table(js.kepler_pair(0.6, mass_ratio=0.5, phase=2.0), GRAVITY.acceleration)
 ONE = js.Limits(time=1.0)

@@ -15,7 +15,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import plummer_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs.checkpoints import load
-from jaxstepper.runs.folders import locate
+from jaxstepper.runs.folders import SHIPPED, locate
 from jaxstepper.runs.models import load_criterion, load_model, load_rule, rule_of_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import from_dict
@@ -27,7 +27,7 @@ from jaxstepper.training.evolution.trial import try_on_all
 
 ROOT = Path(__file__).parent.parent
 SHIPPED_DT = np.load(ROOT / "tests" / "golden" / "shipped_dt.npz")
-STEPPERS = ROOT / "checkpoints"
+STEPPERS = SHIPPED
 FOR_PAIRS = ["kepler", "kepler_torch"]
 OF_FOURTH_ORDER = ["kepler_chin", "kepler_bm4"]
 NAMES = [*FOR_PAIRS, "plummer"]

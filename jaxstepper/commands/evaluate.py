@@ -2,24 +2,25 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jaxstepper.commands.evaluate_arguments import LONGEST, SHORTEST, parse_evaluate
-from jaxstepper.commands.evaluate_methods import Sweep, candidates, sweeps
+from jaxstepper.commands.evaluate_methods import Candidate, Sweep, candidates, sweeps
 from jaxstepper.commands.evaluate_output import tables, write_csv, write_json
+from jaxstepper.commands.rollout_words import warn_of_domain
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation.curves import curves
 from jaxstepper.evaluation.method import Method, timed
-from jaxstepper.evaluation.problems import problem
+from jaxstepper.evaluation.problems import Problem, problem
 from jaxstepper.evaluation.run import Run
 from jaxstepper.evaluation.work_precision import summary
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config
@@ -39,19 +40,31 @@ def run_evaluate(arguments: list[str]) -> int:
         problem(name, options.orbits, options.seed, options.end_time, options.systems)
         for name in options.problems
     ]
+    _warn_of_domains(to_judge, problems)
     runs: list[Run] = []
-    with open_bars() as bars:
+    with open_bars(options.quiet) as bars:
         to_run = list(sweeps(options, to_judge, problems))
         if not to_run:
             raise UserError("no rule of --rules can run on these problems")
         for i, sweep in enumerate(to_run):
             report = part_of(partial(_report, bars, sweep.label), i, len(to_run))
-            runs += _runs(options, sweep, report if bars.are_shown else _Lines(sweep.label))
+            lines = _Lines(sweep.label, options.quiet)
+            runs += _runs(options, sweep, report if bars.are_shown else lines)
             out.mkdir(parents=True, exist_ok=True)
             # Rewritten after each rule, so that finished work is never lost.
             write_csv(out / "runs.csv", runs)
     _conclude(options, out, runs)
     return 0
+
+
+def _warn_of_domains(to_judge: Sequence[Candidate], problems: Sequence[Problem]) -> None:
+    """Warns of every model that is not known to suit a problem."""
+    for candidate in to_judge:
+        if candidate.model is None:
+            continue
+        for each in problems:
+            name = f"{candidate.name} on {each.name}"
+            warn_of_domain(candidate.model, name, each.tables, each.softening)
 
 
 def _folder(path: str) -> Path:
@@ -67,12 +80,12 @@ def _conclude(options: argparse.Namespace, out: Path, runs: list[Run]) -> None:
     all_curves = curves(runs)
     found = summary(all_curves, options.targets)
     write_json(out / "summary.json", found, options)
-    print(*tables(found), out / "runs.csv", out / "summary.json", sep="\n")
+    result(*tables(found), out / "runs.csv", out / "summary.json")
     try:
         plot_work_precision(all_curves, out / "work-precision.png")
-        print(out / "work-precision.png")
+        result(out / "work-precision.png")
     except UserError as error:
-        note(f"no figure: {error}")
+        note(f"no figure: {error}", quiet=options.quiet)
 
 
 def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], None]) -> list[Run]:
@@ -85,7 +98,8 @@ def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], N
         runs = timed(method, problems, runs, options.targets, options.max_steps)
     failed = sum(bool(run.failed) for run in runs)
     failures = f", {failed} failed" if failed else ""
-    note(f"{sweep.label}, {len(runs)} runs{failures}, {time.monotonic() - began:.1f} s")
+    took = f"{time.monotonic() - began:.1f} s"
+    note(f"{sweep.label}, {len(runs)} runs{failures}, {took}", quiet=options.quiet)
     return runs
 
 
@@ -104,10 +118,10 @@ def _report(bars: Bars, label: str, share: float) -> None:
 class _Lines:
     """Writes a line to standard error every few seconds."""
 
-    def __init__(self, label: str) -> None:
-        self.label, self.last = label, time.monotonic()
+    def __init__(self, label: str, quiet: bool) -> None:
+        self.label, self.quiet, self.last = label, quiet, time.monotonic()
 
     def __call__(self, share: float) -> None:
         if time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
-            note(f"{self.label}: {share:.0%} of the time simulated")
+            note(f"{self.label}: {share:.0%} of the time simulated", quiet=self.quiet)

@@ -25,6 +25,11 @@ FULL: dict[str, Any] = {
     "orbits": 100.0,
     "max_steps": 2_000_000,
 }
+EXAMPLES = (
+    "jaxstepper evaluate --quick --model kepler",
+    "jaxstepper evaluate --problems kepler-0.9 --rules free-fall huayno --schemes leapfrog chin",
+    "jaxstepper evaluate --problems bodies.csv --end-time 10 --rules free-fall --no-time",
+)
 QUICK: dict[str, Any] = {
     "problems": ["kepler-0.5", "kepler-0.9", "figure-eight"],
     "num_factors": 7,
@@ -40,6 +45,7 @@ def parse_evaluate(arguments: list[str]) -> argparse.Namespace:
         description="Runs step-size rules on schemes, each with a sweep of factors on its steps, "
         "and writes runs.csv (every run), summary.json (evaluations and seconds needed for an "
         "error, ratios to the best with 95 % intervals) and work-precision.png.",
+        examples=EXAMPLES,
     )
     _add_methods(parser)
     _add_problems(parser)

@@ -105,7 +105,8 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
                 f"--rules {name}: there is no such rule; choose from {', '.join(RULES)}"
             )
         elif name in PEERS and not rebound_peers.is_installed():
-            note(f"{name} is left out: it needs pip install 'jaxstepper[rebound]'")
+            why = "it needs pip install 'jaxstepper[rebound]'"
+            note(f"{name} is left out: {why}", quiet=options.quiet)
         else:
             found.append(Candidate(name))
     for path in options.model:
@@ -158,7 +159,8 @@ def _methods(
         if candidate.model is not None:
             raise
         if options.rules is not None:
-            note(f"{candidate.name} is left out of {names_of(problems)}: {error}")
+            where = names_of(problems)
+            note(f"{candidate.name} is left out of {where}: {error}", quiet=options.quiet)
         return
     own = name_of(chosen.scheme)
     # A rule that was made for another scheme than the leapfrog stays on it.
@@ -178,4 +180,5 @@ def _forms(
     if wanted and not chosen.irreversible:
         yield RuleMethod(candidate.name, scheme, symmetrized=True, chosen=symmetrized(chosen))
     elif by_default:
-        note(f"{plain.label} is not symmetrised: {chosen.irreversible}")
+        words = f"{plain.label} is not symmetrised: {chosen.irreversible}"
+        note(words, quiet=options.quiet)

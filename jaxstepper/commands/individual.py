@@ -5,7 +5,7 @@ from functools import partial
 
 from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
 from jaxstepper.commands.output_size import check_recording
-from jaxstepper.machine.devices import choose_mesh
+from jaxstepper.machine.devices import choose_mesh, everywhere
 from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
@@ -48,9 +48,10 @@ def take_individual_steps(
         config.dt if config.dt > 0 else longest_step(gravity, first, end)
         for first, end in zip(starts, ends, strict=True)
     ]
-    most = max(math.ceil(end / dt) for end, dt in zip(ends, longest, strict=True))
+    spans = [abs(end - config.start_time) for end in ends]
+    most = max(math.ceil(span / dt) for span, dt in zip(spans, longest, strict=True))
     on_main(partial(check_recording, config, most, len(starts)))
-    criterion = _criterion(config, model)
+    criterion = everywhere(_criterion(config, model))
     with open_bars(config.quiet) as bars:
         tell = partial(bars.show_share, words_of_many(starts))
         tell(0.0)

@@ -11,6 +11,7 @@ from jaxstepper.errors import UserError, require
 from jaxstepper.machine.memory import require_memory
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.tables import TEXT_SUFFIXES, Table, save_table, validate_table
+from jaxstepper.reporting.note import result
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.settings.command_parser import CommandParser
 from jaxstepper.settings.values import COUNT, FINITE, PATH, POSITIVE, Allowed, integer
@@ -41,7 +42,7 @@ def run_make_ics(arguments: list[str]) -> int:
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror})") from error
     save_table(path, tables)
-    print(path)
+    result(path)
     return 0
 
 
@@ -49,6 +50,11 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="jaxstepper make-ics",
         description="Writes a table of bodies (columns mass, x..., v...; G = 1), or a batch.",
+        examples=(
+            "jaxstepper make-ics kepler -e 0.9 --out pair.csv",
+            "jaxstepper make-ics plummer --num-particles 64 --seed 1 --out sphere.csv",
+            "jaxstepper make-ics kepler -e 0.1 0.9 --count 100 --seed 1 --out pairs.npy",
+        ),
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
 

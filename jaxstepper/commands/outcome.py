@@ -1,16 +1,22 @@
 """What came of a rollout, and the line of JSON that tells it."""
 
 import json
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from jaxstepper.commands.rollout_words import words_of_failure, words_of_wrong_energy
+from jaxstepper.commands.rollout_words import (
+    rule_name,
+    words_of_blow_up,
+    words_of_failure,
+    words_of_wrong_energy,
+)
 from jaxstepper.machine.processes import is_main
 from jaxstepper.physics.conservation import finite_or_none, report
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.reporting.wandb_run import WandbRun
+from jaxstepper.settings.config import Config
 from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.stepping.status import STALLED
 from jaxstepper.stepping.watch import Watch
@@ -52,26 +58,41 @@ def words_of_many(starts: list[Particles]) -> str:
     return f"{len(starts)} rollouts" if len(starts) > 1 else "rollout"
 
 
-def print_report(gravity: Gravity, outcome: Outcome, wandb_run: WandbRun) -> bool:
-    """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did."""
+def print_report(
+    config: Config,
+    gravity: Gravity,
+    outcome: Outcome,
+    wall_time: float,
+    wandb_run: WandbRun,
+    units: Mapping[str, Any],
+) -> bool:
+    """Prints the JSON line of a rollout, and what went wrong; returns whether nothing did.
+
+    `wall_time` is that of all rollouts of the command, compiling included, in seconds; `units` is
+    what the line says of them.
+    """
     steps, watch = outcome.steps, outcome.watch
-    result = {
+    values = {
+        "rule": rule_name(config),
+        "scheme": config.scheme,
+        "wall_time": round(wall_time, 3),
         "force_evaluations": outcome.force_evaluations,
         "end_time": finite_or_none(float(outcome.last.time)),
         "max_energy_error": finite_or_none(float(watch.worst)),
         **report(gravity, outcome.first, outcome.last, steps),
+        **units,
     }
     if is_main():
-        print(json.dumps(result, allow_nan=False))
-    wandb_run.log(result)
+        result(json.dumps(values, allow_nan=False))
+    wandb_run.log({name: value for name, value in values.items() if name not in units})
     if outcome.status >= STALLED:
         note(words_of_failure(outcome.last, steps, outcome.status, gravity.external is not None))
         return False
-    if result["energy_final"] is None:
+    if values["energy_final"] is None:
         step = outcome.blown_up_at()
-        note(f"the rollout blew up: its energy is not finite after step {step} of {steps}")
+        note(words_of_blow_up(step, steps, config))
         return False
     if watch.wrong_step > 0:
-        note(words_of_wrong_energy(watch, steps))
+        note(words_of_wrong_energy(watch, steps, config))
         return False
     return True

@@ -1,20 +1,29 @@
 """What `plot` does: the picture of a run's training, or of a recorded rollout."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from jaxstepper.errors import UserError
+from jaxstepper.pictures.figures import NATURAL
 from jaxstepper.pictures.rollout_picture import plot_rollout
 from jaxstepper.pictures.training_picture import plot_training
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_file_place
+from jaxstepper.runs.recordings import read_recording
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
 from jaxstepper.settings.values import PATH, integer
 
 PICTURE = "training.png"
 """The name of the picture of a training, in the folder of its run."""
+
+EXAMPLES = (
+    "jaxstepper plot demo",
+    "jaxstepper plot demo/30 --out until-epoch-30.pdf",
+    "jaxstepper plot rollout.npz",
+)
 
 DIMENSIONS = {"time": 1, "dt": 1, "position": 3, "energy": 1}
 """The dimensions of a rollout's arrays."""
@@ -27,6 +36,7 @@ def run_plot(arguments: list[str]) -> int:
         description="Draws the training of a run: energy errors against the band, iterations, dt "
         "and pass rates. Or a rollout that simulate --output wrote: its orbits, and dt and energy "
         "error along them.",
+        examples=EXAMPLES,
     )
     parser.take(
         "what",
@@ -42,18 +52,20 @@ def run_plot(arguments: list[str]) -> int:
     add_checkpoint_dir(parser)
     options = parser.parse_args(arguments)
     file = Path(options.what)
-    if file.is_file() or file.suffix == ".npz":
-        rollout = read_rollout(options.what, options.system)
+    if file.is_file() or file.suffix in (".npz", ".h5"):
+        rollout = read_rollout(options.what, options.system, options.quiet)
         path = _place(options.out, file.with_suffix(".png"))
-        plot_rollout(rollout, path, file.name)
+        plot_rollout(rollout, path, file.name, *labels_of(options.what))
     else:
         if options.system is not None:
             raise UserError(f"--system {options.system}: is for a rollout, FILE.npz")
         run, name = folders.locate(options.what, options.checkpoint_dir)
         last = None if name is None else int(float(name))
-        path = _place(options.out, run / PICTURE)
+        # Nothing is written beside a model that comes with the package.
+        beside = Path(f"{run.name}-{PICTURE}") if folders.is_shipped(run) else run / PICTURE
+        path = _place(options.out, beside)
         plot_training(run, path, last)
-    print(path)
+    result(path)
     return 0
 
 
@@ -64,7 +76,9 @@ def _place(out: str | None, otherwise: Path) -> Path:
     return path
 
 
-def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
+def read_rollout(
+    path: str, system: int | None = None, quiet: bool = False
+) -> dict[str, np.ndarray]:
     """The arrays of a rollout that `simulate --output` wrote.
 
     Of several rollouts, `system` is the one to read; None means the first, with a note.
@@ -79,7 +93,8 @@ def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
         raise UserError(f"--system {system}: {path} holds {systems}, counted from 0")
     if several and {len(array) for array in rollout.values() if array.ndim} == {systems}:
         if system is None:
-            note(f"{path}: holds {systems} rollouts; drawn is 0, others with --system")
+            words = f"{path}: holds {systems} rollouts; drawn is 0, others with --system"
+            note(words, quiet=quiet)
         rollout = _without_padding({name: array[system or 0] for name, array in rollout.items()})
     states = rollout["time"].shape[:1]
     fits = all(rollout[name].ndim == ndim for name, ndim in DIMENSIONS.items())
@@ -91,17 +106,15 @@ def read_rollout(path: str, system: int | None = None) -> dict[str, np.ndarray]:
     return rollout
 
 
+def labels_of(path: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """The names of the bodies of a recorded rollout, and its units."""
+    found = read_recording(path)
+    return found.names, found.about.get("units", NATURAL)
+
+
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            rollout = {name: file[name] for name in DIMENSIONS}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
-    except Exception as error:  # a damaged archive can raise anything
-        raise UserError(f"{path}: is not a rollout that simulate --output wrote") from error
-    if any(array.dtype.kind != "f" for array in rollout.values()):
-        raise UserError(f"{path}: its arrays do not hold real numbers")
-    return rollout
+    arrays = read_recording(path).arrays
+    return {name: arrays[name] for name in DIMENSIONS}
 
 
 def _without_padding(rollout: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from jaxstepper.physics.particles import Particles
 from jaxstepper.reporting.note import note
+from jaxstepper.runs.domain import outside, quantities
+from jaxstepper.runs.models import TrainedModel
 from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
@@ -60,13 +62,35 @@ def closest_pair(position: Float[np.ndarray, "N D"]) -> tuple[int, int, float]:
     return i, j, math.dist(position[i], position[j])
 
 
-def words_of_wrong_energy(watch: Watch, steps: int) -> str:
-    """When the energy error of a rollout was first seen to be too large for physics."""
+def words_of_blow_up(step: int, steps: int, config: Config) -> str:
+    """After which step the energy of a rollout is not finite; with a cure."""
+    where = f"the rollout blew up: its energy is not finite after step {step} of {steps}"
+    return f"{where}; {_remedy(config)} helps"
+
+
+def words_of_wrong_energy(watch: Watch, steps: int, config: Config) -> str:
+    """When the energy error of a rollout was first seen to be no physics; with a cure."""
     return (
         f"the rollout went wrong: its energy error is above {WRONG_ABOVE:g} since time "
-        f"{float(watch.wrong_time):.6g}, step {int(watch.wrong_step)} of {steps}; make its steps "
-        "shorter, or soften the force (--softening)"
+        f"{float(watch.wrong_time):.6g}, step {int(watch.wrong_step)} of {steps}; "
+        f"{_cure(config)}; so does a softer force (--softening)"
     )
+
+
+def warn_of_domain(
+    model: TrainedModel,
+    name: str,
+    tables: np.ndarray,
+    softening: float,
+    tolerance: float | None = None,
+) -> None:
+    """Warns, in a line, of bodies `[B, N, C]` or a tolerance that a model is not known to suit."""
+    if not model.domain:
+        return
+    also = {} if tolerance is None else {"tolerance": tolerance}
+    systems = [quantities(table, softening) | also for table in tables]
+    if said := outside(model.domain, systems):
+        note(f"warning: outside of what {name} is known to be good for: {'; '.join(said)}")
 
 
 def warn_of_errors(request: Request, errors: list[float]) -> None:
@@ -80,8 +104,8 @@ def warn_of_errors(request: Request, errors: list[float]) -> None:
         return
     worst = max(sane)
     said = f"warning: the largest energy error on the way is {worst:.2g}"
-    if aims_at_tolerance(config) and worst > MISSED_BY * _tolerance(config):
-        asked = _tolerance(config)
+    if aims_at_tolerance(config) and worst > MISSED_BY * aimed_at(config):
+        asked = aimed_at(config)
         cure = f"{_rule_that_keeps(config, asked)} keeps to it"
         if config.external_field_mass is not None:
             cure = _cure(config)
@@ -90,7 +114,7 @@ def warn_of_errors(request: Request, errors: list[float]) -> None:
         note(f"{said}; {_cure(config)}")
 
 
-def _tolerance(config: Config) -> float:
+def aimed_at(config: Config) -> float:
     """The tolerance a learned rule aims for: --eta multiplies its steps."""
     return config.tolerance * (config.eta or 1.0) ** SCHEMES[config.scheme].order
 
@@ -104,8 +128,13 @@ def _rule_that_keeps(config: Config, tolerance: float) -> str:
 
 
 def _cure(config: Config) -> str:
+    return f"{_remedy(config)} makes it smaller"
+
+
+def _remedy(config: Config) -> str:
+    """What makes energy errors smaller."""
     if aims_at_tolerance(config):
-        return "a smaller --tolerance makes it smaller"
+        return "a smaller --tolerance"
     if rule_name(config) != "fixed":
-        return "a smaller --eta makes it smaller"
-    return "a smaller --dt, or --controller free-fall --symmetrize, makes it smaller"
+        return "a smaller --eta"
+    return "a smaller --dt, or --controller free-fall --symmetrize,"

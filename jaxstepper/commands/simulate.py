@@ -1,7 +1,9 @@
 """What `simulate` does, once its arguments are known to be good."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -10,45 +12,52 @@ import numpy as np
 
 from jaxstepper.commands.individual import take_individual_steps
 from jaxstepper.commands.movies import movie_options, movie_path
-from jaxstepper.commands.outcome import Outcome, Outcomes, print_report, words_of_many
-from jaxstepper.commands.output_size import check_size
+from jaxstepper.commands.outcome import print_report
+from jaxstepper.commands.recording_words import about
+from jaxstepper.commands.restart import read_source
 from jaxstepper.commands.rollout_words import (
+    aimed_at,
     aims_at_tolerance,
     rule_name,
+    warn_of_domain,
     warn_of_errors,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
+from jaxstepper.commands.shared_steps import Plan, take_shared_steps
 from jaxstepper.errors import UserError
-from jaxstepper.machine.devices import choose_mesh
+from jaxstepper.machine.devices import describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
+from jaxstepper.physics.boundness import is_unbound
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.physics.precision import check_precision
+from jaxstepper.physics.tables import Bodies
 from jaxstepper.pictures.film import film_of
 from jaxstepper.pictures.movies import check_movie, make_movie
-from jaxstepper.reporting.bars import open_bars, part_of
 from jaxstepper.reporting.note import note
-from jaxstepper.runs.bodies import check_tables, initial_tables, warn_of_unused_orbit, with_shape_of
+from jaxstepper.runs.bodies import check_tables, initial_bodies, warn_of_unused_orbit, with_shape_of
 from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.plans import adopt, make_gravity
+from jaxstepper.runs.recordings import open_writer
+from jaxstepper.runs.units import (
+    attracting,
+    massive,
+    units_differ,
+    units_in_words,
+    units_of,
+    with_G_of_units,
+)
 from jaxstepper.settings.checks import warn_of_ineffective
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
-from jaxstepper.stepping.many_rollouts import roll_out
-from jaxstepper.stepping.recording import Trajectory, record
-from jaxstepper.stepping.rollout import (
-    Limits,
-    Rollout,
-    blown_up_at,
-    force_evaluations,
-)
+from jaxstepper.stepping.recording import Trajectory
+from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.rule import Rule, scaled, symmetrized
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
-from jaxstepper.stepping.watch import Watch, watch_of_recorded
 
 DEFAULT_STEPS = 1000
 # Whoever names a model and none of these means its network to choose the steps.
@@ -58,34 +67,61 @@ MANY = 30_000  # with so many particles, a step takes seconds
 
 def run_simulate(request: Request) -> int:
     """`simulate`: rolls out and prints JSON; returns the exit code."""
-    request, model = _with_model(request)
+    source = None if request.config.restart is None else read_source(request)
+    request = request if source is None else source.request(request)
+    request, model = _with_model(with_G_of_units(request))
     request = Request(choose_seed(configure_jax(request.config)), request.sources)
     on_main(partial(check_output, request.config))
-    tables = _simulated_tables(request, model)
+    tables, names = _simulated_bodies(request, model) if source is None else source.bodies
     request = Request(with_shape_of(request.config, tables), request.sources)
     config = request.config
     gravity = make_gravity(config)
-    _announce(request, model)
-    dtype = jnp.dtype(config.dtype)
-    starts = [from_table(table, gravity.acceleration, dtype) for table in tables]
+    _announce(request, model, tables)
+    suits = config.individual == (config.feature_type == DERIVATIVES)  # else it is refused below
+    if model is not None and suits and rule_name(config) == "learned":
+        asked = aimed_at(config) if aims_at_tolerance(config) else None
+        seen = attracting(tables, config.G)
+        warn_of_domain(model, str(config.model_path), seen, config.softening, asked)
+    dtype, begin = jnp.dtype(config.dtype), config.start_time
     limits = [_limits(request, table) for table in tables]
-    with open_wandb(config, "runner_simulate") as wandb_run:
+    with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
+        starts = [
+            everywhere(from_table(table, gravity.acceleration, dtype, begin))
+            for table in everywhere(list(tables))
+        ]
+        began = time.perf_counter()
         if config.individual:
             outcomes, trajectories = take_individual_steps(request, model, gravity, starts, limits)
+            if config.output is not None:
+                on_main(partial(_write, request, starts, names, trajectories))
         else:
-            outcomes, trajectories = _take_shared_steps(request, model, gravity, starts, limits)
-        if config.output is not None:
-            on_main(partial(_write, Path(config.output), trajectories))
-        fine = [print_report(gravity, outcome, wandb_run) for outcome in outcomes]
+            rule = everywhere(_make_rule(config, gravity, model))
+            plan = Plan(request, gravity, rule, starts, limits, names, source)
+            outcomes, trajectories = take_shared_steps(plan)
+        took, units = time.perf_counter() - began, units_in_words(config)
+        fine = [print_report(config, gravity, each, took, wandb_run, units) for each in outcomes]
         silent = [outcome for outcome in outcomes if not outcome.is_told_of]
         warn_of_errors(request, [float(outcome.watch.worst) for outcome in silent])
         if config.output is not None and config.wandb_artifacts:
             wandb_run.keep(Path(config.output).stem, "trajectory", Path(config.output))
     if config.movie:
-        film = film_of(trajectories[0], np.asarray(starts[0].mass))
+        of = units_of(config)
+        shown = None if of is None else of.names
+        film = film_of(trajectories[0], np.asarray(starts[0].mass), shown)
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1
+
+
+@contextmanager
+def _devices(config: Config) -> Iterator[None]:
+    """Within it, the devices share what the run asks for."""
+    if not config.shard:
+        yield
+        return
+    with sharded() as mesh:
+        note(f"the pairs of bodies are shared by {describe(mesh)}", quiet=config.quiet)
+        yield
 
 
 def _with_model(request: Request) -> tuple[Request, TrainedModel | None]:
@@ -117,8 +153,8 @@ def _needs_model(config: Config) -> bool:
     return rule_name(config) == "learned" or config.use_train_ic
 
 
-def _announce(request: Request, model: TrainedModel | None) -> None:
-    """Warnings and notes before the rollout: its seed, what has no effect, and what is slow."""
+def _announce(request: Request, model: TrainedModel | None, tables: np.ndarray) -> None:
+    """Warnings and notes before the rollout: its seed, its units, what has no effect or is slow."""
     config = request.config
     warn_of_ineffective(request)
     if not config.use_train_ic:
@@ -129,9 +165,31 @@ def _announce(request: Request, model: TrainedModel | None) -> None:
         note("--tolerance has no effect on this rule; --eta makes its steps shorter or longer")
     if model is not None and not _needs_model(config):
         note(f"dt is not the network's, {model.name} is not used; --controller learned follows it")
+    units = units_of(config)
+    if units is not None and units.time_in_words != units.time:
+        note(f"time is in {units.time_in_words}", quiet=config.quiet)
+    if model is not None and _needs_model(config):
+        is_native = config.feature_type in NATIVE_FEATURES
+        if not is_native and units_differ(config, model.config):
+            note(
+                f"warning: the network of {model.name} depends on units, and was trained in others "
+                "(--units, --G); one with scale-free inputs, such as kepler, does not"
+            )
+    if config.ic_path is not None and config.external_field_mass is None:
+        _warn_of_unbound(config, tables)
     if config.num_particles >= MANY:
         pairs = config.num_particles**2
         note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
+
+
+def _warn_of_unbound(config: Config, tables: np.ndarray) -> None:
+    """Warns of bodies that fly apart, which is likely a matter of units."""
+    if any(is_unbound(table, config.softening, config.G) for table in tables):
+        note(
+            f"warning: the bodies of {config.ic_path} fly apart: no two of them are bound, nor are "
+            f"all together, with G = {config.G:g}; if they should be, give their units "
+            "(--units au yr Msun) or G (--G)"
+        )
 
 
 def _is_drawn(request: Request) -> bool:
@@ -174,10 +232,10 @@ def check_mode(config: Config, model: str) -> None:
         )
 
 
-def _simulated_tables(request: Request, model: TrainedModel | None) -> np.ndarray:
+def _simulated_bodies(request: Request, model: TrainedModel | None) -> Bodies:
     config = request.config
     if not config.use_train_ic:
-        return initial_tables(request, config.multi_orbit_sim)
+        return initial_bodies(request, config.multi_orbit_sim)
     assert model is not None
     tables = model.initial_conditions
     if tables is None:
@@ -185,7 +243,7 @@ def _simulated_tables(request: Request, model: TrainedModel | None) -> np.ndarra
     check_tables(request, tables, f"{model.name} (--use-train-ic)")
     tables = tables if config.multi_orbit_sim else tables[:1]
     check_precision(tables, model.name, config.dtype, config.softening)
-    return tables
+    return Bodies(massive(tables, config.G))  # a run keeps masses G m
 
 
 def _make_rule(config: Config, gravity: Gravity, model: TrainedModel | None) -> Rule:
@@ -207,96 +265,37 @@ def _plain_rule(config: Config, gravity: Gravity, model: TrainedModel | None) ->
 def _limits(request: Request, table: np.ndarray) -> Limits:
     """Where a rollout ends: after --duration, else periods of a bound pair, else steps."""
     config = request.config
+    way = -1 if config.backwards else 1
+
+    def after(duration: float) -> Limits:
+        return Limits(time=config.start_time + way * duration)
+
     if config.duration is not None:
         if request.sets("steps"):
             note("--duration decides; --steps is not used")
-        return Limits(time=config.duration)
-    period = orbital_period(table) if config.softening == 0 else None
+        return after(config.duration)
+    period = orbital_period(attracting(table, config.G)) if config.softening == 0 else None
+    period = None if config.restart is not None else period
     if period is not None and config.stop_at_period:
-        return Limits(time=period)
+        return after(period)
     if period is not None and config.Nperiod > 0:
         if request.sets("steps"):
             note(
                 f"a bound pair runs {config.Nperiod} periods (--Nperiod); "
                 "--steps counts with --Nperiod 0"
             )
-        return Limits(time=config.Nperiod * period)
-    return Limits(steps=config.steps if config.steps > 0 else DEFAULT_STEPS)
+        return after(config.Nperiod * period)
+    steps = config.steps if config.steps > 0 else DEFAULT_STEPS
+    return Limits(time=way * math.inf, steps=steps)
 
 
-def _take_shared_steps(
-    request: Request,
-    model: TrainedModel | None,
-    gravity: Gravity,
-    starts: list[Particles],
-    limits: list[Limits],
-) -> Outcomes:
-    """Rolls out the rule of the request, whose steps all bodies of a system share."""
-    config = request.config
-    rule = _make_rule(config, gravity, model)
-    on_main(partial(check_size, config, rule, limits))
-    mesh = choose_mesh(len(starts))
-    with open_bars(config.quiet) as bars:
-        tell = partial(bars.show_share, words_of_many(starts))
-        tell(0.0)
-        if config.output is not None or config.movie:
-            ends, trajectories = _record(rule, gravity, starts, limits, tell)
-        else:
-            ends, trajectories = roll_out(mesh, rule, gravity, starts, limits, tell), []
-
-    def outcome(first: Particles, end: Rollout, watch: Watch) -> Outcome:
-        steps, searched = int(end.steps), int(rule.scheme.searched(end.carried))
-        return Outcome(
-            first,
-            end.particles,
-            steps,
-            int(end.status),
-            force_evaluations(rule, steps, searched),
-            watch,
-            partial(blown_up_at, rule, gravity, first, steps),
-        )
-
-    ended = [outcome(first, *end) for first, end in zip(starts, ends, strict=True)]
-    return ended, trajectories
+Names = tuple[str, ...]
+Paths = list[Trajectory]
 
 
-def _record(
-    rule: Rule,
-    gravity: Gravity,
-    starts: list[Particles],
-    limits: list[Limits],
-    tell: Callable[[float], None],
-) -> tuple[list[tuple[Rollout, Watch]], list[Trajectory]]:
-    """As `roll_out`, but also records every state on the way."""
-    recorded = [
-        record(rule, gravity, start, limit, part_of(tell, i, len(starts)))
-        for i, (start, limit) in enumerate(zip(starts, limits, strict=True))
-    ]
-    ends = [
-        (rollout, watch_of_recorded(gravity, start, path))
-        for start, (rollout, path) in zip(starts, recorded, strict=True)
-    ]
-    return ends, [path for _, path in recorded]
-
-
-def _write(path: Path, trajectories: list[Trajectory]) -> None:
-    """Writes rollouts; several get a leading axis, with NaN after the end of the shorter ones."""
-    arrays = {
-        name: _stack_padded([getattr(trajectory, name) for trajectory in trajectories])
-        for name in Trajectory._fields
-    }
-    if len(trajectories) == 1:
-        arrays = {name: array[0] for name, array in arrays.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
-
-
-def _stack_padded(arrays: list[np.ndarray]) -> np.ndarray:
-    length = max(map(len, arrays))
-    out = np.full((len(arrays), length, *arrays[0].shape[1:]), math.nan, arrays[0].dtype)
-    for row, array in zip(out, arrays, strict=True):
-        row[: len(array)] = array
-    return out
+def _write(request: Request, starts: list[Particles], names: Names, paths: Paths) -> None:
+    """Writes what individual steps recorded."""
+    masses = np.stack([np.asarray(each.mass) for each in starts])
+    with open_writer(Path(str(request.config.output)), masses, names, about(request)) as writer:
+        for i, path in enumerate(paths):
+            writer.rows(i, path._replace(dt=np.append(0, path.dt)), None)

@@ -10,7 +10,7 @@ from typing import Any
 from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.errors import UserError
 from jaxstepper.physics.conservation import finite_or_none
-from jaxstepper.reporting.note import note
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs import folders
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.runs.resume import HARMLESS
@@ -48,6 +48,12 @@ such as postgresql://USER@HOST/DB (whose driver must be installed); on one machi
 Standard output is one JSON object: the best trial's value, values of its seeds, params, the run
 that is kept of its median seed (for --model-path), its .pt file and the command that trains it
 anew. The rest goes to standard error."""
+
+EXAMPLES = (
+    "jaxstepper sweep --config sweep --trials 8 --seeds 2",
+    "jaxstepper sweep --config my.toml --minimise relative_work --last 5",
+    "jaxstepper sweep --config my.toml --storage postgresql://me@host/db",
+)
 
 SHOWN = 5
 
@@ -109,15 +115,10 @@ def _outcome(study: Study, number: int, how: str, why: str) -> str:
 
 
 def _parser() -> CommandParser:
-    from argparse import RawDescriptionHelpFormatter
-
     parser = CommandParser(
-        prog="jaxstepper sweep",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
+        prog="jaxstepper sweep", description=DESCRIPTION, epilog=EPILOG, examples=EXAMPLES
     )
-    words = "TOML file with a table [sweep]"
+    words = "TOML file with a table [sweep], or the name of one that comes with jaxstepper"
     parser.take("--config", allowed=PATH, required=True, metavar="FILE", help=words)
     parser.take("--trials", allowed=COUNT, default=20, help="in all (default: 20)")
     parser.take(
@@ -148,7 +149,6 @@ def _parser() -> CommandParser:
     )
     words = "folder that holds the runs"
     parser.take("--checkpoint-dir", allowed=PATH, metavar="DIR", help=words)
-    parser.add_argument("--quiet", action="store_true", help="print the JSON and errors only")
     return parser
 
 
@@ -213,7 +213,7 @@ def _report(sweep: Sweep, file: str, name: str, study: Study, say: Callable[[str
     }
     say(f"its run is {run}" if here else f"its run is not here; it was to be {run}")
     say(f"trains it anew: {report['command']}")
-    print(json.dumps(report))
+    result(json.dumps(report))
     return 0
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from jaxstepper.commands.movies import open_training_movie
@@ -12,9 +13,9 @@ from jaxstepper.commands.signals import stop_on_signal
 from jaxstepper.commands.train_job import Job, open_job
 from jaxstepper.commands.train_report import announce, verdict
 from jaxstepper.errors import UserError
-from jaxstepper.machine.processes import meet, on_main
+from jaxstepper.machine.processes import meet, on_main, tell_on_loss
 from jaxstepper.pictures.training_movie import TrainingMovie
-from jaxstepper.reporting.bars import open_bars
+from jaxstepper.reporting.bars import Bars, open_bars
 from jaxstepper.reporting.console import Console
 from jaxstepper.reporting.note import note
 from jaxstepper.reporting.training_bars import TrainingBars
@@ -37,9 +38,13 @@ def run_train(request: Request, lines_on_stderr: bool = False) -> int:
     The lines of epochs and the summary go to standard output, or standard error if asked.
     """
     began = time.perf_counter()
-    with open_bars(request.config.quiet) as bars, stop_on_signal(bars.close) as interrupted:
-        job = open_job(request)
+    with (
+        open_bars(request.config.quiet) as bars,
+        stop_on_signal(bars.close) as interrupted,
+        open_job(request) as job,
+    ):
         config = job.config
+        tell_on_loss(partial(_words_of_loss, job.folder, bars))
         is_resumed = job.checkpoint is not None
         movie = open_training_movie(config, job.folder, job.objective, job.state, is_resumed)
         stream = sys.stderr if lines_on_stderr else sys.stdout
@@ -146,6 +151,15 @@ def _debug_look(job: Job) -> Callable[[Any, int], int] | None:
 
 def _debug_epoch(objective: Objective, metrics: Mapping[str, Any]) -> None:
     note(f"[debug] epoch {metrics['epoch']}: {objective.details(metrics)}")
+
+
+def _words_of_loss(run: Path, bars: Bars) -> str:
+    """What to do when another process of the run is gone."""
+    bars.close()
+    saved = folders.paths_of(run)
+    if not saved:
+        return f"{run} holds no checkpoint"
+    return f"{saved[-1]} is the newest checkpoint; --resume goes on, on any number of processes"
 
 
 def _open_folder(job: Job) -> MetricsFile:

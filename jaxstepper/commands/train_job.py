@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from jaxstepper.errors import UserError
-from jaxstepper.machine.processes import from_main
+from jaxstepper.machine.processes import from_main, is_main
 from jaxstepper.reporting.note import note
 from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.bodies import warn_of_unused_orbit
 from jaxstepper.runs.checkpoints import Checkpoint
 from jaxstepper.runs.jax_setup import configure_jax
+from jaxstepper.runs.lock import locked
 from jaxstepper.runs.places import check_run_place
 from jaxstepper.runs.resume import resumed_config, what_was_set
 from jaxstepper.runs.start import resume_training, start_run
@@ -61,11 +63,12 @@ def folder_of(config: Config) -> Path:
     return Path(config.checkpoint_dir) / str(config.save_name)
 
 
-def open_job(request: Request) -> Job:
-    """A new run, or one that is resumed.
+@contextmanager
+def open_job(request: Request) -> Iterator[Job]:
+    """A new run, or one that is resumed; nobody else writes in its folder meanwhile.
 
     Raises:
-        UserError: an option cannot be used, or a run of this name exists.
+        UserError: an option cannot be used, or a run of this name exists or is being written.
     """
     config = request.config
     if config.resume and config.overwrite:
@@ -76,6 +79,12 @@ def open_job(request: Request) -> Job:
         request = request.replace(save_name=fresh_name())
     run = folder_of(request.config)
     check_run_place(run)
+    with locked(run) if is_main() else nullcontext():
+        yield _job(request, run)
+
+
+def _job(request: Request, run: Path) -> Job:
+    config = request.config
     if folders.paths_of(run):
         if config.resume:
             return _resumed_job(request, checkpoints.load(run))

@@ -1,21 +1,26 @@
-"""The devices that share the systems of a run.
+"""The devices that share the systems of a run, or the bodies of one large system.
 
-A mesh has one axis, along which the systems of a batch are split evenly. Every device holds
-everything else (network, optimiser, random key, totals). XLA compiles one program for all devices
-of all processes, and adds the communication. `None` stands for the mesh of a single device.
+A mesh has one axis. Along it either the systems of a batch are split evenly, or the rows of the
+pair matrix of one system (`sharded`). Every device holds everything else (network, optimiser,
+random key, totals; the state of the one system). XLA compiles one program for all devices of all
+processes, and adds the communication. `None` stands for the mesh of a single device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxstepper.errors import UserError
 
 SYSTEMS = "systems"
-"""The axis of a mesh."""
+"""The axis of a mesh along which systems are split."""
+BODIES = "bodies"
+"""That along which the rows of the pair matrix are."""
 
 Tree = TypeVar("Tree")
 
@@ -23,9 +28,13 @@ Tree = TypeVar("Tree")
 def choose_mesh(systems: int) -> Mesh | None:
     """The largest mesh that divides so many systems evenly, with equally many devices a process.
 
+    None within `sharded`, where all devices share each system.
+
     Raises:
         UserError: the systems do not divide among the processes.
     """
+    if BODIES in jax.sharding.get_abstract_mesh().axis_names:
+        return None
     processes = jax.process_count()
     if systems % processes:
         raise UserError(
@@ -45,9 +54,9 @@ def local_devices(process: int | None = None) -> list[jax.Device]:
     return jax.local_devices(process, getattr(default, "platform", default))
 
 
-def make_mesh(devices: list[jax.Device]) -> Mesh:
+def make_mesh(devices: Sequence[jax.Device], axis: str = SYSTEMS) -> Mesh:
     """A mesh of these devices."""
-    return jax.make_mesh((len(devices),), (SYSTEMS,), (AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (axis,), (AxisType.Auto,), devices=list(devices))
 
 
 def describe(mesh: Mesh | None) -> str:
@@ -96,3 +105,67 @@ def each_its_share(mesh: Mesh | None, function: Callable[..., Tree]) -> Callable
 def _off_a_single_device(x: Any) -> Any:
     """The array, on the host if one device holds all of it."""
     return x if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 else np.asarray(x)
+
+
+@contextmanager
+def sharded(devices: Sequence[jax.Device] | None = None) -> Iterator[Mesh]:
+    """Within it, devices share the pairs of bodies: forces, energies, and what rules see of pairs.
+
+        with sharded():
+            end = run_until(rule, gravity, start, Limits(time=1.0))
+
+    Each device sums over the pairs of its share of the bodies, in blocks. It holds the state of all
+    of them, `[N, D]`, but never a matrix of pairs. Results are those of one device up to rounding,
+    for every rule, scheme and rollout, under `jit`, `vmap` and `grad`, and for numbers of bodies
+    that the devices do not divide. A few bodies (up to 16, for rules, or 6) are not split.
+
+    Args:
+        devices: those to share among; by default all of this kind, of all processes. All processes
+            of a run must then take the same steps, of states and rules that are `everywhere`.
+    """
+    if devices is None:
+        devices = [each for i in range(jax.process_count()) for each in local_devices(i)]
+    mesh = make_mesh(devices, BODIES)
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def everywhere(tree: Tree) -> Tree:
+    """The pytree with its arrays on all devices that share the pairs.
+
+    Only several processes need it. Outside of `sharded` the pytree comes back as it is.
+    """
+    mesh = jax.sharding.get_mesh()
+    if BODIES not in mesh.axis_names:
+        return tree
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def put(x: Any) -> Any:
+        return jax.device_put(np.asarray(x), whole) if isinstance(x, jax.Array | np.ndarray) else x
+
+    return jax.tree.map(put, tree)
+
+
+def share_rows(function: Callable[[Any], Tree], rows: Any) -> Tree:
+    """`function(rows)`, which treats rows `[K, ...]` one by one; within `sharded`, in shares.
+
+    The leaves of the result are `[K, ...]`. Rows that the devices do not divide are filled up with
+    copies of the last, whose results are dropped.
+    """
+    mesh, count = jax.sharding.get_abstract_mesh(), rows.shape[0]
+    # Within a share of the rows, or of systems, there is nothing left to split.
+    if BODIES not in mesh.auto_axes or count < mesh.size:
+        return function(rows)
+    missing = ((0, -count % mesh.size),) + ((0, 0),) * (rows.ndim - 1)
+    each, everywhere = PartitionSpec(BODIES), PartitionSpec()
+
+    @jax.jit
+    def run(rows: Any) -> Tree:
+        # Whole before and after: the rest is arithmetic on N numbers, too little to be split.
+        rows = jax.lax.with_sharding_constraint(rows, everywhere)
+        rows = jnp.pad(rows, missing, mode="edge")
+        shares = jax.shard_map(function, in_specs=each, out_specs=each)(rows)
+        kept = jax.tree.map(lambda x: x[:count], shares)
+        return jax.lax.with_sharding_constraint(kept, everywhere)
+
+    return run(rows if isinstance(rows, jax.core.Tracer) else np.asarray(rows))

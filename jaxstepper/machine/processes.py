@@ -5,11 +5,14 @@ first agree on whatever depends on a clock, a signal, a random draw or a file. O
 prints and writes. In a run of one process, nothing here has an effect.
 """
 
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -17,26 +20,54 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxstepper.errors import UserError
+from jaxstepper.machine.peers import Peers, relay
 
 Result = TypeVar("Result")
 Tree = TypeVar("Tree")
 
 
-def join(address: str | None, count: int | None, index: int | None) -> None:
+_peers: Peers | None = None
+_words_of_loss: Callable[[], str] = str
+
+# JAX ends a process by its own heartbeat at the latest, if another one hangs.
+JAX_HEARTBEAT = 600
+
+
+def join(
+    address: str | None,
+    count: int | None,
+    index: int | None,
+    seconds: float = 45.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
     """Joins the other processes of the run; call it before any other use of JAX.
 
     This is process `index` of `count`, and process 0 is at `address`, HOST:PORT. If they are None,
-    the cluster (SLURM, Open MPI, a TPU pod, ...) knows them.
+    the cluster (SLURM, Open MPI, a TPU pod, ...) knows them. From then on, the end of another
+    process ends this one, after a line to `say`.
 
     Raises:
-        UserError: the cluster is unknown, or the other processes cannot be reached.
+        UserError: the cluster is unknown, or the others have not come after so many seconds.
     """
+    global _peers
     if jax.distributed.is_initialized():
         return
-    # The service would keep SIGTERM for itself.
-    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(address, count, index)
+        address, count, index = _complete(address, count, index, seconds)
+        near = address
+        if count > 1:
+            _peers = Peers(address, count, index, partial(_end, say))
+            _peers.call_roll(seconds)
+            near = address if index == 0 else relay(address)
+        # The service would keep SIGTERM for itself.
+        jax.config.update("jax_enable_preemption_service", False)
+        jax.distributed.initialize(
+            near,
+            count,
+            index,
+            initialization_timeout=math.ceil(seconds),
+            heartbeat_timeout_seconds=JAX_HEARTBEAT,
+        )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
@@ -44,9 +75,63 @@ def join(address: str | None, count: int | None, index: int | None) -> None:
             "Open MPI and on TPU pods; elsewhere give each process --coordinator HOST:PORT "
             "--num-processes N --process-id I"
         ) from error
+    if _peers is not None:
+        _peers.watch()
     _keep_stdout_clean()
     if not is_main():
         warnings.simplefilter("ignore")
+
+
+def _complete(
+    address: str | None, count: int | None, index: int | None, seconds: float
+) -> tuple[str, int, int]:
+    """The arguments of `join`, with what the cluster knows."""
+    if address is None or count is None or index is None:
+        from jax._src.clusters import ClusterEnv
+
+        detect = ClusterEnv.auto_detect_unset_distributed_params
+        address, count, index, _ = detect(address, count, index, None, None, math.ceil(seconds))
+    if address is None or count is None or index is None:
+        raise ValueError("no cluster is found")
+    return address, count, index
+
+
+def tell_on_loss(words: Callable[[], str]) -> None:
+    """Sets what is said of the run when another process is gone."""
+    global _words_of_loss
+    _words_of_loss = words
+
+
+def _end(say: Callable[[str], None], words: str, code: int, killed: bool) -> NoReturn:
+    """Ends this process at once: a normal exit would wait for the others."""
+    try:
+        # What process 0 has left for, it has said for all.
+        if killed or not words.startswith("process 0 "):
+            say(f"{words}; {_words_of_loss() or 'this run ends'}" if killed else words)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process, whose run has failed, and tells the others."""
+    if _peers is not None:
+        _peers.tell(f"left {code}")
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)
+
+
+def done() -> None:
+    """Tells the others that this process will end as it should."""
+    if _peers is not None:
+        _peers.tell("done")
+
+
+def end_if_another_has() -> None:
+    """Ends this process if the error of this moment comes from the end of another one."""
+    if _peers is not None:
+        _peers.end_if_another_has()
 
 
 def _keep_stdout_clean() -> None:
@@ -114,6 +199,7 @@ def on_main(action: Callable[[], Result]) -> Result | None:
         return try_on_main(action)
     except Exception as error:
         if are_several():
+            done()
             # All at once, so that no process kills the others as it exits.
             jax.distributed.shutdown()
         if isinstance(error, Elsewhere):

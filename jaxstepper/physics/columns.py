@@ -1,10 +1,13 @@
 """The names of a table's columns: which hold mass, positions and velocities.
 
 Names may stand in any order and in either case, with any of ` _-.[]()` in them: `Mass`, `x0`,
-`pos_x`, `Vel[1]`. Columns that are no part of a table, such as an id, are left out.
+`pos_x`, `Vel[1]`. A unit may follow, `x[au]` or `m (Msun)`. A column of names or ids labels the
+bodies; others that are no part of a table, such as a radius, are left out.
 """
 
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jaxstepper.errors import UserError, require
 
@@ -20,7 +23,21 @@ LETTERED = {
 }
 NUMBERED = {"x": ("x", "r", "q", "pos", "position"), "v": ("v", "u", "vel", "velocity")}
 EXTRAS = (
-    *("id", "ids", "index", "idx", "i", "n", "no", "number", "num", "nr", "body", "particle"),
+    *(
+        "id",
+        "ids",
+        "hash",
+        "index",
+        "idx",
+        "i",
+        "n",
+        "no",
+        "number",
+        "num",
+        "nr",
+        "body",
+        "particle",
+    ),
     *("star", "name", "label", "type", "kind", "r", "rad", "radius", "radii", "size", "eps"),
     *("epsilon", "softening", "soft", "hsml", "h", "density", "rho", "ax", "ay", "az"),
     *("a0", "a1", "a2", "phi", "pot", "potential", "t", "time"),
@@ -30,10 +47,37 @@ UNDERSTOOD = (
     "radius and the like"
 )
 DIGITS = "0123456789"
+# The first of these that a table has labels its bodies.
+LABELS = ("name", "label", "body", "particle", "star", "id", "ids", "hash", "index", "idx")
+# A unit in brackets at the end of a name; `x[0]` and `pos(x)` are names.
+UNIT = re.compile(r"^(.*?)\s*[\[(]([^\[\]]*)[\])]\s*\"?'?$")
+AXIS = re.compile(r"^\s*([xyzXYZ]|\d*)\s*$")
 
 
-def columns_of(names: Sequence[str], where: str) -> tuple[list[int], list[str]]:
-    """The columns that make a table, in the order mass, x..., v..., and the names left out.
+class Columns(NamedTuple):
+    """What the columns of a table are.
+
+    Attributes:
+        numbers: the columns to read, in the order mass, x..., v....
+        label: the column that names the bodies, if there is one.
+        left_out: the names of the others.
+    """
+
+    numbers: list[int]
+    label: int | None
+    left_out: list[str]
+
+
+def name_and_unit(name: str) -> tuple[str, str]:
+    """The name of a column without its unit, and the unit or ""."""
+    match = UNIT.match(name.strip())
+    if match is None or AXIS.match(match[2]):
+        return name, ""
+    return match[1], match[2].strip()
+
+
+def columns_of(names: Sequence[str], where: str) -> Columns:
+    """What each column is.
 
     Args:
         names: of all columns.
@@ -43,12 +87,12 @@ def columns_of(names: Sequence[str], where: str) -> tuple[list[int], list[str]]:
         UserError: a name is unknown, two name one thing, or mass or a component is missing.
     """
     found: dict[Meaning, int] = {}
-    extras = []
+    extras: list[int] = []
     for at, (name, meaning) in enumerate(zip(names, _meanings(names), strict=True)):
         if meaning is None:
             raise UserError(f"{where}: column {name.strip()!r} is unknown; name {UNDERSTOOD}")
         if meaning == EXTRA:
-            extras.append(name.strip())
+            extras.append(at)
         elif meaning in found:
             both = f"{names[found[meaning]].strip()!r} and {name.strip()!r}"
             raise UserError(f"{where}: {both} name the same; keep one of them")
@@ -60,7 +104,11 @@ def columns_of(names: Sequence[str], where: str) -> tuple[list[int], list[str]]:
     absent = [f"{kind}{axis}" for kind, axis in wanted if (kind, axis) not in found]
     message = f"no column is {' or '.join(absent)}; give a position and a velocity for every axis"
     require(not absent, f"{where}: {message}")
-    return [found[each] for each in wanted], extras
+    plain = [_plain(name) for name in names]
+    labels = [at for label in LABELS for at in extras if plain[at] == label]
+    label = labels[0] if labels else None
+    left_out = [names[at].strip().strip("\"'") for at in extras if at != label]
+    return Columns([found[each] for each in wanted], label, left_out)
 
 
 def are_names(words: Sequence[str]) -> bool:
@@ -71,7 +119,7 @@ def are_names(words: Sequence[str]) -> bool:
 
 def _meanings(names: Sequence[str]) -> list[Meaning | None]:
     """What each name stands for; None if it is unknown. Axes count from 0 or 1."""
-    words = [_plain(name) for name in names]
+    words = [_plain(name_and_unit(name)[0]) for name in names]
     meanings = [_meaning(word) for word in words]
     for kind in "xv":
         numbered = {

@@ -1,13 +1,17 @@
-"""Accelerations and potential energies: softened gravity and external fields. Units: G = 1.
+"""Accelerations and potential energies: softened gravity and external fields.
+
+G is 1 unless `Gravity` says otherwise.
 
 There are four ways to sum over pairs. A handful of bodies is unrolled into scalar arithmetic,
 which XLA fuses into one kernel without loops. Larger systems go through the pair matrix in blocks,
 so that memory grows as N, not N^2: a CPU takes a few columns at a time while they are short, and
 then rows; an accelerator takes large blocks of whole rows, and XLA sums each row without storing
 it. All of them subtract positions first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would
-lose close pairs to cancellation.
+lose close pairs to cancellation. Within `machine.devices.sharded`, devices share the rows of the
+larger systems.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,8 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from jaxstepper.errors import require
+from jaxstepper.machine.devices import share_rows
 from jaxstepper.physics.fast_roots import inverse_cube, inverse_root
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
@@ -70,24 +76,41 @@ class Gravity:
         external: the external field, or None.
         by_component: whether to sum the pulls of a few bodies component by component. That is fast
             where many systems are batched on the last axis, and slow for a single one.
+        G: the gravitational constant, in the units of the bodies. An external field is in the same
+            units as it is.
     """
 
     softening: float = 0.0
     external: ExternalField | None = None
     by_component: bool = False
+    G: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.G, int | float) and 0 < self.G < math.inf,
+            f"Gravity(G={self.G}): must be a number > 0",
+        )
+
+    def attracting(self, mass: Float[Array, "*B N"]) -> Float[Array, "*B N"]:
+        """G m, the masses that attract as these do where G = 1."""
+        return mass if self.G == 1 else self.G * mass
 
     def acceleration(
         self, position: Float[Array, "N D"], mass: Float[Array, " N"], time: Float[Array, ""]
     ) -> Float[Array, "N D"]:
         """Acceleration `[N, D]` of every body."""
-        own = self_acceleration(position, mass, self.softening, self.by_component)
+        attracting = self.attracting(mass)
+        own = self_acceleration(position, attracting, self.softening, self.by_component)
         return own if self.external is None else own + self.external.acceleration(position, time)
 
+    # Compiled as one, for those who ask for it outside of a compiled program.
+    @partial(jax.jit, static_argnums=0)
     def potential_energy(
         self, position: Float[Array, "N D"], mass: Float[Array, " N"], time: Float[Array, ""]
     ) -> Float[Array, ""]:
         """Potential energy `[]` of the bodies in their own and the external field."""
         own = self_potential_energy(position, mass, self.softening)
+        own = own if self.G == 1 else self.G * own
         if self.external is None:
             return own
         return own + jnp.sum(mass * self.external.potential(position, time))
@@ -101,7 +124,7 @@ def self_acceleration(
 ) -> Float[Array, "N D"]:
     """a_i = sum_{j != i} m_j (x_j - x_i) / (|x_j - x_i|^2 + softening^2)^(3/2), `[N, D]`.
 
-    Bodies at the same place do not attract each other, and the gradient is finite there.
+    Here G = 1. Bodies at the same place do not attract each other; the gradient is finite there.
     """
     if position.shape[0] == 1:
         return jnp.zeros_like(position)
@@ -109,16 +132,20 @@ def self_acceleration(
         return _acceleration_unrolled(position, mass, softening, by_component)
     few = position.shape[0] <= BY_SOURCES_UP_TO
     on_cpu = _acceleration_by_sources if few else _acceleration_in_blocks
-    return by_platform(
-        cpu=lambda: on_cpu(position, mass, softening),
-        accelerator=lambda: _acceleration_by_rows(position, mass, softening),
-    )
+
+    def pull_on(targets: Float[Array, "K D"]) -> Float[Array, "K D"]:
+        return by_platform(
+            cpu=lambda: on_cpu(targets, position, mass, softening),
+            accelerator=lambda: _acceleration_by_rows(targets, position, mass, softening),
+        )
+
+    return share_rows(pull_on, position)
 
 
 def self_potential_energy(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float = 0.0
 ) -> Float[Array, ""]:
-    """U = -sum_{i<j} m_i m_j / sqrt(|x_i - x_j|^2 + softening^2), `[]`."""
+    """With G = 1, U = -sum_{i<j} m_i m_j / sqrt(|x_i - x_j|^2 + softening^2), `[]`."""
     count = position.shape[0]
     if count <= UNROLLED_UP_TO:
         pairs = ((i, j) for i in range(count) for j in range(i + 1, count))
@@ -139,17 +166,23 @@ def self_potential_energy(
 
 
 def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
-    """`row(i)` for each of `count` bodies, a block at a time, so that memory grows as N."""
+    """`row(i)` for each of `count` bodies, a block at a time, so that memory grows as N.
 
-    def in_blocks(pairs: int) -> Any:
-        return lax.map(row, jnp.arange(count), batch_size=min(count, max(1, pairs // count)))
+    Devices that share a large system share its rows.
+    """
 
-    if count**2 <= PAIRS_AT_ONCE:
-        return in_blocks(PAIRS_AT_ONCE)
-    return by_platform(
-        cpu=lambda: in_blocks(PAIRS_AT_ONCE),
-        accelerator=lambda: in_blocks(PAIRS_AT_ONCE_ON_ACCELERATOR),
-    )
+    def of(bodies: Int[Array, " K"]) -> Any:
+        def in_blocks(pairs: int) -> Any:
+            return lax.map(row, bodies, batch_size=min(len(bodies), max(1, pairs // count)))
+
+        if count**2 <= PAIRS_AT_ONCE:
+            return in_blocks(PAIRS_AT_ONCE)
+        return by_platform(
+            cpu=lambda: in_blocks(PAIRS_AT_ONCE),
+            accelerator=lambda: in_blocks(PAIRS_AT_ONCE_ON_ACCELERATOR),
+        )
+
+    return share_rows(of, jnp.arange(count))
 
 
 def by_platform(cpu: Callable[[], Any], accelerator: Callable[[], Any]) -> Any:
@@ -220,11 +253,14 @@ def _acceleration_unrolled(
 
 
 def _acceleration_by_sources(
-    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
-) -> Float[Array, "N D"]:
-    """Sums the pull of a few sources at a time on all bodies.
+    targets: Float[Array, "K D"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, "K D"]:
+    """Sums the pull of a few sources at a time on all targets, which are among the bodies.
 
-    Every operation is on vectors over the bodies `[N]`, so the sums need no reduction. On a CPU
+    Every operation is on vectors over the targets `[K]`, so the sums need no reduction. On a CPU
     that is twice as fast as multiplying rows of the pair matrix by the masses.
     """
     count, dim = position.shape
@@ -233,7 +269,7 @@ def _acceleration_by_sources(
     # Massless copies of the last body fill up the last block.
     sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
     masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
-    x = [position[:, k] for k in range(dim)]
+    x = [targets[:, k] for k in range(dim)]
 
     def add_pull(a: list[Array], block: tuple[Array, Array]) -> tuple[list[Array], None]:
         x_s, m_s = block
@@ -243,15 +279,18 @@ def _acceleration_by_sources(
         pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in range(size)] for k in range(dim)]
         return [sum(pulls_k, start=a_k) for a_k, pulls_k in zip(a, pulls, strict=True)], None
 
-    zero = [jnp.zeros((count,), position.dtype)] * dim
+    zero = [jnp.zeros_like(x_k) for x_k in x]
     return jnp.stack(lax.scan(add_pull, zero, (sources, masses))[0], axis=1)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _acceleration_in_blocks(
-    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
-) -> Float[Array, "N D"]:
-    """Sums the pulls on some bodies at a time, all components of a pull in one loop."""
+    targets: Float[Array, "K D"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, "K D"]:
+    """Sums the pulls on some targets at a time, all components of a pull in one loop."""
     count = position.shape[0]
     missing = -count % (BLOCKS * BLOCK)
     # Massless copies of the last body fill up the last block.
@@ -266,9 +305,9 @@ def _acceleration_in_blocks(
         return jnp.stack([jnp.sum(x, (1, 2)) for x in sum_together(blocks, 2)], axis=1)
 
     most = max(1, PAIRS_IN_BLOCKS // count)
-    if count <= most:
-        return of_some(position)
-    return lax.map(lambda one: of_some(one[None])[0], position, batch_size=most)
+    if len(targets) <= most:
+        return of_some(targets)
+    return lax.map(lambda one: of_some(one[None])[0], targets, batch_size=most)
 
 
 @_acceleration_in_blocks.defjvp
@@ -288,19 +327,23 @@ def sum_together(terms: list[Array], axis: int) -> list[Array]:
 
 
 def _acceleration_by_rows(
-    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
-) -> Float[Array, "N D"]:
-    """Sums the pulls on each body, component by component, so that the sums share the weights."""
+    targets: Float[Array, "K D"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, "K D"]:
+    """Sums the pulls on each target, component by component, so that sums share the weights."""
     x = position.T
 
-    def row(i: Array) -> Float[Array, " D"]:
-        dx = [x_k - x_k[i] for x_k in x]
+    def row(target: Float[Array, " D"]) -> Float[Array, " D"]:
+        dx = [x_k - target_k for x_k, target_k in zip(x, target, strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x.dtype))
         inverse = inverse_distance(r_squared)
         weight = mass * inverse * inverse * inverse
         return jnp.stack([jnp.sum(weight * d) for d in dx])
 
-    return for_each_body(row, position.shape[0])
+    most = max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // position.shape[0])
+    return lax.map(row, targets, batch_size=min(targets.shape[0], most))
 
 
 def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Array, "..."]:

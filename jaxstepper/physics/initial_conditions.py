@@ -6,6 +6,7 @@ Arguments that make no valid table or bound orbit raise `UserError`.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -217,20 +218,42 @@ def hierarchical_triple(
     return np.concatenate([inner, outer[1:]])
 
 
-def orbital_period(table: Table) -> float | None:
-    """2 pi sqrt(a^3 / M) of a bound pair `[2, 1 + 2 D]`, without softening; None for others."""
+class Orbit(NamedTuple):
+    """The shape of the orbit of two bodies about each other.
+
+    Attributes:
+        eccentricity: 1 or more if they are not bound.
+        semi_major: negative if they are not bound, and infinite on a parabola.
+    """
+
+    eccentricity: float
+    semi_major: float
+
+
+def orbit_of_pair(table: Table) -> Orbit | None:
+    """The orbit of a pair `[2, 1 + 2 D]`, without softening; None for others.
+
+    The eccentricity is |(v^2 - M / r) x - (x . v) v| / M, of relative positions and velocities.
+    """
     if table.ndim != 2 or table.shape[0] != 2:
         return None
     relative, total = table[1, 1:] - table[0, 1:], float(table[:, 0].sum())
     position, velocity = np.split(relative, 2)
-    separation = float(np.linalg.norm(position))
-    if separation == 0:
+    separation, speed = float(np.linalg.norm(position)), float(np.linalg.norm(velocity))
+    if separation == 0 or total == 0:
         return None
-    energy = float(velocity @ velocity) / 2 - total / separation
-    if energy >= 0:
+    energy = speed**2 / 2 - total / separation
+    towards = (speed**2 - total / separation) * position - (position @ velocity) * velocity
+    semi_major = -total / (2 * energy) if energy else math.inf
+    return Orbit(float(np.linalg.norm(towards)) / total, semi_major)
+
+
+def orbital_period(table: Table) -> float | None:
+    """2 pi sqrt(a^3 / M) of a bound pair `[2, 1 + 2 D]`, without softening; None for others."""
+    orbit = orbit_of_pair(table)
+    if orbit is None or not 0 < orbit.semi_major < math.inf:
         return None
-    semi_major = -total / (2 * energy)
-    return 2 * math.pi * math.sqrt(semi_major**3 / total)
+    return 2 * math.pi * math.sqrt(orbit.semi_major**3 / float(table[:, 0].sum()))
 
 
 def _check_orbit(eccentricity: float, semi_major: float, total_mass: float) -> None:

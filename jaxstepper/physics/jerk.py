@@ -1,6 +1,6 @@
-"""Accelerations and their rates of change along the motion (jerks). Units: G = 1.
+"""Accelerations and their rates of change along the motion (jerks).
 
-With r = x_j - x_i, v = v_j - v_i and d^2 = r^2 + softening^2,
+With G = 1, r = x_j - x_i, v = v_j - v_i and d^2 = r^2 + softening^2,
 
     a_i = sum_j m_j r / d^3,   j_i = sum_j m_j [v / d^3 - 3 (r.v) r / d^5].
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxstepper.machine.devices import share_rows
 from jaxstepper.physics.fast_roots import inverse_root
 from jaxstepper.physics.gravity import (
     BLOCK,
@@ -78,7 +79,7 @@ def pull_on(
         time: `[]`.
     """
     dim = len(targets) // 2
-    sums = _sums(targets, sources, mass, gravity.softening)
+    sums = _sums(targets, sources, gravity.attracting(mass), gravity.softening)
     pull = Pull(sums[:dim].T, sums[dim:-1].T, sums[-1])
     if gravity.external is None:
         return pull
@@ -97,10 +98,14 @@ def _sums(targets: Array, sources: Array, mass: Array, softening: float) -> Floa
     if count <= UNROLLED_UP_TO:
         pulls = (_pull(sources[:, j], targets, mass[j], softening) for j in range(count))
         return jnp.stack([sum(parts[1:], parts[0]) for parts in zip(*pulls, strict=True)])
-    return by_platform(
-        cpu=lambda: _sums_in_blocks(targets, sources, mass, softening),
-        accelerator=lambda: _sums_by_rows(targets, sources, mass, softening),
-    )
+
+    def of(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
+        return by_platform(
+            cpu=lambda: _sums_in_blocks(some.T, sources, mass, softening),
+            accelerator=lambda: _sums_by_rows(some.T, sources, mass, softening),
+        ).T
+
+    return share_rows(of, targets.T).T
 
 
 def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: float) -> Array:

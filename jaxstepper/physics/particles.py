@@ -1,7 +1,9 @@
 """The state of a gravitational N-body system. Units: G = 1."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,17 @@ class Particles:
     time: Float[Array, "*B"]
     dt: Float[Array, "*B"]
 
+    def __repr__(self) -> str:
+        """One line: how many bodies, and when."""
+        if not hasattr(self.position, "shape"):  # a tree of axes or shardings
+            return object.__repr__(self)
+        *systems, bodies, dim = self.position.shape
+        many = "".join(f"{count} systems of " for count in systems)
+        words = f"Particles({many}{bodies} bodies in {dim}D, {self.position.dtype}"
+        is_known = isinstance(self.time, jax.Array) and not isinstance(self.time, jax.core.Tracer)
+        is_one = is_known and self.time.ndim == 0
+        return f"{words}, time {float(self.time):g})" if is_one else f"{words})"
+
     def replace(self, **changes: Array) -> "Particles":
         """A copy with some fields changed."""
         return replace(self, **changes)
@@ -47,33 +60,57 @@ def from_table(
     dtype: DTypeLike = float,
     time: ArrayLike = 0.0,
 ) -> Particles:
-    """The state of a table of bodies.
+    """The state of a table of bodies, or the states of a batch of tables.
 
     Args:
-        table: `[N, 1 + 2 D]`, columns mass, position, velocity.
+        table: `[N, 1 + 2 D]`, columns mass, position, velocity; or `[B, N, 1 + 2 D]`.
         acceleration: the force law, such as `Gravity().acceleration`.
         dtype: dtype of the state; by default float64 if `jax_enable_x64` is on, else float32.
-        time: of the state, `[]`.
+        time: of the state, `[]`; of a batch, also `[B]`.
 
     Raises:
         UserError: the table has another shape.
     """
-    table = jnp.asarray(table, dtype)
+    _note_single_precision(dtype)
+    table, time = jnp.asarray(table, dtype), jnp.asarray(time, dtype)
     require(
-        table.ndim == 2 and table.shape[1] >= 3 and table.shape[1] % 2 == 1,
-        f"a table of bodies must be [N, 1 + 2 D] (mass, position, velocity), not {table.shape}",
+        table.ndim in (2, 3) and table.shape[-1] >= 3 and table.shape[-1] % 2 == 1,
+        "a table of bodies must be [N, 1 + 2 D] (mass, position, velocity), or a batch of them "
+        f"[B, N, 1 + 2 D], not {table.shape}",
     )
-    dim = (table.shape[-1] - 1) // 2
+    if table.ndim == 3:
+        times = jnp.broadcast_to(time, table.shape[:1])
+        return jax.vmap(lambda one, at: _from_table(one, acceleration, at))(table, times)
+    return _from_table(table, acceleration, time)
+
+
+def _from_table(
+    table: Float[Array, "N C"], acceleration: AccelerationFn, time: Float[Array, ""]
+) -> Particles:
+    dim = (table.shape[1] - 1) // 2
     mass, position, velocity = table[:, 0], table[:, 1 : 1 + dim], table[:, 1 + dim :]
-    zero, time = jnp.zeros((), dtype), jnp.asarray(time, dtype)
     return Particles(
         mass=mass,
         position=position,
         velocity=velocity,
         acceleration=acceleration(position, mass, time),
         time=time,
-        dt=zero,
+        dt=jnp.zeros((), table.dtype),
     )
+
+
+@lru_cache(1)
+def _say_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+def _note_single_precision(dtype: DTypeLike) -> None:
+    """Says once that the default precision is single, since JAX does not."""
+    if dtype is float and jax.dtypes.canonicalize_dtype(float) == jnp.float32:
+        _say_once(
+            "bodies are float32, with 7 digits, as jax_enable_x64 is off; for 16 digits call "
+            'jax.config.update("jax_enable_x64", True) first'
+        )
 
 
 def to_table(particles: Particles) -> Float[Array, "N C"]:

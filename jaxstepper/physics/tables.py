@@ -7,8 +7,6 @@ Invalid tables raise `UserError`. Whether values overflow in the dtype of a run,
 import codecs
 import gzip
 import io
-import re
-import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +17,14 @@ import numpy.typing as npt
 
 from jaxstepper.errors import UserError, require
 from jaxstepper.machine.memory import physical_memory, require_memory
-from jaxstepper.physics.columns import are_names, columns_of
+from jaxstepper.physics.text_tables import read_text
+from jaxstepper.physics.units import Units
 
 Table = npt.NDArray[np.float64]
 TEXT_SUFFIXES = (".txt", ".dat", ".csv")
 # Reading a text of short numbers takes this many times its size.
 GROWTH_OF_TEXT = 10
+READ_AT_ONCE = 2**24
 # More are likely columns that are no part of a table, unless they are asked for.
 MOST_DIMENSIONS = 3
 GZIP = b"\x1f\x8b"
@@ -38,21 +38,42 @@ ENCODINGS = {
 }
 # What no text holds, in any encoding that is the right one.
 CONTROL = frozenset(map(chr, range(32))) - set("\t\n\r\f\v\x1a")
-FORTRAN_EXPONENT = re.compile(r"^(\s*[+-]?[\d.]+)[dD]([+-]?\d+\s*)$")
 
 
-def load_table(path: str | Path, dim: int | None = None, in_field: bool = False) -> Table:
-    """Reads a table from text (# comments), or a table or batch from `.npy`; either may be `.gz`.
+class Bodies(NamedTuple):
+    """Bodies of a file.
 
-    Columns are separated by blanks; in `.csv` by commas. They are mass, x..., v..., unless a line
-    of names above them, in text behind a #, says otherwise (see `columns`). Numbers may have the
-    exponents of Fortran, 1.0D+00. Coincident bodies pass, since a file does not know the softening:
-    see `validate_table`.
+    Attributes:
+        table: `[N, 1 + 2 D]` or a batch `[B, N, 1 + 2 D]`.
+        names: of the N bodies; () if they have none.
+    """
+
+    table: Table
+    names: tuple[str, ...] = ()
+
+
+def load_table(
+    path: str | Path, dim: int | None = None, in_field: bool = False, units: Units | None = None
+) -> Table:
+    """The table of `load_bodies`, which has the arguments and errors too."""
+    return load_bodies(path, dim, in_field, units).table
+
+
+def load_bodies(
+    path: str | Path, dim: int | None = None, in_field: bool = False, units: Units | None = None
+) -> Bodies:
+    """Reads a table from text, or a table or batch from `.npy`; either may be `.gz`.
+
+    Columns are separated by blanks, commas or semicolons; #, % and ! begin remarks. They are mass,
+    x..., v..., unless a line of names above them, in text behind a mark of remarks, says otherwise
+    (see `columns`). Numbers may have the exponents of Fortran, 1.0D+00. Coincident bodies pass,
+    since a file does not know the softening: see `validate_table`.
 
     Args:
         path: the file.
         dim: the number of dimensions, if it is known: more than three need it, or names.
         in_field: whether the bodies are in an external field, where one is enough.
+        units: those of the bodies. Columns without units are in these, others are converted.
 
     Raises:
         UserError: the file cannot be read, or holds no valid table.
@@ -67,10 +88,11 @@ def load_table(path: str | Path, dim: int | None = None, in_field: bool = False)
         content = _unpacked(path.read_bytes(), growth, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    names: tuple[str, ...] = ()
     if kind == ".npy":
         table, named = _read_npy(content, path), False
     else:
-        table, named = _read_text(_decoded(content, path), path, kind == ".csv")
+        table, names, named = read_text(_decoded(content, path), path, kind == ".csv", units)
     values = _checked_values(table, str(path), in_field)
     found = (values.shape[-1] - 1) // 2
     require(
@@ -78,7 +100,7 @@ def load_table(path: str | Path, dim: int | None = None, in_field: bool = False)
         f"{path}: has {values.shape[-1]} columns, which would be {found} dimensions; if they are, "
         f"ask for them (--dim {found}), else name the columns in a first line (mass x y z vx ...)",
     )
-    return values
+    return Bodies(values, names)
 
 
 def save_table(path: str | Path, table: Table) -> None:
@@ -155,13 +177,14 @@ def _unpacked(content: bytes, growth: int, path: Path) -> bytes:
         return content
     try:
         # Reads no more than fits: a small file may decompress to any size.
-        most = min(physical_memory() / growth, 2.0**62)
+        most, unpacked = physical_memory() / growth, bytearray()
         with gzip.open(io.BytesIO(content)) as file:
-            unpacked = file.read(int(most) + 1)
+            while len(unpacked) <= most and (piece := file.read(READ_AT_ONCE)):
+                unpacked += piece
     except (EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}: is damaged gzip; compress the table again") from error
     require_memory(growth * len(unpacked), f"{path}: to read it")
-    return unpacked
+    return bytes(unpacked)
 
 
 def _decoded(content: bytes, path: Path) -> str:
@@ -191,85 +214,6 @@ def _read_npy(content: bytes, path: Path) -> npt.NDArray[np.generic]:
             f"{path}: is not a plain .npy array (empty, pickled or damaged); "
             "write it with np.save from an array of floats"
         ) from error
-
-
-class _Header(NamedTuple):
-    """A line of names, and where it stands."""
-
-    number: int
-    names: list[str]
-
-
-def _read_text(text: str, path: Path, is_csv: bool) -> tuple[Table, bool]:
-    """The table, and whether its columns have names."""
-    # The format of np.loadtxt, read here so that a fault is named by its line in the file.
-    header: _Header | None = None
-    remarks: list[_Header] = []
-    rows: list[tuple[int, list[str]]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        line, is_remark, remark = line.partition("#")
-        if not line.strip():
-            if is_remark and not rows:
-                names = remark.strip("# \t").rpartition(":")[2]  # as in "columns: m x v"
-                remarks.append(_Header(number, _words(names, True)))
-            continue
-        words = _words(line, is_csv)
-        if not rows and header is None and _is_header(words, is_csv):
-            header = _Header(number, words)
-            continue
-        width = len(rows[0][1]) if rows else len(words)
-        message = f"line {number} has {len(words)} columns, those above {width}; give all the same"
-        require(len(words) == width, f"{path}: {message}")
-        rows.append((number, words))
-    require(bool(rows), f"{path}: is empty; write one row 'mass x... v...' per body")
-    width = len(rows[0][1])
-    for remark_line in reversed(remarks):
-        if header is None and len(remark_line.names) == width and are_names(remark_line.names):
-            header = remark_line
-    columns = list(range(width)) if header is None else _columns(header, width, path)
-    numbers = [
-        [_number(words[i], f"{path}: line {number}, column {i + 1}") for i in columns]
-        for number, words in rows
-    ]
-    return np.array(numbers), header is not None
-
-
-def _words(line: str, with_commas: bool) -> list[str]:
-    return line.split("," if with_commas and "," in line else None)
-
-
-def _is_header(words: list[str], is_csv: bool) -> bool:
-    """Whether a line before all rows is one of names; in .csv, any line without a number is."""
-    return not any(map(_is_number, words)) and "" not in words if is_csv else are_names(words)
-
-
-def _columns(header: _Header, width: int, path: Path) -> list[int]:
-    """The columns to read, in the order mass, x..., v...; warns of those left out."""
-    number, names = header
-    where = f"{path}: line {number}"
-    message = f"names {len(names)} columns, but the rows have {width}; name every column"
-    require(len(names) == width, f"{where} {message}")
-    columns, extras = columns_of(names, where)
-    if extras:
-        warnings.warn(f"{path}: column {', '.join(extras)} is not read", stacklevel=4)
-    return columns
-
-
-def _is_number(word: str) -> bool:
-    try:
-        _number(word, "")
-    except UserError:
-        return False
-    return True
-
-
-def _number(word: str, where: str) -> float:
-    plain = FORTRAN_EXPONENT.sub(r"\1e\2", word)
-    try:
-        return float(plain.replace("_", "?"))  # float() takes 1_000, np.loadtxt does not
-    except ValueError as error:
-        message = f"{word[:40]!r} is not a number; write numbers separated by blanks (.csv: commas)"
-        raise UserError(f"{where}: {message}") from error
 
 
 def _checked_values(table: npt.ArrayLike, where: str, in_field: bool = False) -> Table:

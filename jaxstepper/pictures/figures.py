@@ -1,5 +1,6 @@
 """Common parts of all pictures: colours, figures, logarithmic axes, and saving."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ DARK_ENOUGH = 0.88
 BLUE, ORANGE = COLOURS[:2]
 GREY, PALE = "0.4", "0.88"
 TIME, STEP = "time (G = 1)", "dt (G = 1)"
+NATURAL = {"length": "G = 1", "time": "G = 1"}
 # Up to this many bodies get a colour each, and orbits that the eye can follow.
 FEW_BODIES = 12
+# Bodies that leave a plane by less than this fraction of their extent are drawn in it.
+FLAT = 0.03
 # An initial energy smaller than this fraction of its changes is 0 up to rounding.
 VANISHES = 1e-9
 
@@ -72,17 +76,35 @@ def save(figure: Any, path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({problem})") from problem
 
 
-def spatial(time: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Points `[S, N, 2]`, or `[S, N, 3]` if D = 3, to draw bodies at; and a name for each axis.
+def spatial(
+    time: np.ndarray, position: np.ndarray, units: Mapping[str, str] = NATURAL
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Points `[S, N, 2 or 3]` to draw bodies at, and a name for each axis.
 
-    One dimension is drawn against time `[S]`. Of more than three, the first two are drawn.
+    `units` has those of length and time. One dimension is drawn against time `[S]`. Of more than
+    three, the first two are drawn. Three are drawn as two where the bodies keep to a plane through
+    two axes.
     """
     if position.shape[2] == 1:
         times = np.broadcast_to(time[:, None, None], position.shape)
-        return np.concatenate([times, position], axis=2), (TIME, "x (G = 1)")
-    names = tuple(f"{name} (G = 1)" for name in "xyz")
-    shown = 3 if position.shape[2] == 3 else 2
-    return position[:, :, :shown], names[:shown]
+        return np.concatenate([times, position], axis=2), (
+            in_unit(TIME, units, "time"),
+            in_unit("x (G = 1)", units, "length"),
+        )
+    names = tuple(in_unit(f"{name} (G = 1)", units, "length") for name in "xyz")
+    if position.shape[2] != 3:
+        return position[:, :, :2], names[:2]
+    extent = np.nanmax(position, axis=(0, 1)) - np.nanmin(position, axis=(0, 1))
+    thin = int(np.argmin(extent))
+    if extent[thin] > FLAT * np.max(extent):
+        return position, names
+    plane = [axis for axis in range(3) if axis != thin]
+    return position[:, :, plane], tuple(names[axis] for axis in plane)
+
+
+def in_unit(label: str, units: Mapping[str, str], kind: str) -> str:
+    """A label of something of a kind, such as "time (G = 1)", with its unit."""
+    return label.replace("G = 1", units[kind])
 
 
 def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
@@ -101,7 +123,7 @@ def set_space(axes: Any, points: np.ndarray, names: tuple[str, ...]) -> None:
     else:
         axes.update_datalim([low, high])
         axes.autoscale_view()
-        if names[0] != TIME:
+        if not names[0].startswith("time"):
             axes.set_aspect("equal", adjustable="datalim")
     axes.locator_params(nbins=5)
 

@@ -1,5 +1,6 @@
 """The states that a movie shows: those of a rollout, or those that training accepted."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -23,6 +24,7 @@ class Film:
         velocity: `[F, N, D]`.
         energy: `[F]`.
         epochs: `[F]`, epochs of training before each state; None for a rollout.
+        units: those of length, time and mass, unless G = 1.
     """
 
     mass: np.ndarray
@@ -32,6 +34,7 @@ class Film:
     velocity: np.ndarray
     energy: np.ndarray
     epochs: np.ndarray | None = None
+    units: Mapping[str, str] | None = None
 
     @property
     def origin(self) -> np.ndarray:
@@ -52,11 +55,14 @@ class Film:
         return np.asarray(p), np.asarray(spin)
 
 
-def film_of(trajectory: Trajectory, mass: np.ndarray) -> Film:
+def film_of(
+    trajectory: Trajectory, mass: np.ndarray, units: Mapping[str, str] | None = None
+) -> Film:
     """The film of a rollout of masses `[N]`, as long as it is finite."""
     parts = (trajectory.time, trajectory.position, trajectory.velocity, trajectory.energy)
     fine = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts]
     shown = np.logical_and.accumulate(np.all(fine, axis=0))
     dt = np.concatenate([[np.nan], trajectory.dt])
     time, position, velocity, energy = (part[shown] for part in parts)
-    return Film(np.asarray(mass), time, dt[shown], position, velocity, energy)
+    shown_states = (time, dt[shown], position, velocity, energy)
+    return Film(np.asarray(mass), *shown_states, units=units)

@@ -9,9 +9,11 @@ from jaxstepper.pictures.figures import (
     BLUE,
     COLOURS,
     FEW_BODIES,
+    NATURAL,
     PALE,
     TIME,
     evenly,
+    in_unit,
     label_powers,
     new_figure,
     positive,
@@ -47,7 +49,7 @@ class Scene:
         self.film = film
         self.figure = new_figure(WIDTH, HEIGHT)
         self._origin = film.origin
-        self._points, names = spatial(film.time, film.position)
+        self._points, names = spatial(film.time, film.position, film.units or NATURAL)
         self._labels: Callable[[int], str] = _labels_of(film)
         self._offsets = _tail_offsets(film, frames)
         grid = self.figure.add_gridspec(5, 2, width_ratios=(1.5, 1), **LAYOUT)
@@ -55,7 +57,7 @@ class Scene:
         self.bodies = self.figure.add_subplot(grid[:, 0], **space)
         set_space(self.bodies, self._points, names)
         self.label = self.figure.text(0.09, 0.94, "", fontsize="large", animated=True)
-        self.figure.text(0.98, 0.94, "units: G = 1", horizontalalignment="right")
+        self.figure.text(0.98, 0.94, _words_of_units(film), horizontalalignment="right")
         self.tail, self.dots = self._bodies()
         self.curves = self._curves(grid)
 
@@ -112,7 +114,8 @@ class Scene:
             (line,) = axes.plot([], [], color=BLUE, linewidth=1.2, animated=True)
             (dot,) = axes.plot([], [], "o", color="black", markersize=4, animated=True)
             curves.append((along, values, line, dot))
-        panels[-1].set_xlabel(TIME if film.epochs is None else "epochs of training")
+        time = in_unit(TIME, film.units or NATURAL, "time")
+        panels[-1].set_xlabel(time if film.epochs is None else "epochs of training")
         return curves
 
     def show(self, frame: int) -> None:
@@ -153,6 +156,12 @@ class Scene:
                 dot.axes.draw_artist(dot)
             self.figure.draw_artist(self.label)
             yield np.array(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def _words_of_units(film: Film) -> str:
+    if film.units is None:
+        return "units: G = 1"
+    return "units: " + ", ".join(film.units[kind] for kind in ("length", "time", "mass"))
 
 
 def _labels_of(film: Film) -> Callable[[int], str]:

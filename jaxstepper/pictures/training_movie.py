@@ -50,5 +50,6 @@ class TrainingMovie:
     def make(self) -> None:
         """Writes the movie."""
         if self.is_on:
-            film = Film(self._mass, *map(np.array, zip(*self._states, strict=True)))
+            states: list[Any] = list(map(np.array, zip(*self._states, strict=True)))
+            film = Film(self._mass, *states)
             on_main(partial(make_movie, film, self._path, self._options, self._quiet))

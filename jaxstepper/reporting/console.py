@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from jaxstepper.machine.processes import is_main
+from jaxstepper.reporting.note import put
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result
 
@@ -18,9 +19,9 @@ class Console:
         self.stream, self.quiet = stream, quiet
 
     def print(self, line: str) -> None:
-        """Prints a line, unless quiet."""
+        """Prints a line, unless quiet; the run goes on if it cannot be written."""
         if not self.quiet and is_main():
-            print(line, file=self.stream, flush=True)
+            put(line, self.stream)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """Prints the line of an epoch, if it is due."""

@@ -1,21 +1,30 @@
 """Weights & Biases: a run's metrics, summary, artifacts and figures."""
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jaxstepper.errors import UserError
+from jaxstepper.reporting.note import note
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result
 
+# So many bytes are as good as none.
+LITTLE = 10_000
+
 
 class WandbRun:
-    """A run of Weights & Biases; does nothing when it is off."""
+    """A run of Weights & Biases; does nothing when it is off.
+
+    What it fails to keep is told once, and ends nothing.
+    """
 
     def __init__(self, run: Any = None) -> None:
         self._run = run
+        self._has_failed = False
 
     @property
     def is_on(self) -> bool:
@@ -36,20 +45,23 @@ class WandbRun:
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Logs some values."""
-        if self._run is not None:
-            self._run.log(dict(values))
+        with self._tolerant():
+            if self._run is not None:
+                self._run.log(dict(values))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Adds values to the summary of the run."""
-        if self._run is not None:
-            self._run.summary.update(dict(values))
+        with self._tolerant():
+            if self._run is not None:
+                self._run.summary.update(dict(values))
 
     def figure(self, name: str, picture: Path) -> None:
         """Logs a picture file."""
         if self._run is not None:
             import wandb
 
-            self._run.log({name: wandb.Image(str(picture))})
+            with self._tolerant():
+                self._run.log({name: wandb.Image(str(picture))})
 
     def keep(self, name: str, kind: str, *paths: Path) -> None:
         """Keeps files and folders as a new version of the artifact of this name."""
@@ -57,13 +69,32 @@ class WandbRun:
             return
         import wandb
 
-        artifact = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "-", name), type=kind)
-        for path in paths:
-            # File by file: adding a folder prints a line.
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file():
-                    artifact.add_file(str(file), name=str(file.relative_to(path.parent)))
-        self._run.log_artifact(artifact)
+        with self._tolerant():
+            artifact = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "-", name), type=kind)
+            for path in paths:
+                # File by file: adding a folder prints a line.
+                for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                    if file.is_file():
+                        artifact.add_file(str(file), name=str(file.relative_to(path.parent)))
+            self._run.log_artifact(artifact)
+
+    def finish(self, exit_code: int | None = None) -> None:
+        """Ends the run."""
+        with self._tolerant():
+            self._run.finish(exit_code)
+            # Its service writes the files, and keeps quiet about a disk that takes no more.
+            if shutil.disk_usage(self._run.dir).free < LITTLE:
+                raise OSError(f"the disk of {self._run.dir} is full")
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # wandb raises many kinds
+            if not self._has_failed:
+                reason = " ".join(str(error).split())[:120] or type(error).__name__
+                note(f"W&B: something could not be kept there ({reason}); the run goes on")
+            self._has_failed = True
 
 
 def summary_values(objective: Objective, result: Result) -> dict[str, Any]:
@@ -114,9 +145,10 @@ def start_wandb(
     if step is not None:
         run.define_metric(step)
         run.define_metric("*", step_metric=step)
+    kept = WandbRun(run)
     try:
-        yield WandbRun(run)
+        yield kept
     except BaseException:
-        run.finish(exit_code=1)
+        kept.finish(exit_code=1)
         raise
-    run.finish()
+    kept.finish()

@@ -1,5 +1,6 @@
 """The initial conditions of a run: drawn, or read from a file."""
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -9,14 +10,23 @@ from jaxstepper.errors import UserError
 from jaxstepper.machine.memory import require_memory
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.precision import check_precision
-from jaxstepper.physics.tables import load_table, validate_table
+from jaxstepper.physics.tables import Bodies, load_bodies, validate_table
+from jaxstepper.runs.recordings import end_of_recording
+from jaxstepper.runs.units import attracting, units_of
 from jaxstepper.settings.checks import check_together
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
 
 
 def initial_tables(request: Request, many: bool, seed: ics.Seed = None) -> np.ndarray:
+    """The tables `[B, N, 1 + 2 D]` of `initial_bodies`, with its arguments and errors."""
+    return initial_bodies(request, many, seed).table
+
+
+def initial_bodies(request: Request, many: bool, seed: ics.Seed = None) -> Bodies:
     """Initial conditions `[B, N, 1 + 2 D]` that can be simulated in the run's dtype.
+
+    They are in the units of the run.
 
     Args:
         request: the options of the run.
@@ -30,11 +40,11 @@ def initial_tables(request: Request, many: bool, seed: ics.Seed = None) -> np.nd
     """
     config = request.config
     if config.ic_path is not None:
-        tables, where = _tables_from_file(request, many), config.ic_path
+        bodies, where = _bodies_from_file(request, many), config.ic_path
     else:
-        tables, where = _drawn_tables(request, many, seed), "the drawn bodies"
-    check_precision(tables, where, config.dtype, config.softening)
-    return tables
+        bodies, where = Bodies(_drawn_tables(request, many, seed)), "the drawn bodies"
+    check_precision(attracting(bodies.table, config.G), where, config.dtype, config.softening)
+    return bodies
 
 
 def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
@@ -51,13 +61,16 @@ def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
             rule = f"--draw {config.draw} is in 3 dimensions; leave it out, or use --draw random"
             raise request.refusal("dim", rule)
         if config.draw == "virial":
-            return ics.virial_batch(seed, systems, config.num_particles, config.mass_range)
-        return ics.plummer_batch(seed, systems, config.num_particles)
+            drawn = ics.virial_batch(seed, systems, config.num_particles, config.mass_range)
+        else:
+            drawn = ics.plummer_batch(seed, systems, config.num_particles)
+        return _as_fast_as(config.G, drawn)
     if many and config.draw != "random":
-        return _drawn_pairs(request, seed)
+        return _as_fast_as(config.G, _drawn_pairs(request, seed))
     if not many and _is_kepler_pair(request):
         masses = (config.mass, config.mass)
-        return ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)[None]
+        pair = ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)
+        return _as_fast_as(config.G, pair[None])
     scales = (config.mass, config.pos_scale, config.vel_scale)
     return ics.random_batch(seed, systems, config.num_particles, config.dim, *scales)
 
@@ -74,16 +87,30 @@ def _drawn_pairs(request: Request, seed: ics.Seed) -> np.ndarray:
     return ics.kepler_batch(seed, config.num_orbits, *ranges, config.mass, config.dim, at_apocentre)
 
 
+def _as_fast_as(G: float, tables: np.ndarray) -> np.ndarray:
+    """Tables of bodies drawn for G = 1, with the velocities that they have under another G."""
+    if G == 1:
+        return tables
+    dim = (tables.shape[-1] - 1) // 2
+    tables = tables.copy()
+    tables[..., 1 + dim :] *= math.sqrt(G)
+    return tables
+
+
 def _is_kepler_pair(request: Request) -> bool:
     asked = request.sets("eccentricity") or request.sets("semi_major")
     return asked and request.config.num_particles == 2 and request.config.dim >= 2
 
 
-def _tables_from_file(request: Request, many: bool) -> np.ndarray:
+def _bodies_from_file(request: Request, many: bool) -> Bodies:
     config = request.config
     assert config.ic_path is not None
     dim = config.dim if request.sets("dim") else None
-    tables = load_table(config.ic_path, dim, config.external_field_mass is not None)
+    in_field = config.external_field_mass is not None
+    if config.ic_path.endswith((".npz", ".h5")):
+        tables, names = end_of_recording(config.ic_path)
+    else:
+        tables, names = load_bodies(config.ic_path, dim, in_field, units_of(config))
     check_tables(request, tables, config.ic_path)
     tables = tables if tables.ndim == 3 else tables[None]
     if len(tables) > 1 and not many:
@@ -91,7 +118,7 @@ def _tables_from_file(request: Request, many: bool) -> np.ndarray:
             f"{config.ic_path}: holds {len(tables)} systems; use --multi-orbit (train) or "
             "--multi-orbit-sim (simulate), or a file of one table"
         )
-    return tables
+    return Bodies(tables, names)
 
 
 def check_tables(request: Request, tables: np.ndarray, source: str) -> None:

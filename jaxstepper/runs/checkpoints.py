@@ -7,6 +7,7 @@ the third that was saved in the middle of it.
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -25,11 +26,14 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxstepper.errors import UserError
 from jaxstepper.machine.processes import are_several, is_main, to_host, try_on_main
-from jaxstepper.runs.folders import epoch_of, paths_of
+from jaxstepper.runs.folders import SAVING, epoch_of, paths_of
 from jaxstepper.runs.seal import Damaged, check_seal, seal
 
 FORMAT = 2
 """Version of the layout; a higher one was written by a newer jaxstepper."""
+
+METADATA = "_CHECKPOINT_METADATA"
+"""Orbax's file, in a checkpoint, of what it says beside its arrays."""
 
 ADDED_LATER = "progress"
 """A field of the state that checkpoints of training on windows once did not have."""
@@ -71,6 +75,8 @@ class Checkpoint:
 def load(run: Path, name: str | int | None = None) -> Checkpoint:
     """Loads the checkpoint of this name, or the newest intact one, and warns of damaged ones.
 
+    A run may be training meanwhile: a checkpoint that it deletes is passed over for a newer one.
+
     Raises:
         UserError: it is damaged, or all are; or another version wrote it.
     """
@@ -80,6 +86,10 @@ def load(run: Path, name: str | int | None = None) -> Checkpoint:
         try:
             checkpoint = read(path)
         except Damaged as error:
+            if not path.exists():
+                if name is None:
+                    return load(run)
+                raise UserError(f"{path}: was deleted; {run} goes on without it") from None
             damaged.append(f"{path}: damaged ({error})")
             continue
         for line in damaged:
@@ -114,11 +124,34 @@ def read(path: Path) -> Checkpoint:
 
 def metrics_of(path: Path) -> dict[str, Any]:
     """The metrics of a checkpoint, whose seal is not checked; `Damaged` if they cannot be read."""
+    return words_of(path)["metrics"]
+
+
+def words_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint says beside its arrays: config, metrics, about.
+
+    Its seal is not checked; raises `Damaged` if they cannot be read.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), _alone():
-            return ocp.metadata(path.resolve()).custom_metadata["metrics"]
+            words = ocp.metadata(path.resolve()).custom_metadata
+            return {name: words[name] for name in ("config", "metrics", "about")}
     except Exception as error:
         raise Damaged(first_line(error)) from error
+
+
+def annotate(path: Path, notes: Mapping[str, Any]) -> None:
+    """Adds to the notes of a checkpoint (`about`), JSON values, and seals it anew.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    check_seal(path)
+    file = path / METADATA
+    words = json.loads(file.read_text(encoding="utf-8"))
+    words["custom_metadata"]["about"] |= notes
+    file.write_text(json.dumps(words), encoding="utf-8")
+    seal(path)
 
 
 def _alone() -> AbstractContextManager[Any]:
@@ -192,12 +225,14 @@ def write(
     words = {"format": FORMAT, "config": config, "metrics": metrics, "about": about}
     needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
     try_on_main(partial(_check_room, path.parent, needed))
-    saving = ocp.save_async(path.resolve(), arrays, custom_metadata=words)
+    beside = path.with_name(f"{SAVING}{path.name}")
+    saving = ocp.save_async(beside.resolve(), arrays, custom_metadata=words)
 
     def finish() -> None:
         saving.result()
         if is_main():
-            seal(path)
+            seal(beside)
+            beside.rename(path)
 
     pool = ThreadPoolExecutor(1)
     finished = pool.submit(finish)

@@ -2,9 +2,12 @@
 
 import os
 import secrets
+import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,10 +16,14 @@ from jaxstepper.machine import processes
 from jaxstepper.settings.config import Config
 
 
-def join(config: Config) -> None:
-    """Joins the processes of the run, if there are several; call it before any other use of JAX."""
+def join(config: Config, say: Callable[[str], None]) -> None:
+    """Joins the processes of the run, if there are several; call it before any other use of JAX.
+
+    If one of them is gone later, this one ends after a line to `say`.
+    """
     if config.distributed or config.coordinator is not None:
-        processes.join(config.coordinator, config.num_processes, config.process_id)
+        who = config.coordinator, config.num_processes, config.process_id
+        processes.join(*who, config.join_timeout, say)
 
 
 def configure_jax(config: Config) -> Config:
@@ -32,6 +39,7 @@ def configure_jax(config: Config) -> Config:
     precision = "tensorfloat32" if config.tf32 else "highest"
     jax.config.update("jax_default_matmul_precision", precision)
     if config.compilation_cache:
+        _keep_programs_whole()
         jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
         # Small programs too: compiling dozens of them takes most of the start of a run.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -53,6 +61,35 @@ def configure_jax(config: Config) -> Config:
         jax.config.update("jax_enable_x64", False)
         return replace(config, dtype="float32")
     return config
+
+
+def _keep_programs_whole() -> None:
+    """Lets a compiled program appear in the cache when it is whole.
+
+    JAX writes it in place, so that another process, or all later ones after a kill, would meet half
+    of a program, with a warning each time.
+    """
+    try:
+        from jax._src.lru_cache import LRUCache
+    except ImportError:
+        return  # this JAX keeps its programs otherwise
+    put = LRUCache.put
+    if put.__name__ == "put_whole":
+        return
+
+    def put_whole(cache: Any, key: str, value: bytes) -> None:
+        if cache.eviction_enabled:  # then JAX locks the cache
+            return put(cache, key, value)
+        path = Path(cache.path) / f"{key}-cache"
+        beside = path.with_name(f".{key[-40:]}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            if not path.exists():
+                beside.write_bytes(value)
+                beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    LRUCache.put = put_whole  # type: ignore[method-assign,assignment]
 
 
 def cache_dir() -> Path:

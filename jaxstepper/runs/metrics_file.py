@@ -16,26 +16,30 @@ class MetricsFile:
     def __init__(self, path: Path, epochs_done: int = 0) -> None:
         """Opens the file; drops the lines of epochs that a resumed run repeats."""
         self._path = path
-        self._is_full = False
+        self._waiting: list[str] = []
         kept = [line for line in _lines(path) if _epoch_of(line) < epochs_done]
         beside = path.with_suffix(".new")
         beside.write_text("".join(kept))
         beside.replace(path)
+        self._size = path.stat().st_size
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Adds an epoch; warns once if the file cannot be written."""
+        """Adds an epoch, and those before it that could not be written; warns of the first."""
         line = json.dumps({name: finite_or_none(value) for name, value in metrics.items()})
+        self._waiting.append(line + "\n")
         try:
-            with self._path.open("a") as file:
-                file.write(line + "\n")
-            self._is_full = False
+            with self._path.open("r+b") as file:
+                # A disk that was full may have taken a part of a line.
+                file.truncate(self._size)
+                file.seek(self._size)
+                size = self._size + file.write("".join(self._waiting).encode())
+            self._size, self._waiting = size, []
         except OSError as error:
-            if not self._is_full:
+            if len(self._waiting) == 1:
                 warnings.warn(
                     f"{self._path}: cannot be written ({error.strerror}); training goes on",
                     stacklevel=2,
                 )
-            self._is_full = True
 
 
 def _lines(path: Path) -> list[str]:

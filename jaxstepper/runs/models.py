@@ -1,6 +1,7 @@
 """Loads trained networks: from a run, one of its epochs, or a `.pt` file."""
 
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.network.step_network import Variables, as_step_network, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.runs import checkpoints, folders
+from jaxstepper.runs.domain import Domain, outside
 from jaxstepper.runs.plans import adopt, make_features, make_network, require_room
 from jaxstepper.settings.config import DERIVATIVES, Config
 from jaxstepper.settings.request import Request
@@ -42,6 +44,7 @@ class TrainedModel:
         config: the flat config that it was trained with.
         initial_conditions: the tables `[B, N, 1 + 2 D]` that it was trained on, if they are known.
         own: a description of the program's own module that it is the weights of, or "".
+        domain: what it is good for (`runs.domain`), if that is known.
     """
 
     name: str
@@ -50,6 +53,7 @@ class TrainedModel:
     config: dict[str, Any]
     initial_conditions: np.ndarray | None
     own: str = ""
+    domain: Domain = field(default_factory=dict)
 
 
 def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
@@ -68,6 +72,7 @@ def load_model(model_path: str, checkpoint_dir: str) -> TrainedModel:
         checkpoint.config,
         checkpoint.initial_conditions,
         checkpoint.about.get("own_network", ""),
+        checkpoint.about.get("domain", {}),
     )
 
 
@@ -145,8 +150,13 @@ def load_rule(
 
     Raises:
         UserError: there is no such network, it cannot be read, or the softening is another.
+
+    Warns of a tolerance that the network is not known to keep to; `simulate` warns of bodies, too.
     """
     model = load_model(str(model_path), checkpoint_dir)
+    for said in outside(model.domain, [{"tolerance": tolerance}]):
+        where = f"outside of what {model_path} is known to be good for: {said}"
+        warnings.warn(where, stacklevel=2)
     asked = Config(softening=gravity.softening, tolerance=tolerance)
     request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
     # Whatever dtype the network was trained in, it runs in that of the particles.

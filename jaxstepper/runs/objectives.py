@@ -1,7 +1,7 @@
 """From a configuration to the objective that is trained."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -71,7 +71,8 @@ def make_objective(config: Config, tables: np.ndarray, own: Overrides = NO_OVERR
     common: dict[str, Any] = {
         "network": network,
         "features": make_features(config),
-        "gravity": own.gravity or make_gravity(config),
+        # The masses that are trained on are G m (`start.complete`).
+        "gravity": replace(own.gravity or make_gravity(config), G=1.0),
         "optimizer": own.optimizer or _optimizer(config),
     }
     fields = FIELDS[kind](config, tables) if kind in FIELDS else {}

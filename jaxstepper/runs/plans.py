@@ -45,9 +45,9 @@ INPUT_FIELDS = (
 def make_gravity(config: Config) -> Gravity:
     """The force that moves the bodies of a run."""
     if config.external_field_mass is None or config.external_field_position is None:
-        return Gravity(config.softening)
-    field = tidal_field(config.external_field_mass, config.external_field_position)
-    return Gravity(config.softening, field)
+        return Gravity(config.softening, G=config.G)
+    field = tidal_field(config.G * config.external_field_mass, config.external_field_position)
+    return Gravity(config.softening, field, G=config.G)
 
 
 def with_scales(config: Config, tables: np.ndarray) -> Config:
@@ -145,15 +145,26 @@ def _adam(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
 
+def widths_of(config: Config) -> tuple[int, ...]:
+    """The widths of the layers of a `StepNetwork`, from its inputs to its outputs."""
+    inputs = FeatureSpec(config.feature_type, config.history_len).size
+    first = config.fourier_dim if config.fourier_scale > 0 else inputs
+    return (first, *config.hidden_dims, OUTPUTS)
+
+
+def weights_of(config: Config) -> int:
+    """The number of weights in a network, which is that of multiplications in a pass; no biases."""
+    inputs = FeatureSpec(config.feature_type, config.history_len).size
+    if config.feature_type == DERIVATIVES:
+        return inputs
+    frequencies = inputs * config.fourier_dim // 2 if config.fourier_scale > 0 else 0
+    return frequencies + sum(a * b for a, b in pairwise(widths_of(config)))
+
+
 def require_room(config: Config) -> None:
     """Raises a UserError if memory cannot hold the network or an epoch of samples."""
-    inputs = FeatureSpec(config.feature_type, config.history_len).size
-    has_fourier = config.fourier_scale > 0
-    frequencies = inputs * config.fourier_dim // 2 if has_fourier else 0
-    widths = (config.fourier_dim if has_fourier else inputs, *config.hidden_dims, OUTPUTS)
-    weights = frequencies + sum(a * b for a, b in pairwise(widths))
-    size = " ".join(map(str, widths))
-    require_memory(LEAST_BYTES * weights, f"a network of layers of {size}")
+    size = " ".join(map(str, widths_of(config)))
+    require_memory(LEAST_BYTES * weights_of(config), f"a network of layers of {size}")
     systems = config.num_orbits if config.multi_orbit and config.ic_path is None else 1
     state = 3 * config.num_particles * config.dim
     samples = config.steps_per_epoch * systems

@@ -11,7 +11,15 @@ from jaxstepper.settings.stored import from_dict, to_dict
 from jaxstepper.settings.values import setting
 
 # How a part of a run is started, which does not matter to the next; a program has no use for it.
-OF_A_PART = ("resume", "overwrite", "distributed", "coordinator", "num_processes", "process_id")
+OF_A_PART = (
+    "resume",
+    "overwrite",
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "join_timeout",
+)
 # The options that may change when a run is resumed: when it ends, where it runs, what it shows and
 # keeps. All others decide what is computed.
 HARMLESS = {

@@ -22,6 +22,7 @@ from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, variables_for
 from jaxstepper.runs.objectives import NO_OVERRIDES, Overrides, make_objective
 from jaxstepper.runs.plans import adopt, with_scales
+from jaxstepper.runs.units import attracting, with_G_of_units
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import CHECKPOINT
@@ -80,6 +81,8 @@ def complete(
 ) -> tuple[Config, np.ndarray, TrainedModel | None]:
     """The completed config of a new run, its tables, and the model to go on from, if any.
 
+    Training takes place where G = 1: the masses of the tables are G m.
+
     Raises:
         UserError: an option or a body cannot be used.
     """
@@ -87,11 +90,13 @@ def complete(
     model = load_model(path, folder) if path else None
     if model is not None:
         request = adopt(request, model.config, model.name)
+    request = with_G_of_units(request)
     config = configure_jax(request.config) if configure else request.config
     config = choose_seed(config)
     tables = bodies
     if tables is None:
         tables = initial_tables(Request(config, request.sources), config.multi_orbit)
+    tables = attracting(tables, config.G)
     return with_scales(with_shape_of(config, tables), tables), tables, model
 
 
@@ -160,7 +165,7 @@ def fresh_tables(
         return tables
     draw = np.random.default_rng([config.seed or 0, done])
     request = Request(config, dict.fromkeys(given, CHECKPOINT))
-    return initial_tables(request, config.multi_orbit, draw)
+    return attracting(initial_tables(request, config.multi_orbit, draw), config.G)
 
 
 def resume_training(

@@ -1,6 +1,5 @@
 """Writes and deletes the checkpoints of a run while it trains, and copes with a full disk."""
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +74,7 @@ class RunWriter:
         self._last, self._path, self._state = time.monotonic(), path, state
         try:
             # If there is one, it is damaged, and training has resumed from an older one.
-            try_on_main(lambda: shutil.rmtree(path) if path.exists() else None)
+            try_on_main(lambda: folders.delete(path) if path.exists() else None)
             self._wait = checkpoints.write(
                 path,
                 state,
@@ -117,7 +116,7 @@ class RunWriter:
         try:
             checkpoints.read(paths[-1])
             for path in doomed:
-                shutil.rmtree(path)
+                folders.delete(path)
         except (Damaged, OSError) as error:
             warnings.warn(f"{paths[-1]}: {error}; older checkpoints are kept", stacklevel=2)
 

@@ -27,6 +27,7 @@ def check(command: Command, request: Request) -> Request:
     """
     _check_momentum(request)
     _check_band(request)
+    _check_output(request)
     request = _check_controller(request)
     if command != "simulate":  # there, history_len may still come from the checkpoint
         check_history(request)
@@ -57,6 +58,9 @@ def check_together(request: Request) -> Request:
                 rule = f"needs {scale} too ({flag_of(scale)}), a number > 0"
                 raise request.refusal("norm_mode", rule)
     _check_processes(request)
+    if config.shard and config.multi_orbit_sim:
+        rule = "is for one large system; devices share the systems of multi_orbit_sim as it is"
+        raise request.refusal("shard", rule)
     return request.replace(external_field_position=_field_position(request))
 
 
@@ -107,6 +111,21 @@ def _field_position(request: Request) -> tuple[float, ...] | None:
     or_three = ", or 3 of which the last is 0" if dim == 2 else ""
     count = f"must be {dim} number{'s' * (dim > 1)} (dim is {dim}){or_three}"
     raise request.refusal(position, count)
+
+
+def _check_output(request: Request) -> None:
+    """Refuses times of output without a file, and what individual steps cannot do."""
+    config = request.config
+    for name in ("output_every", "output_times", "restart"):
+        if not request.sets(name):
+            continue
+        if config.individual:
+            rule = "is for shared steps; --individual writes the states where all bodies meet"
+            raise request.refusal(name, rule)
+        if name != "restart" and config.output is None and not config.movie:
+            raise request.refusal(name, "needs --output FILE, to which the states are written")
+    if request.sets("output_every") and request.sets("output_times"):
+        raise request.refusal("output_every", "and output_times both say when; give one of them")
 
 
 def _check_band(request: Request) -> None:

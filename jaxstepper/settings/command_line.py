@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 
 from jaxstepper.errors import UserError
 from jaxstepper.settings.checks import check
+from jaxstepper.settings.command_parser import HelpFormatter, words_of_examples
 from jaxstepper.settings.config import DEFAULTS, OPTIONS, Config, accepts, flag_of, read_option
+from jaxstepper.settings.help import ALONE, BRIEF, COMMON, EXAMPLES, UNSET
 from jaxstepper.settings.option import Command
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.toml_file import Sourced, read_toml
@@ -59,7 +61,25 @@ class _Parser(argparse.ArgumentParser):
         raise line_error(f"{flag}: {match[2]}; {rule}")
 
 
-def _default_words(default: Any) -> str:
+class _ShowAll(argparse.Action):
+    """Prints the help on every option of the command `const`, and leaves."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        _parser(self.const, parser.prog, every=True).print_help()
+        raise SystemExit(0)
+
+
+def _help_on(name: str, every: bool) -> str:
+    """The help on an option: all of it, or what there is room for among the common ones."""
+    words = OPTIONS[name].help if every else BRIEF.get(name, OPTIONS[name].help)
+    default = _default_words(name)
+    return words if not every and default in ("none", "off") else f"{words} (default: {default})"
+
+
+def _default_words(name: str) -> str:
+    default = DEFAULTS[name]
+    if name in UNSET:
+        return UNSET[name]
     if isinstance(default, bool):
         return "on" if default else "off"
     if default is None:
@@ -67,39 +87,51 @@ def _default_words(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def _parser(command: Command, prog: str | None) -> _Parser:
+def _parser(command: Command, prog: str | None, every: bool = False) -> _Parser:
+    """The parser of a command; its help shows `every` option, by topic, or the common ones."""
     # All values stay text here; `read_option` checks them as it checks those of a file.
     # Suppressed defaults leave only what was given.
+    taken = [name for name, declared in OPTIONS.items() if declared.flag and accepts(command, name)]
     parser = _Parser(
         prog=prog or f"jaxstepper {command}",
         usage="%(prog)s [options]",
+        epilog=words_of_examples(EXAMPLES[command])
+        + f"\n\n--help-all shows all {len(taken)} options, by topic.",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action="help", help="show the common options")
+    words = "show all options, by topic"
+    parser.add_argument("--help-all", action=_ShowAll, nargs=0, const=command, help=words)
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="TOML file: shared keys at the top level, tables [train] and [simulate]; flags win",
+        help="TOML file, or the name of one that comes with jaxstepper: shared keys at the top "
+        "level, tables [train] and [simulate]; flags win",
     )
+    common = [name for name in COMMON[command] if name in taken]
     groups: dict[str, Any] = {}
-    for name, declared in OPTIONS.items():
-        if not (declared.flag and accepts(command, name)):
-            continue
-        if declared.group not in groups:
-            groups[declared.group] = parser.add_argument_group(declared.group)
+    for name in taken if every else [*common, *(each for each in taken if each not in common)]:
+        declared = OPTIONS[name]
+        group = declared.group if every else "common options"
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
         allowed = declared.allowed
-        settings: dict[str, Any] = {
-            "dest": name,
-            "help": f"{declared.help} (default: {_default_words(DEFAULTS[name])})",
-        }
+        shown = every or name in common
+        words = _help_on(name, every) if shown else argparse.SUPPRESS
+        settings: dict[str, Any] = {"dest": name, "help": words}
         if name == "compile":  # --no-compile would switch nothing off
             settings["action"] = "store_true"
         elif allowed.kind is bool:
             settings["action"] = argparse.BooleanOptionalAction
+        elif name in ALONE:
+            settings |= {"metavar": allowed.metavar, "nargs": "?", "const": ALONE[name]}
         else:
             settings |= {"metavar": allowed.metavar, "nargs": "+" if allowed.many else None}
         also = [declared.also] if declared.also else []
-        groups[declared.group].add_argument(flag_of(name), *also, **settings)
+        groups[group].add_argument(flag_of(name), *also, **settings)
     return parser
 
 

@@ -2,18 +2,41 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jaxstepper.errors import UserError
 from jaxstepper.settings.values import PATH, Allowed, as_typed, checked
 
 
-class CommandParser(argparse.ArgumentParser):
-    """Raises `UserError` instead of printing the usage and leaving; takes no abbreviations."""
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs, but leaves texts of several lines as they are."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings})
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
+def words_of_examples(examples: Sequence[str]) -> str:
+    """Examples of command lines, as they stand below the options."""
+    return "\n".join(["examples:", *(f"  {example}" for example in examples)])
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Raises `UserError` instead of printing the usage and leaving; takes no abbreviations.
+
+    Every command has --quiet, and --help-all, which is --help where there is no more to tell.
+    """
+
+    def __init__(self, examples: Sequence[str] = (), **settings: Any) -> None:
+        settings = {"allow_abbrev": False, "formatter_class": HelpFormatter, **settings}
+        super().__init__(**settings)
+        if examples:
+            more = f"\n\n{self.epilog}" if self.epilog else ""
+            self.epilog = words_of_examples(examples) + more
+        self.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
+        self.add_argument("--quiet", action="store_true", help="print results and errors only")
 
     def take(self, *names: str, allowed: Allowed, **settings: Any) -> None:
         """Adds an argument with these allowed values."""

@@ -11,15 +11,19 @@ from jaxstepper.settings.option import Command, Option, option
 from jaxstepper.settings.values import (
     ADDRESS,
     COUNT,
+    DURATION,
     EVEN,
     FRACTION,
     NOT_NEGATIVE,
     OPTIMIZERS,
     POSITION,
     POSITIVE,
+    RECORDING,
     RUN_NAME,
     STEP_COUNT,
     STEP_SIZE,
+    TIMES,
+    UNITS,
     WIDTHS,
     YES_NO,
     integer,
@@ -223,10 +227,13 @@ class Config:
     eccentricity: float = _initial(
         0.9,
         FRACTION,
-        "if given, and with two particles: start from a Kepler pair of this eccentricity",
+        "start from a Kepler pair of this eccentricity, at pericentre; -e alone means 0.9. Without "
+        "-e and -a the bodies are random",
         also="-e",
     )
-    semi_major: float = _initial(1.0, POSITIVE, "likewise, of this semi-major axis", also="-a")
+    semi_major: float = _initial(
+        1.0, POSITIVE, "start from a Kepler pair of this semi-major axis", also="-a"
+    )
     seed: int | None = _initial(
         None, integer(0, below=2**32), "seed of all random draws; else a fresh one"
     )
@@ -265,6 +272,13 @@ class Config:
     a_min: float = _orbits(0.8, POSITIVE, "smallest semi-major axis drawn")
     a_max: float = _orbits(1.2, POSITIVE, "largest semi-major axis drawn")
 
+    units: tuple[str, ...] | None = _force(
+        None,
+        UNITS,
+        "units of the bodies and of all that is given and told: a length, a time or a speed, and a "
+        "mass, such as au yr Msun or pc km/s Msun; or si. G follows (needs astropy)",
+    )
+    G: float = _force(1.0, POSITIVE, "gravitational constant, in the units of the bodies")
     softening: float = _force(0.0, NOT_NEGATIVE, "Plummer softening length of the force")
     external_field_mass: float | None = _force(
         None, NOT_NEGATIVE, "mass of a distant point whose tidal field is added"
@@ -284,9 +298,11 @@ class Config:
     steps: int = _simulation(-1, STEP_COUNT, "steps to simulate; -1 for 1000")
     duration: float | None = _simulation(
         None,
-        NOT_NEGATIVE,
+        DURATION,
         "time to simulate, instead of steps; train warns and uses the epoch count",
     )
+    start_time: float = _simulation(0.0, number(), "time of the initial conditions")
+    backwards: bool = _simulation(False, YES_NO, "run time backwards, by the duration or the steps")
     Nperiod: int = _simulation(
         10, integer(), "orbital periods to simulate when the system is a bound pair; off when <= 0"
     )
@@ -354,6 +370,12 @@ class Config:
         YES_NO,
         "stop at the first NaN that a jitted function produces (jax_debug_nans); slow",
     )
+    shard: bool = _device(
+        False,
+        YES_NO,
+        "share the pairs of one large system among all devices and processes",
+        takes="simulate",
+    )
 
     distributed: bool = _processes(
         False,
@@ -366,6 +388,9 @@ class Config:
     num_processes: int | None = _processes(None, COUNT, "with --coordinator: how many there are")
     process_id: int | None = _processes(
         None, integer(0), "with --coordinator: which of them this is, from 0"
+    )
+    join_timeout: float = _processes(
+        45.0, POSITIVE, "seconds to wait until all processes of the run have come"
     )
 
     save_name: str | None = _files(None, RUN_NAME, "name of the run and of its folder", also="-s")
@@ -395,8 +420,24 @@ class Config:
     )
     output: str | None = _files(
         None,
-        path("PATH", "a path that ends in .npz", suffix=".npz"),
-        "write the trajectory to this .npz file",
+        RECORDING,
+        "write the trajectory to this .npz or .h5 file (HDF5 needs h5py), as it comes",
+        takes="simulate",
+    )
+    output_every: float | None = _files(
+        None,
+        POSITIVE,
+        "time between the states that are written; else every step",
+        takes="simulate",
+    )
+    output_times: tuple[float, ...] | None = _files(
+        None, TIMES, "times of the states that are written", takes="simulate"
+    )
+    restart: str | None = _files(
+        None,
+        RECORDING,
+        "go on with the rollout that this file of --output records, as if it had not ended; "
+        "--duration and --steps count from its first start",
         takes="simulate",
     )
 
@@ -411,7 +452,7 @@ class Config:
         10, COUNT, "iterations of phase 2 between the lines of --debug"
     )
     wandb: bool = _logging(False, YES_NO, "log to Weights & Biases")
-    wandb_project: str = _logging("AITimeStepper", text("NAME"), "its project")
+    wandb_project: str = _logging("jaxstepper", text("NAME"), "its project")
     wandb_name: str | None = _logging(None, text("NAME"), "its run name; else save_name")
     wandb_artifacts: bool = _logging(
         False,

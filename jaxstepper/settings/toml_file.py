@@ -1,6 +1,7 @@
 """The TOML file: shared keys at the top level, tables [train], [simulate] and [sweep]."""
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from jaxstepper.settings.config import OPTIONS, accepts, read_option
@@ -13,6 +14,8 @@ Sourced = dict[str, tuple[Any, str]]
 
 TABLES: tuple[Command, ...] = ("train", "simulate")
 SWEEP = "sweep"
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""The files that come with the package."""
 
 
 def read_toml(path: str | None) -> dict[Command, Sourced]:
@@ -65,13 +68,31 @@ def read_sweep(path: str) -> list[Choice]:
     return read_choices(content[SWEEP], path)
 
 
+def shipped() -> list[str]:
+    """The names of the files that come with the package, without their suffix."""
+    return sorted(each.stem for each in SHIPPED.glob("*.toml"))
+
+
+def locate(path: str) -> Path:
+    """The file that `--config` means: a path, or else the name of one that comes with us."""
+    name = path.removesuffix(".toml")
+    return (
+        SHIPPED / f"{name}.toml" if name in shipped() and not Path(path).is_file() else Path(path)
+    )
+
+
 def _load(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
+        with open(locate(path), "rb") as file:
             return tomllib.loads(file.read().decode("utf-8-sig"))  # editors may write a BOM
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise line_error(f"--config {path}: cannot read this file ({reason})") from None
+        reason, ours = error.strerror or str(error), shipped()
+        close = nearest(Path(path).stem, ours, "")
+        raise line_error(
+            f"--config {path}: cannot read this file ({reason})"
+            + (f"; {close}" if close else "")
+            + f"; give a file, or one of {', '.join(ours)}"
+        ) from None
     except ValueError as error:  # bad syntax, or not UTF-8; both say where
         raise line_error(f"--config {path}: not a TOML file: {error}") from None
     except RecursionError:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -108,7 +109,7 @@ def _is_run_name(value: str) -> bool:
 
 
 def path(
-    metavar: str, words: str = "a path, printable and not too long", suffix: str = ""
+    metavar: str, words: str = "a path, printable and not too long", suffix: str | tuple = ""
 ) -> Allowed:
     """A path that ends with `suffix`; it need not exist."""
     return Allowed(str, words, metavar, lambda value: is_path(value) and value.endswith(suffix))
@@ -123,6 +124,28 @@ FINITE = number()
 POSITIVE = number(above=0)
 NOT_NEGATIVE = number(low=0)
 COUNT = integer(1)
+DURATION = replace(NOT_NEGATIVE, words="a number >= 0; with --backwards, time runs backwards")
+TIMES = Allowed(
+    float,
+    "finite numbers, each larger than the one before",
+    "T",
+    lambda value: (
+        bool(value) and all(map(math.isfinite, value)) and all(a < b for a, b in pairwise(value))
+    ),
+    many=True,
+)
+SYSTEMS_OF_UNITS = ("si", "cgs")
+UNITS = Allowed(
+    str,
+    "a length, a time or a speed, and a mass, such as au yr Msun; or si",
+    "UNIT",
+    lambda value: (
+        all(each.strip() and each.isprintable() for each in value)
+        and (len(value) == 3 or (len(value) == 1 and value[0].lower() in SYSTEMS_OF_UNITS))
+    ),
+    many=True,
+)
+RECORDING = path("PATH", "a path that ends in .npz or .h5", suffix=(".npz", ".h5"))
 PATH = path("PATH")
 RUN_NAME = Allowed(str, 'a relative name, not empty, without ".."', "NAME", _is_run_name)
 WIDTHS = Allowed(
@@ -185,7 +208,9 @@ def refusal(name: str, source: str, value: Any, rule: str) -> UserError:
 
 
 def setting(name: str, source: str, value: Any) -> str:
-    """A value and where it was set: `--epochs -3` or `my.toml [train] epochs = -3`."""
+    """A value and where it was set: `--epochs -3`, `--movie` or `my.toml [train] epochs = -3`."""
+    if isinstance(value, bool) and source.startswith("--"):
+        return source if value else f"--no-{source[2:]}"
     shown = as_typed(value, source)
     return f"{source} {shown}" if source.startswith("-") else f"{source} {name} = {shown}"
 

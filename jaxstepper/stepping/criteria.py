@@ -27,7 +27,7 @@ class Derivatives(NamedTuple):
         jerk: `[K, D]`, its first derivative.
         snap: `[K, D]`, its second derivative, of Hermite's interpolation over the last step.
         crackle: `[K, D]`, its third derivative likewise.
-        mass: `[K]`.
+        mass: `[K]`, times G.
         dt: `[K]`, the length of the last step, > 0.
         velocity: `[K, D]`, about the barycentre; in an external field, in the field's own frame.
         speed: `[]`, the root of the mean squared speed of all bodies, by mass, in the same frame.

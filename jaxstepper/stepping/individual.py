@@ -119,7 +119,8 @@ def turn(
     pull = pull_on(gravity, predicted[:, who], predicted, state.mass, time)
     step = state.step[who]
     velocities = _velocities(gravity, predicted, state.mass)
-    after, wanted = _stepped(criterion, state, who, pull, state.length * step, velocities)
+    mass = gravity.attracting(state.mass[who])
+    after, wanted = _stepped(criterion, state, who, mass, pull, state.length * step, velocities)
     next_steps = next_step(step, wanted, now)
     broken = ~jnp.all(jnp.isfinite(after), axis=(0, 1)) | jnp.isnan(wanted)
     stuck = next_steps < least_step(now.dtype)
@@ -172,7 +173,7 @@ def longest_step(gravity: Gravity, particles: Particles, end_time: float) -> flo
     p = particles
     size = kinetic_energy(barycentric(p, gravity))
     size = size + jnp.abs(gravity.potential_energy(p.position, p.mass, p.time))
-    unit = float(jnp.sum(p.mass) ** 2.5 / (4 / 3 * size) ** 1.5)
+    unit = gravity.G * float(jnp.sum(p.mass) ** 2.5 / (4 / 3 * size) ** 1.5)
     span = abs(end_time - float(p.time))
     steps = [unit / 8, span / 16]
     return min((dt for dt in steps if 0 < dt < math.inf), default=1.0)
@@ -201,6 +202,7 @@ def _stepped(
     criterion: Criterion,
     state: Individual,
     who: Int[Array, " K"],
+    mass: Float[Array, " K"],
     pull: Pull,
     h: Float[Array, " K"],
     velocities: tuple[Float[Array, "D N"], Float[Array, ""]],
@@ -218,7 +220,7 @@ def _stepped(
         forwards * pull.jerk,
         snap.T,
         forwards * crackle.T,
-        state.mass[who],
+        mass,
         jnp.abs(h),
         forwards * velocity[:, who].T,
         speed,

@@ -100,7 +100,7 @@ def roll_out_individually(
     """
     particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     dtype = particles.time.dtype
-    ends, steps = (jnp.asarray(x, dtype) for x in (end_times, longest))
+    ends, steps = (np.asarray(x, dtype) for x in (end_times, longest))
     watched = _begin(gravity, criterion, particles, ends, steps)
     rows = _rows(watched[0])
     run = each_its_share(mesh, partial(_run, gravity, rows, keep))
@@ -109,7 +109,7 @@ def roll_out_individually(
     def call(budget: int) -> tuple[int, bool]:
         nonlocal watched
         begun = to_host(watched[0].block)
-        watched, looked = run((criterion, jnp.asarray(budget, jnp.int32)), watched)
+        watched, looked = run((criterion, np.int32(budget)), watched)
         blocks, looked = to_host((watched[0].block - begun, looked))
         for i, pieces in enumerate(kept):
             states = jax.tree.map(lambda x, i=i: x[i], looked.states)

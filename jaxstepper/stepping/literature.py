@@ -1,4 +1,6 @@
-"""The step-size rules of the literature. Units: G = 1.
+"""The step-size rules of the literature.
+
+Where G is not 1, rules see masses G m (`rollout`), and so G = 1.
 
 h is the step; r, v and a are the relative position, velocity and acceleration of a pair, and mu is
 the sum of its two masses. Distances are softened as the force is: r^2 becomes r^2 + softening^2. No
@@ -197,12 +199,14 @@ class LogarithmicHamiltonian(Rule):
 
     def init(self, particles: Particles, /) -> Memory:
         p = particles
-        potential = self.gravity.potential_energy(p.position, p.mass, p.time)
+        # The masses are G m, so that energies, and h with them, come G times as large.
+        potential = replace(self.gravity, G=1.0).potential_energy(p.position, p.mass, p.time)
         # Sums of positive terms: M^2 - sum m^2 would cancel.
         pairs = jnp.sum(p.mass[1:] * jnp.cumsum(p.mass)[:-1])
         whole = jnp.sqrt(pairs / jnp.sum(p.mass)) * pairs / jnp.sqrt(-potential)
         fastest = minimum_over_pairs(partial(self._pair_step, -potential), p, self._softening)
-        return _like_time(self.eta * jnp.minimum(whole, fastest), p)
+        h = self.eta * jnp.minimum(whole, fastest)
+        return _like_time(h if self.gravity.G == 1 else h / self.gravity.G, p)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         return memory, memory

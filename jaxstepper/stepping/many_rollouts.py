@@ -57,16 +57,17 @@ def roll_out(
     """
     particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     rule.check_masses(np.asarray(particles.mass))
+    # On the host, from where they may go to any devices.
     ends = Limits(
-        jnp.asarray([limit.time for limit in limits], particles.time.dtype),
-        jnp.asarray([limit.steps for limit in limits], jnp.int32),
+        np.asarray([limit.time for limit in limits], particles.time.dtype),  # type: ignore[arg-type]
+        np.asarray([limit.steps for limit in limits], np.int32),  # type: ignore[arg-type]
     )
     watched = _begin(gravity, rule, particles, ends)
     run = each_its_share(mesh, partial(_run, gravity))
 
     def call(budget: int) -> tuple[int, bool]:
         nonlocal watched
-        watched, looked = run((rule, jnp.asarray(budget, jnp.int32)), (*watched, ends))
+        watched, looked = run((rule, np.int32(budget)), (*watched, ends))
         taken, goes_on, share = map(np.asarray, to_host(looked))
         report(float(np.mean(share)))
         return int(np.max(taken)), bool(np.any(goes_on))

@@ -70,7 +70,7 @@ def record(
         UserError: the rule cannot step these bodies.
     """
     rule.check_masses(np.asarray(particles.mass))
-    rollout = start(rule, gravity, particles, limits.time)
+    rollout = _start(rule, gravity, particles, limits.time)
     first = rollout.particles
     pieces: list[Trajectory] = []
     size = min(MOST_STEPS_PER_CALL, max(1, MOST_NUMBERS_PER_CALL // (2 * particles.position.size)))
@@ -105,6 +105,9 @@ def joined(first: Trajectory, pieces: Sequence[Trajectory]) -> Trajectory:
     begin = jax.tree.map(lambda x: np.asarray(x)[None], first)
     states = jax.tree.map(lambda *parts: np.concatenate(parts), begin, *pieces)
     return states._replace(dt=states.dt[1:])
+
+
+_start = jax.jit(start, static_argnums=1)
 
 
 @partial(jax.jit, static_argnames=("gravity", "size"))

@@ -78,7 +78,7 @@ def start(
         p = particles
         particles = p.replace(acceleration=gravity.acceleration(p.position, p.mass, p.time))
     clock = started(particles.time)
-    memory = rule.init(_as_it_moves(particles, clock, end_time))
+    memory = rule.init(_as_seen(gravity, _as_it_moves(particles, clock, end_time)))
     carried = rule.scheme.init(particles, gravity)
     return Rollout(particles, memory, carried, jnp.zeros((), jnp.int32), clock, jnp.int32(RUNNING))
 
@@ -94,7 +94,8 @@ def advance(
     """
     particles, memory, carried, steps, clock, status = rollout
     end = np.inf if limits is None else limits.time
-    asked, memory = rule.step_size(memory, _as_it_moves(particles, clock, end))
+    seen = _as_seen(gravity, _as_it_moves(particles, clock, end))
+    asked, memory = rule.step_size(memory, seen)
     way = direction(clock, end)
     asked = way * jnp.asarray(asked, particles.time.dtype)
     dt, carried = rule.scheme.length(carried, particles, asked, gravity)
@@ -121,12 +122,17 @@ def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
     A step of a few bodies takes 40 ns, and exact time would make it several times as long.
     """
     particles, carried = rollout.particles, rollout.carried
-    asked, memory = rule.step_size(rollout.memory, particles)
+    asked, memory = rule.step_size(rollout.memory, _as_seen(gravity, particles))
     asked = jnp.asarray(asked, particles.time.dtype)
     dt, carried = rule.scheme.length(carried, particles, asked, gravity)
     particles, carried = rule.scheme.step(carried, particles, dt, gravity)
     steps = rollout.steps + 1
     return rollout._replace(particles=particles, memory=memory, carried=carried, steps=steps)
+
+
+def _as_seen(gravity: Gravity, particles: Particles) -> Particles:
+    """The state as a rule, made for G = 1, should see it: with masses G m."""
+    return particles.replace(mass=gravity.attracting(particles.mass))
 
 
 def _as_it_moves(particles: Particles, clock: Clock, end_time: Array | float) -> Particles:
@@ -151,11 +157,16 @@ def _judged_at_its_end(rollout: Rollout) -> Rollout:
     return rollout._replace(status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32))
 
 
-def reverse(rule: Rule, rollout: Rollout) -> Rollout:
+def reverse(rule: Rule, rollout: Rollout, gravity: Gravity | None = None) -> Rollout:
     """The rollout turned round: velocities reversed, and the memory made that of the way back.
 
     A reversible rule, such as a `Symmetrized` one, then leads back to where the rollout began,
     unless a step was shortened to end at a given time.
+
+    Args:
+        rule: the step-size rule.
+        rollout: where the way back begins.
+        gravity: what moved the bodies; needed where its G is not 1.
 
     Raises:
         UserError: the scheme has no way back.
@@ -163,7 +174,8 @@ def reverse(rule: Rule, rollout: Rollout) -> Rollout:
     require(not rule.scheme.irreversible, f"there is no way back: {rule.scheme.irreversible}")
     particles, memory = rollout.particles, rollout.memory
     # The memory belongs to the step before this state, which on the way back is the step after it.
-    _, memory = rule.step_size(memory, particles)
+    seen = particles if gravity is None else _as_seen(gravity, particles)
+    _, memory = rule.step_size(memory, seen)
     return rollout._replace(
         particles=particles.replace(velocity=-particles.velocity), memory=memory
     )

@@ -15,6 +15,7 @@ from jaxstepper.torch_files.state_dict import (
     network_shape,
     to_state_dict,
 )
+from jaxstepper.torch_files.variants import ANEW, unwrapped
 
 FEATURE_TYPES = ("delta_mag", "basic", "rich")
 
@@ -32,7 +33,8 @@ class TorchCheckpoint:
         history_len: K, number of past states in the features.
         feature_type: one of `FEATURE_TYPES`.
         dtype: one of `DTYPES`.
-        train_ic: table of bodies `[N, 1 + 2 D]` at the start of the training, or None.
+        train_ic: table of bodies `[N, 1 + 2 D]` at the start of the training, a batch of them
+            `[B, N, 1 + 2 D]`, or None.
         loss: the loss of the epoch, or None.
         info: plain values, or None.
         logs: plain values and arrays, or None.
@@ -76,6 +78,9 @@ def from_content(content: Any) -> TorchCheckpoint:
     """The checkpoint of a file's content; a UserError if that is incomplete or contradictory."""
     if type(content) is not dict:
         raise UserError("holds no checkpoint: give the path of a model_epoch_XXXX.pt")
+    if content and all(isinstance(value, np.ndarray) for value in content.values()):
+        raise UserError(f"is a bare state_dict, which does not say what its inputs are: {ANEW}")
+    content = unwrapped(content)
     config = _field(content, "config", dict)
     described = config | {"config_summary": ""} | content
     state_dict = _field(content, "model_state_dict", dict, other="model_state")
@@ -139,6 +144,8 @@ def _table(extra: dict | None) -> np.ndarray | None:
         table = np.asarray(rows, np.float64)
     except (TypeError, ValueError, OverflowError):
         table = np.empty(0)
-    if table.ndim != 2 or table.shape[1] < 3 or table.shape[1] % 2 == 0:
-        raise UserError("extra.train_ic is not a table [N, 1 + 2 D]: export the file again")
+    if table.ndim not in (2, 3) or table.shape[-1] < 3 or table.shape[-1] % 2 == 0:
+        raise UserError(
+            "extra.train_ic is not a table [N, 1 + 2 D] or a batch of them: export the file again"
+        )
     return table

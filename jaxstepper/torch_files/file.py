@@ -3,7 +3,6 @@
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from jaxstepper.errors import UserError
 from jaxstepper.torch_files.content import TorchCheckpoint, from_content, to_content
+from jaxstepper.torch_files.variants import ANEW, refuse_what_torch_cannot_load
 
 # The torch system leaves objects of this class in its `logs`.
 FOREIGN_CLASS = "src.particle.ParticleTorch"
@@ -96,12 +96,8 @@ def _load(torch: Any, path: Path) -> Any:
     try:
         if not path.is_file():
             raise UserError("is not a file: give the path of a model_epoch_XXXX.pt")
-        # Torch does not compress: more content than file is an attempt to exhaust memory.
         size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > size:
-                    raise UserError("a compressed archive is not a torch checkpoint; not opened")
+        refuse_what_torch_cannot_load(path)
         known = torch.serialization.safe_globals([(_Foreign, FOREIGN_CLASS)])
         with path.open("rb") as file, warnings.catch_warnings(), known:
             warnings.simplefilter("ignore")
@@ -113,8 +109,8 @@ def _load(torch: Any, path: Path) -> Any:
     except Exception as error:  # a damaged or hostile pickle can raise anything
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                f"names {named[1]}, which could run code, and was not opened: "
-                "only plain values and tensors are read"
+                f"names {named[1]}, which could run code, and was not opened; if it is a whole "
+                f"module, {ANEW}"
             ) from None
         raise UserError("damaged, or no torch checkpoint: copy or export it again") from None
 
@@ -149,6 +145,9 @@ def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
         size = tensor.numel() * tensor.element_size()
         # Strides of 0 would let a few bytes stand for more than the memory.
         if tensor.device.type == "cpu" and size <= tensor.untyped_storage().nbytes():
+            if tensor.dtype == torch.bfloat16:  # which numpy lacks, but not JAX
+                bits = tensor.contiguous().view(torch.int16).numpy(force=True)
+                return bits.view(jax.numpy.bfloat16)
             return tensor.numpy(force=True)
     except (TypeError, RuntimeError, NotImplementedError):
         pass  # sparse, quantised, or of a type that numpy lacks

@@ -218,7 +218,7 @@ def test_toml_that_is_no_text(box, content):
         (f"{TRAIN} --save-name kept/0", "lies in checkpoints/kept, which is a run itself"),
         (f"{TRAIN} --checkpoint-dir good.txt", "good.txt/new: cannot be written (Not a directory)"),
         (f"{TRAIN} --checkpoint-dir /proc/x", "/proc/x/new: cannot be written"),
-        (f"{SIMULATE} --output x.txt", "must be a path that ends in .npz"),
+        (f"{SIMULATE} --output x.txt", "must be a path that ends in .npz or .h5"),
         (f"{SIMULATE} --output good.txt/x.npz", "cannot be written (Not a directory)"),
         (f"{SIMULATE} --output folder.npz", "cannot be written (it is a folder)"),
         (f"{SIMULATE} --output /proc/x.npz", "cannot be written"),

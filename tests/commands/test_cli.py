@@ -111,7 +111,8 @@ def test_the_scripts_train_and_simulate(tmp_path):
     assert re.fullmatch(r"seed \d+\n", simulated.stderr)
     assert simulated.stdout.count("\n") == 1
     report = json.loads(simulated.stdout)
-    assert report.keys() == REPORT
+    assert report.keys() == REPORT | {"wall_time"}
+    assert report["wall_time"] > 0
     assert report["steps"] == 50
     change = report["energy_final"] - report["energy_initial"]
     assert report["energy_residual"] == pytest.approx(change / report["energy_initial"])

@@ -13,6 +13,7 @@ from commandline import assert_refused, call
 
 from jaxstepper.physics.initial_conditions import kepler_batch, plummer_batch, random_table
 from jaxstepper.physics.tables import save_table
+from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.torch_files.file import read
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -42,16 +43,27 @@ def recorded(*argv):
     """The report of a simulation, and the trajectory it wrote."""
     report = simulate(*argv, "--output", "run.npz")
     with np.load("run.npz") as file:
-        return report, dict(file)
+        return report, {name: file[name] for name in Trajectory._fields}
 
 
 def assert_close(mine, theirs):
     assert mine.keys() == theirs.keys()
-    for name in mine:
+    words = ("rule", "scheme")
+    assert [mine[name] for name in words] == [theirs[name] for name in words]
+    for name in mine.keys() - words:
         assert mine[name] == pytest.approx(theirs[name], rel=1e-9, abs=1e-11)
 
 
 # --- what is simulated -----------------------------------------------------------------------
+
+
+def test_devices_share_the_pairs_of_one_system():
+    few = "--num-particles 20 --seed 5 --softening 0.1 --steps 3 --controller huayno"
+    shared = call("simulate --no-compilation-cache --shard", few)
+    assert_close(shared.reports()[0], simulate(few))
+    assert f"shared by {jax.local_device_count()} x cpu" in shared.err
+    refused = call("simulate --shard --multi-orbit-sim")
+    assert_refused(refused, "--shard: is for one large system")
 
 
 def test_a_constant_dt_follows_the_kepler_ellipse():
@@ -209,7 +221,7 @@ def test_a_rollout_that_blows_up_reports_null_and_ends_with_code_1(output):
     assert report["energy_final"] is None
     assert report["energy_residual"] is None
     assert math.isfinite(report["energy_initial"])
-    assert "blew up: its energy is not finite after step 1 of 5" in outcome.err
+    assert "blew up: its energy is not finite after step 1 of 5; a smaller --" in outcome.err
     assert outcome.err.count("\n") == 1
 
 
@@ -343,7 +355,7 @@ def test_a_seed_that_nobody_gave_is_said_and_repeats_the_bodies():
     first = call(flags)
     (seed,) = re.findall(r"^seed (\d+)$", first.err, re.MULTILINE)
     again = call(flags, "--seed", seed)
-    assert again.out == first.out
+    assert again.reports() == first.reports()
     assert "seed" not in again.err
 
 

@@ -1,14 +1,12 @@
 """`simulate` with files of named columns, one body, massless bodies, and an external field."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from commandline import assert_refused, call
 
-import jaxstepper
+from jaxstepper.runs.folders import SHIPPED
 
-STEPPERS = Path(jaxstepper.__file__).parents[1] / "checkpoints"
+STEPPERS = SHIPPED
 
 FIELD = "--external-field-mass 1000 --external-field-position 10 0"
 ONE = "1e-6 .1 0 0 0\n"

@@ -28,11 +28,11 @@ def machine(monkeypatch, ram, disk):
 )
 def test_two_thousand_million_steps_are_refused_at_once(tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)
-    machine(monkeypatch, 1e11, 1e12)
+    machine(monkeypatch, 1e12, 1e11)
     outcome = call(
         "simulate --no-compilation-cache --seed 1 --steps 2000000000 --dtype float64", flags
     )
-    assert_refused(outcome, "2,000,000,000 steps", " GB of memory")
+    assert_refused(outcome, "2,000,000,000 states", "are free in")
     assert not list(tmp_path.glob("*.npz"))
 
 
@@ -41,7 +41,7 @@ def test_the_size_is_that_of_the_file(tmp_path, monkeypatch):
     start = js.from_table(table, js.Gravity().acceleration)
     _, path = js.record(js.fixed(0.01), js.Gravity(), start, js.Limits(steps=1000))
     size = sum(each.nbytes for each in path)
-    narrow = Config(output=str(tmp_path / "x.npz"), dtype=str(path.time.dtype))
+    narrow = Config(output=str(tmp_path / "x.h5"), dtype=str(path.time.dtype))
     for disk, fits in ((0.99 * size, False), (1.01 * size, True)):
         machine(monkeypatch, np.inf, disk)
         if fits:
@@ -56,15 +56,30 @@ def test_what_is_large_is_said_first(tmp_path, monkeypatch, capsys):
     # 11 numbers of 8 bytes a step, in two rollouts.
     limits = [js.Limits(steps=10**9)] * 2
     check_size(config(tmp_path), js.FreeFall(0.1), limits)
-    assert "1,000,000,000 steps, 176.0 GB" in capsys.readouterr().err
+    assert "1,000,000,000 states, 176.0 GB" in capsys.readouterr().err
     check_size(config(tmp_path), js.FreeFall(0.1), [js.Limits(steps=1000)])
     assert capsys.readouterr().err == ""
 
 
-def test_memory_must_hold_it_twice(tmp_path, monkeypatch):
+def test_memory_must_hold_a_movie_twice(tmp_path, monkeypatch):
     machine(monkeypatch, 1.9 * 88e6, np.inf)
-    with pytest.raises(UserError, match=r"--output .*1,000,000 steps.*of memory"):
+    check_size(config(tmp_path), js.FreeFall(0.1), [js.Limits(steps=10**6)])
+    with pytest.raises(UserError, match=r"--output .*1,000,000 states.*of memory"):
+        check_size(config(tmp_path, movie=True), js.FreeFall(0.1), [js.Limits(steps=10**6)])
+
+
+def test_an_archive_is_on_the_disk_twice_while_it_is_made(tmp_path, monkeypatch):
+    machine(monkeypatch, np.inf, 1.9 * 88e6)
+    with pytest.raises(UserError, match=r"are free in"):
         check_size(config(tmp_path), js.FreeFall(0.1), [js.Limits(steps=10**6)])
+
+
+def test_states_at_given_times_are_counted(tmp_path, monkeypatch, capsys):
+    machine(monkeypatch, np.inf, np.inf)
+    # From 5 to 5e8 + 5, one in a quarter of a unit of time, 11 numbers of 8 bytes each.
+    every = config(tmp_path, output_every=0.25, start_time=5.0)
+    check_size(every, js.FreeFall(0.1), [js.Limits(time=5e8 + 5)])
+    assert "2,000,000,001 states, 176.0 GB" in capsys.readouterr().err
 
 
 def test_steps_that_are_known():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from commandline import REPORT, assert_refused, call
 
-import jaxstepper
 from jaxstepper.commands.rollout_words import warn_of_errors
+from jaxstepper.runs.folders import SHIPPED
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
 
-STEPPERS = Path(jaxstepper.__file__).parents[1] / "checkpoints"
+STEPPERS = SHIPPED
 RECORDED = pytest.mark.parametrize("output", ["", "--output run.npz"], ids=["report", "output"])
 
 

@@ -25,7 +25,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import pythagorean
 from jaxstepper.physics.particles import from_table
 from jaxstepper.physics.tables import save_table
-from jaxstepper.pictures.work_precision_picture import plot_work_precision
+from jaxstepper.pictures.work_precision_picture import colours_of, work_precision_figure
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import Limits
@@ -240,8 +240,22 @@ def test_a_figure_of_many_panels_is_laid_out(tmp_path):
         for c in each
     ]
     many = [replace(c, problem=name) for name in names for c in (*each, *wide)]
-    plot_work_precision(many, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    figure = work_precision_figure(many)
+    figure.savefig(tmp_path / "figure.png")
+    (legend,) = figure.legends
+    named = {text.get_text() for text in legend.get_texts()}
+    assert named == {"fixed", "ias15"}, "what has no data has no entry"
+
+
+def test_a_rule_has_its_colour_in_every_picture():
+    alone = colours_of(["learned:kepler"])
+    names = [*rules.BY_NAME, "learned:kepler", "power-law:1.25"]
+    among = colours_of(names)
+    assert alone.items() <= among.items()
+    assert colours_of(names[::-1]) == among
+    assert len(set(among.values())) == len(names)
+    several = colours_of([f"learned:{number}" for number in range(9)])
+    assert sorted(several.values()) == list(range(9))
 
 
 # --- problems ------------------------------------------------------------------------------------

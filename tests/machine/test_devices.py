@@ -132,11 +132,17 @@ def in_a_process_of_many(folder: str) -> None:
         Path("kept").write_bytes(pickle.dumps(kept))
 
 
+def numbers_of(out: str) -> list[dict]:
+    """The numbers in the reports of simulations, but not the time that they took."""
+    reports = [json.loads(line) for line in out.splitlines()]
+    names = ("rule", "scheme", "wall_time")
+    return [{n: each for n, each in report.items() if n not in names} for report in reports]
+
+
 def assert_same_run(folder: Path, out: str, reference: tuple[Path, str]) -> list[int]:
     """All comes to what one device came to; returns the sizes of `in_a_process_of_many`."""
     assert_close(arrays_of(folder), arrays_of(reference[0]))
-    reports = [[json.loads(line) for line in text.splitlines()] for text in (out, reference[1])]
-    assert_close(*reports)
+    assert_close(*map(numbers_of, (out, reference[1])))
     # What several devices saved, one goes on from, and the other way round.
     second = arrays_of(reference[0], 1)["state"]
     assert_close(go_on(folder), second)
@@ -209,6 +215,41 @@ def test_what_fails_in_one_process_ends_all(tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert len(said) == 1 and "--output file/x.npz: cannot be written" in said[0]
     assert second.finish() == (2, "", [])
+
+
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_process_ends_the_others_and_its_run_goes_on_without_it(
+    victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = f"train {TRAINING} --epochs 1000000 --checkpoint-interval 1 --keep 3"
+    pair = start_two(tmp_path, endless)
+    out = pair[0].process.stdout
+    assert out is not None and out.readline().startswith("Epoch 0")
+    assert out.readline().startswith("Epoch 10")
+    pair[victim].process.kill()
+    code, _, said = pair[1 - victim].finish()
+    killed, *_ = pair[victim].finish()
+    assert (code, killed) == (1, -signal.SIGKILL), said
+    gone = re.fullmatch(
+        rf"jaxstepper train: process {victim} of 2 \(.*, pid {pair[victim].process.pid}\) is gone; "
+        r"(checkpoints/run/\d+) is the newest checkpoint; --resume goes on, .*",
+        said[-1],
+    )
+    assert gone is not None, said
+    assert sum("device" not in line for line in said[:-1]) <= 2  # of the network, and the folder
+    newest = checkpoints.load(tmp_path / "checkpoints" / "run")
+    assert newest.path == tmp_path / gone[1]
+    monkeypatch.chdir(tmp_path)
+    resumed = call(f"train -s run --resume --epochs {newest.epoch + 2} --no-compilation-cache")
+    assert resumed.code == 0 and f"goes on from {gone[1]}" in resumed.err
+
+
+def test_a_process_that_is_alone_is_refused(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    alone = f"simulate --coordinator {address} --num-processes 2 --process-id 1 --join-timeout 0.5"
+    code, out, said = Started(tmp_path, alone).finish()
+    assert (code, out, len(said)) == (2, "", 1)
+    assert f"error: {address}: nobody answers there within 0.5 s" in said[0]
 
 
 def test_systems_that_do_not_divide(tmp_path: Path) -> None:

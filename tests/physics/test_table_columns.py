@@ -10,7 +10,7 @@ import pytest
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics import initial_conditions as ic
-from jaxstepper.physics.tables import load_table, save_table, validate_table
+from jaxstepper.physics.tables import load_bodies, load_table, save_table, validate_table
 
 PAIR = np.array([[1.0, -0.5, 0.25, 0.1, -2], [3.0, 0.5, -0.75, -0.1, 2]])
 FREE = ("a,b,c,d,e", "m,x,y,vx")
@@ -66,16 +66,16 @@ def test_the_energy_of_the_pair_whose_masses_stand_last(tmp_path):
 def test_three_dimensions_with_an_id_and_a_radius(tmp_path):
     text = "id,m,x,y,z,vx,vy,vz,radius\n"
     text += "".join(f"{i},{rows(SOLID[i : i + 1], range(7)).strip()},0.1\n" for i in range(3))
-    with pytest.warns(UserWarning, match=r"column id, radius is not read"):
+    with pytest.warns(UserWarning, match=r"column radius is not read"):
         table = load_table(written(tmp_path, text))
     np.testing.assert_array_equal(table, SOLID)
 
 
 def test_a_column_of_names_may_hold_words(tmp_path):
     text = "name,mass,x,v\nSun,1,0,0\nEarth,3e-6,1,1\n"
-    with pytest.warns(UserWarning, match="column name is not read"):
-        table = load_table(written(tmp_path, text))
-    np.testing.assert_array_equal(table, [[1, 0, 0], [3e-6, 1, 1]])
+    bodies = load_bodies(written(tmp_path, text))
+    np.testing.assert_array_equal(bodies.table, [[1, 0, 0], [3e-6, 1, 1]])
+    assert bodies.names == ("Sun", "Earth")
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,17 @@ def test_every_dimension_and_number_of_bodies_is_laid_out(bodies, dim, tmp_path)
         np.testing.assert_array_equal(line.get_xydata(), path["position"][:, 0, :2])
 
 
+@pytest.mark.parametrize(("thin", "names"), [(2, "xy"), (1, "xz"), (0, "yz")])
+def test_bodies_in_a_plane_are_drawn_in_it(thin, names):
+    path = rollout(3, 3)
+    path["position"][:, :, thin] *= 1e-3
+    axes = panels_of(rollout_figure(path))["orbit"]
+    assert axes.name == "rectilinear"
+    assert [axes.get_xlabel()[0], axes.get_ylabel()[0]] == list(names)
+    plane = ["xyz".index(name) for name in names]
+    np.testing.assert_array_equal(axes.get_lines()[0].get_xydata(), path["position"][:, 0, plane])
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -112,7 +112,7 @@ def test_a_run_is_logged_with_its_config_and_every_key_of_every_epoch(tmp_path, 
     outcome = call(LOGGED)
     assert outcome[:3] == (0, "", "")
     run = of_kind(tmp_path, "run")[0]
-    assert (run.project, run.display_name) == ("AITimeStepper", "run")
+    assert (run.project, run.display_name) == ("jaxstepper", "run")
     config = {each.key: json.loads(each.value_json) for each in run.config.update}
     kept = checkpoints.load(Path("checkpoints/run"))
     assert {name: config[name] for name in kept.config} == kept.config
@@ -173,7 +173,7 @@ def test_a_simulation_logs_its_report_and_keeps_its_trajectory(tmp_path):
     outcome = call(flags, "--dt 1e-5 --wandb --wandb-artifacts --output path.npz")
     assert outcome.code == 0
     (row,) = logged(tmp_path)
-    (report,) = outcome.reports()
+    report = json.loads(outcome.out)
     assert {name: value for name, value in row.items() if not name.startswith("_")} == report
     assert of_kind(tmp_path, "metric") == []
     ((about, files),) = artifacts(tmp_path).items()

@@ -29,14 +29,17 @@ from jaxstepper.settings.stored import CHECKPOINT, from_dict, to_dict
 
 # What users are told that each option must be.
 RULES = {
-    "a number > 0": "lr energy_threshold E_lower E_upper window_length tolerance_min tolerance_max "
+    "a number > 0": "G output_every "
+    "lr energy_threshold E_lower E_upper window_length tolerance_min tolerance_max "
     "norm_L0 norm_V0 norm_A0 norm_T0 mass pos_scale semi_major a_min a_max eta tolerance "
-    "checkpoint_minutes adam_lr lbfgs_lr population_spread rollout_time eta_min eta_max",
-    "a number >= 0": "weight_decay vel_scale softening external_field_mass duration window_start",
+    "checkpoint_minutes join_timeout adam_lr lbfgs_lr population_spread rollout_time eta_min "
+    "eta_max",
+    "a number >= 0": "weight_decay vel_scale softening external_field_mass window_start",
+    "a number >= 0; with --backwards, time runs backwards": "duration",
     "a number >= 1": "unit_spread mass_range",
     "a number in [0, 1)": "momentum dropout eccentricity e_min e_max",
     "a number > 0, or -1 for the default": "dt",
-    "a finite number": "fourier_scale power dt_bound rel_loss_bound L_lower L_upper eps",
+    "a finite number": "start_time fourier_scale power dt_bound rel_loss_bound L_lower L_upper eps",
     "an integer": "Nperiod",
     "an integer >= 0": "max_retrain_steps replay_steps imitation_epochs history_len fresh_every "
     "process_id adam_epochs",
@@ -51,9 +54,12 @@ RULES = {
     "an even integer >= 2": "fourier_dim population",
     "one or more integers >= 1": "hidden_dims",
     "finite numbers, one for each of the dim dimensions": "external_field_position",
-    "true or false": "normalize_inputs multi_orbit multi_orbit_sim stop_at_period use_train_ic "
+    "finite numbers, each larger than the one before": "output_times",
+    "a length, a time or a speed, and a mass, such as au yr Msun; or si": "units",
+    "true or false": "backwards "
+    "normalize_inputs multi_orbit multi_orbit_sim stop_at_period use_train_ic "
     "symmetrize tf32 compile compilation_cache detect_anomaly distributed resume overwrite quiet "
-    "debug wandb wandb_artifacts movie individual",
+    "debug wandb wandb_artifacts movie individual shard",
     "one of adam, adamw, sgd": "optimizer",
     "one of upper, both": "band",
     "one of robust, torch": "phase1",
@@ -73,7 +79,7 @@ RULES = {
     "HOST:PORT": "coordinator",
     'a relative name, not empty, without ".."': "save_name",
     "a path, printable and not too long": "ic_path checkpoint_dir model_path movie_dir",
-    "a path that ends in .npz": "output",
+    "a path that ends in .npz or .h5": "output restart",
     "a printable text, not empty": "wandb_project wandb_name lbfgs_line_search",
 }
 RULE_OF = {name: rule for rule, names in RULES.items() for name in names.split()}
@@ -131,11 +137,16 @@ def allowed_values(name: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(rule.removeprefix("one of ").split(", "))
     if rule == "true or false":
         return st.booleans()
+    if name == "units":
+        return st.just(("au", "yr", "Msun"))
+    if name == "output_times":
+        apart = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=4, unique=True)
+        return apart.map(lambda times: tuple(sorted(times)))
     if name == "hidden_dims":
         return st.lists(st.integers(1, MOST), min_size=1, max_size=4).map(tuple)
     if rule == "HOST:PORT":
         return st.integers(0, 65535).map(lambda port: f"node1:{port}")
-    if rule == "a path that ends in .npz":
+    if rule == "a path that ends in .npz or .h5":
         return texts.map(lambda text: f"{text}.npz")
     if rule.startswith("a relative name"):
         return texts.map(lambda text: "x" + text.replace(".", "/"))
@@ -167,6 +178,8 @@ def consistent(draw: st.DrawFn, command: str) -> dict[str, Any]:
     if not (set(several) <= values.keys() and index < count):
         for name in several:
             values.pop(name, None)
+    if values.get("multi_orbit_sim"):
+        values.pop("shard", None)
     if values.get("optimizer") != "sgd":
         values.pop("momentum", None)
     if values.get("phase1") == "torch":
@@ -195,6 +208,13 @@ def consistent(draw: st.DrawFn, command: str) -> dict[str, Any]:
         del values["scheme"]
     if command == "train" and values.get("objective") != "window":
         values.pop("scheme", None)
+    if "output_every" in values or "output" not in values:
+        values.pop("output_times", None)
+    if "output" not in values:
+        values.pop("output_every", None)
+    if values.get("individual"):
+        for name in ("output_every", "output_times", "restart"):
+            values.pop(name, None)
     return values
 
 
@@ -206,7 +226,7 @@ def as_words(values: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, tuple):
-            words += [flag, *map(repr, value)]
+            words += [flag, *map(str, value)]
         else:
             words.append(f"{flag}={value}")
     return words

@@ -213,6 +213,14 @@ def test_torch_adam_goes_on_as_ours(tmp_path, steps, fourier_scale):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), back.nu, state[1][0].nu)
 
 
+def test_a_run_of_many_systems_keeps_its_bodies(tmp_path):
+    one = make()[3]
+    checkpoint = replace(one, train_ic=np.stack([one.train_ic, 2 * one.train_ic]))
+    torch_bridge.write(tmp_path / "many.pt", checkpoint)
+    back = torch_bridge.read(tmp_path / "many.pt")
+    np.testing.assert_array_equal(back.train_ic, checkpoint.train_ic)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_ours_round_trips(tmp_path, dtype):
     _, _, state, checkpoint = make(dtype, fourier_scale=1.0)

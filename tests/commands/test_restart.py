@@ -1,0 +1,161 @@
+"""`simulate` in units, at given times, backwards, and going on with what a file holds."""
+
+import numpy as np
+import pytest
+from commandline import assert_refused, call
+
+from jaxstepper.runs.recordings import read_recording
+
+PLANETS = """name,m (Msun),x (au),y (au),vx (km/s),vy (km/s)
+Sun,1,0,0,0,0
+Jupiter,9.546e-4,5.203,0,0,13.06
+Dust,0,2.5,0,0,18.8
+"""
+SIMULATE = "simulate --no-compilation-cache"
+SOLAR = f"{SIMULATE} --ic-path planets.csv --units au yr msun --controller free-fall --eta 0.1"
+# Of Jupiter about a Sun at rest.
+PERIOD = 11.862
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planets.csv").write_text(PLANETS)
+
+
+def report(*argv):
+    outcome = call(*argv)
+    assert outcome.code == 0, outcome.err
+    (told,) = outcome.reports()
+    return told
+
+
+def test_planets_in_their_units_restarted_and_drawn(tmp_path):
+    flags = "--symmetrize --output-every 1 --output"
+    whole = report(SOLAR, f"--duration {PERIOD} {flags} whole.npz")
+    assert whole["units"]["time"] == "yr" and whole["units"]["length"] == "AU"
+    assert whole["G"] == pytest.approx(4 * np.pi**2, rel=1e-4)
+    assert whole["end_time"] == PERIOD and whole["max_energy_error"] < 1e-6
+    # -G M m / (2 a) of Jupiter, about the barycentre; dust has no mass.
+    assert whole["energy_initial"] == pytest.approx(-39.4769 * 9.546e-4 / 2 / 5.203, rel=4e-3)
+    first = report(SOLAR, f"--duration 4.6 {flags} first.npz")
+    assert first["end_time"] == 4.6
+    rest = report(f"{SIMULATE} --restart first.npz --duration {PERIOD} {flags[13:]} rest.h5")
+    assert rest == whole
+    found, expected = read_recording("rest.h5"), read_recording("whole.npz")
+    np.testing.assert_array_equal(found.arrays["time"], np.arange(5, 12))
+    np.testing.assert_array_equal(found.arrays["position"], expected.arrays["position"][5:])
+    assert found.names == expected.names == ("Sun", "Jupiter", "Dust")
+    about = expected.about
+    assert (about["rule"], about["scheme"], about["symmetrized"]) == ("free-fall", "leapfrog", True)
+    assert about["units"] == whole["units"] and isinstance(about["seed"], int)
+    np.testing.assert_array_equal(expected.mass, [1, 9.546e-4, 0])
+    # Kepler's third law: half a revolution in half a period.
+    angle = np.unwrap(np.arctan2(*expected.arrays["position"][:, 1].T[::-1]))
+    assert angle[-1] == pytest.approx(2 * np.pi * 11 / PERIOD, abs=0.02)
+    assert call("plot rest.h5").out == "rest.png\n"
+    # Starting anew from the end of a file.
+    again = report(
+        f"{SIMULATE} --ic-path rest.h5 --units au yr msun --controller free-fall --duration 0.1"
+    )
+    assert again["energy_initial"] == pytest.approx(whole["energy_final"], rel=1e-6)
+
+
+def test_what_a_restart_refuses():
+    assert call(SOLAR, "--steps 3 --output first.npz").code == 0
+    go_on = f"{SIMULATE} --restart first.npz"
+    assert_refused(call(go_on), "say how far from its start: --duration T or --steps N")
+    assert_refused(call(go_on, "--steps 5 --eta 0.2"), "--eta 0.2: first.npz was recorded with 0.1")
+    assert_refused(
+        call(go_on, "--steps 5 --softening 0.2"), "was recorded without it; leave it out"
+    )
+    assert_refused(call(f"{SIMULATE} --restart none.npz --steps 5"), "none.npz: cannot be read")
+    assert report(go_on, "--steps 5 --eta 0.1") == report(SOLAR, "--steps 5 --output whole.npz")
+
+
+def test_columns_with_units_need_those_of_the_run():
+    outcome = call(f"{SIMULATE} --ic-path planets.csv --steps 1")
+    assert_refused(outcome, "the columns have units (m in Msun, x in au, ...)", "--units au yr")
+    assert_refused(call(SOLAR, "--G 2 --steps 1"), "--G 2.0: and units both say what G is")
+    assert_refused(call(f"{SIMULATE} --units au yr stone --steps 1"), "'stone' is not understood")
+
+
+def test_a_unit_of_time_that_a_speed_makes_is_told(tmp_path):
+    outcome = call(f"{SIMULATE} --units pc km/s Msun -e 0.5 --duration 0")
+    assert "time is in pc s / km = 0.977792 Myr" in outcome.err
+    # A pair that is drawn moves as fast as G asks: E = -G m1 m2 / (2 a).
+    (told,) = outcome.reports()
+    assert told["energy_initial"] == pytest.approx(-0.00430091 / 2, rel=3e-6)
+
+
+UNBOUND = "1 0 0 0 0\n3e-6 1 0 0 6.28\n1e-3 5.2 0 0 2.76\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"), [("", True), ("--G 39.5", False), ("--units au yr msun", False)]
+)
+def test_bodies_that_all_fly_apart_are_noted(tmp_path, flags, warned):
+    (tmp_path / "solar.txt").write_text(UNBOUND)
+    outcome = call(f"{SIMULATE} --ic-path solar.txt --duration 0 {flags}")
+    assert outcome.code == 0
+    said = [line for line in outcome.err.splitlines() if "fly apart" in line]
+    assert len(said) == warned
+    assert not warned or ("--units au yr Msun" in said[0] and "G = 1" in said[0])
+
+
+def test_output_at_times_backwards_from_a_start_time():
+    told = report(
+        f"{SIMULATE} -e 0.5 --dt 0.01 --start-time 10 --duration 3 --backwards "
+        "--output a.npz --output-times 8 9.5"
+    )
+    assert told["end_time"] == 7
+    np.testing.assert_array_equal(read_recording("a.npz").arrays["time"], [9.5, 8])
+    steps = report(f"{SIMULATE} -e 0.5 --dt 0.01 --backwards --Nperiod 0 --steps 100")
+    assert steps["end_time"] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--duration -10", "must be a number >= 0; with --backwards, time runs backwards"),
+        ("--output-every 1", "needs --output FILE"),
+        ("--output a.npz --output-every 1 --output-times 1", "both say when"),
+        ("--output a.npz --output-times 2 1", "each larger than the one before"),
+        ("--output a.npz --output-times -1 --duration 1", "the rollout begins at 0"),
+        (
+            "--individual --scheme hermite --controller aarseth --restart a.npz",
+            "is for shared steps",
+        ),
+    ],
+)
+def test_what_is_refused(flags, said):
+    assert_refused(call(f"{SIMULATE} -e 0.5 {flags}"), said)
+
+
+def test_individual_steps_are_kept_with_their_names():
+    flags = "--scheme hermite --individual --controller aarseth --softening 0.01 --duration 1"
+    told = report(
+        f"{SIMULATE} --ic-path planets.csv --units au yr msun {flags} --start-time 2 --output a.h5"
+    )
+    found = read_recording("a.h5")
+    assert told["end_time"] == 3 and found.arrays["time"][[0, -1]].tolist() == [2, 3]
+    assert found.names == ("Sun", "Jupiter", "Dust") and found.about["scheme"] == "hermite"
+    outcome = call(f"{SIMULATE} --restart a.h5 --duration 2")
+    assert_refused(outcome, "individual steps divide the whole time", "--ic-path a.h5")
+
+
+def test_ctrl_c_leaves_a_file_and_says_so(monkeypatch):
+    from jaxstepper.reporting.bars import Bars
+
+    shares = []
+
+    def interrupted(self, name, share, figures=""):
+        shares.append(share)
+        if len(shares) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bars, "show_share", interrupted)
+    outcome = call(SOLAR, "--duration 200 --output a.npz")
+    assert outcome.code == 130
+    assert "a.npz holds the states so far; --restart a.npz goes on with them" in outcome.err
+    assert len(read_recording("a.npz").arrays["time"]) > 2
