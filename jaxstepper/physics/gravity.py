@@ -40,7 +40,7 @@ BLOCKS, BLOCK = 4, 16
 # Pairs at once in such sums, in whole rows: enough to share between threads.
 PAIRS_IN_BLOCKS = 131_072
 # Entries of the pair matrix at once, in whole rows. On a CPU, they stay in cache.
-PAIRS_AT_ONCE = 4096
+PAIRS_AT_ONCE = 2**16
 # An accelerator needs work for all its threads, and every block costs a launch.
 PAIRS_AT_ONCE_ON_ACCELERATOR = 2**26
 
