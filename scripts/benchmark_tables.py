@@ -167,7 +167,11 @@ def main() -> int:
     """Prints the table, or writes it into the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="into README and docs")
-    text = table(load_all())
+    results = load_all()
+    if not results:
+        print("scripts/benchmarks has no results; run scripts/benchmark.py", file=sys.stderr)
+        return 2
+    text = table(results)
     if not parser.parse_args().write:
         print(text, end="")
         return 0

@@ -144,8 +144,10 @@ def test_the_table_has_a_column_for_each_machine() -> None:
 
 def test_the_table_of_the_pages_is_that_of_the_results() -> None:
     results = load_all()
+    if not results:
+        pytest.skip("no machine has results yet")
     expected = tables.table(results)
-    assert tables.pages() or not results
+    assert tables.pages()
     for page in tables.pages():
         assert tables.BETWEEN.search(page.read_text())[0] == expected, page
 
@@ -159,7 +161,11 @@ def test_a_page_is_written_between_its_marks(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(sys, "argv", ["benchmark_tables.py", "--write"])
     assert tables.main() == 0
     table = tables.table(results)
-    assert page.read_text() == f"a\n{tables.BEGIN}\n{table}{tables.END}\nb\n"
+    written = f"a\n{tables.BEGIN}\n{table}{tables.END}\nb\n"
+    assert page.read_text() == written
+    monkeypatch.setattr(tables, "load_all", list)
+    assert tables.main() == 2
+    assert page.read_text() == written
 
 
 # Stands for the process that measures: the task "slow" hangs, "crash" ends it, "late" comes too

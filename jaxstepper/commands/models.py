@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from jaxstepper.reporting.note import result
 from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.domain import words_of_domain
 from jaxstepper.runs.plans import weights_of
@@ -37,12 +38,12 @@ def run_models(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     models = [_described(folders.SHIPPED / name) for name in folders.shipped()]
     if options.json:
-        print(*map(json.dumps, models), sep="\n")
+        result(*map(json.dumps, models))
         return 0
     for model in models:
-        print(_paragraph(model))
+        result(_paragraph(model))
     if own := folders.runs_in(Path(options.checkpoint_dir)):
-        print(f"runs in {options.checkpoint_dir}: {', '.join(own)}")
+        result(f"runs in {options.checkpoint_dir}: {', '.join(own)}")
     return 0
 
 

@@ -90,6 +90,7 @@ def read_source(request: Request) -> Source:
 
 
 def given_options(request: Request) -> dict[str, Any]:
-    """The options that were set, and the seed, as plain values for a file."""
+    """The options that were set and shape the rollout, and the seed, as plain values."""
     values = to_dict(request.config)
-    return {name: values[name] for name in values if request.sets(name) or name == "seed"}
+    kept = [name for name in values if name == "seed" or (request.sets(name) and name not in FREE)]
+    return {name: values[name] for name in kept}

@@ -50,7 +50,6 @@ COMMON: dict[Command, tuple[str, ...]] = {
         "output_every",
         "restart",
         "movie",
-        "dtype",
         "device",
         "quiet",
     ),

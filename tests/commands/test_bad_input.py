@@ -114,7 +114,7 @@ FILES = [
     ("t.npy", header((2, 5), "hello"), "is not a plain .npy array"),
     ("t.npy", zeros(2**42), "to read it: needs more than 4,398 GB of memory"),
     ("t.txt", zeros(2**42), "to read it: needs more than 43,980 GB of memory"),
-    ("t.npz", archive, "is not text; a binary table must end in .npy"),
+    ("t.npz", archive, "is not a rollout that simulate --output wrote"),
     ("t.txt", Path.mkdir, "cannot be read (Is a directory)"),
     ("t.txt", lambda path: path.write_bytes(b"\xff\xfe1 0"), "is not text"),
     ("/dev/zero", lambda path: None, "is a device"),

@@ -61,7 +61,7 @@ def test_nine_columns_are_four_dimensions_only_if_asked_for(tmp_path):
     assert four.code == 0
     named = simulate(tmp_path, f"id,m,x,y,z,vx,vy,vz,radius\n{rows}", flags, name="a.csv")
     (report,) = named.reports()
-    assert "id, radius is not read" in named.warned + named.err
+    assert "column radius is not read" in named.warned + named.err
     # v^2 / 2 - 1, of unit masses at a distance of 1, the second with a speed of 1.
     assert report["energy_initial"] == pytest.approx(-0.5)
 

@@ -28,7 +28,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dynamics.npz")
 # Beyond the border between the two ways to sum over pairs.
 MANY = UNROLLED_UP_TO + 1
 # Rows in two whole blocks and a part of one.
-SEVERAL_BLOCKS = 101
+SEVERAL_BLOCKS = 405
 assert 2 < SEVERAL_BLOCKS / (PAIRS_AT_ONCE // SEVERAL_BLOCKS) < 3
 
 accelerate = jax.jit(self_acceleration, static_argnums=2)
