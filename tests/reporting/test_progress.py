@@ -11,7 +11,7 @@ from rich.console import Console
 from training.small_runs import PLAN, SEED, TABLES, started
 
 from jaxstepper.commands import evaluate as evaluate_command
-from jaxstepper.commands import simulate as simulate_command
+from jaxstepper.commands import shared_steps as simulate_command
 from jaxstepper.commands import train as train_command
 from jaxstepper.reporting import bars as progress
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
