@@ -273,9 +273,7 @@ def _slope_on_cpu(softening: float, primals: tuple, tangents: tuple) -> tuple[Ar
         for x, dx in zip(primals, tangents, strict=True)
     )
 
-    def by_rows(*arguments: Array) -> Array:
-        return _acceleration_by_rows(*arguments, softening, PAIRS_AT_ONCE)
-
+    by_rows = partial(_acceleration_by_rows, softening=softening, pairs=PAIRS_AT_ONCE)
     return jax.jvp(by_rows, primals, tangents)
 
 
