@@ -41,7 +41,7 @@ from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.plans import adopt, make_gravity
-from jaxstepper.runs.recordings import open_writer
+from jaxstepper.runs.recordings import check_going_on, open_writer
 from jaxstepper.runs.units import (
     attracting,
     massive,
@@ -84,6 +84,8 @@ def run_simulate(request: Request) -> int:
         warn_of_domain(model, str(config.model_path), seen, config.softening, asked)
     dtype, begin = jnp.dtype(config.dtype), config.start_time
     limits = [_limits(request, table) for table in tables]
+    if source is not None:
+        check_going_on(source.recording, limits, source.path, config.output)
     with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
         starts = [
             everywhere(from_table(table, gravity.acceleration, dtype, begin))

@@ -22,6 +22,7 @@ import numpy as np
 from jaxstepper.errors import UserError, require
 from jaxstepper.stepping.output import Going
 from jaxstepper.stepping.recording import Trajectory
+from jaxstepper.stepping.rollout import Limits
 
 FIELDS = Trajectory._fields
 COPIED_AT_ONCE = 2**24
@@ -256,6 +257,43 @@ def going_from(leaves: Arrays, like: Going, where: str) -> Going:
     )
     structure = jax.tree.structure(like)
     return jax.tree.unflatten(structure, [jax.numpy.asarray(leaves[name]) for name in known])
+
+
+def check_going_on(
+    found: Recording, limits: Sequence[Limits], source: str | Path, path: str | Path | None
+) -> None:
+    """Checks that recorded rollouts can go on to these limits, in a file of their own.
+
+    Args:
+        found: the recording, with a `Going` for each system.
+        limits: of each system, counted from its first start.
+        source: the file of the recording.
+        path: the file that is to be written, if any.
+
+    Raises:
+        UserError: a limit is before the end of the recording, or the file would replace it.
+    """
+    replaces = path is not None and Path(path).resolve() == Path(source).resolve()
+    require(not replaces, f"{path}: would replace the rollout that is gone on with; name another")
+    for leaves, times, limit in zip(
+        found.going, np.atleast_2d(found.arrays["time"]), limits, strict=True
+    ):
+        if "rollout/clock/begin" not in leaves:
+            continue  # `going_from` refuses it
+        begin, time = leaves["rollout/clock/begin"], leaves["rollout/particles/time"]
+        end = np.asarray(limit.time, time.dtype)
+        reached = max(time, *times[np.isfinite(times)][-1:], key=lambda at: abs(at - begin))
+        require(
+            not np.sign(reached - begin) * (end - reached) < 0,
+            f"{source}: reached time {reached:g} already, and cannot go on to {end:g}; the end "
+            f"counts from the first start, at {begin:g}",
+        )
+        steps = int(leaves["rollout/steps"])
+        require(
+            int(limit.steps) >= steps,
+            f"{source}: took more than {int(limit.steps)} steps already; steps count from the "
+            "first start",
+        )
 
 
 def read_recording(path: str | Path) -> Recording:

@@ -1,5 +1,7 @@
 """`simulate` in units, at given times, backwards, and going on with what a file holds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from commandline import assert_refused, call
@@ -71,6 +73,20 @@ def test_what_a_restart_refuses():
     )
     assert_refused(call(f"{SIMULATE} --restart none.npz --steps 5"), "none.npz: cannot be read")
     assert report(go_on, "--steps 5 --eta 0.1") == report(SOLAR, "--steps 5 --output whole.npz")
+
+
+@pytest.mark.parametrize("way", ["", "--backwards"])
+def test_a_restart_neither_turns_round_nor_replaces_its_file(way):
+    assert call(SOLAR, f"{way} --duration 1.1 --dtype float32 --output first.npz").code == 0
+    go_on, before = f"{SIMULATE} --restart first.npz", Path("first.npz").read_bytes()
+    outcome = call(go_on, "--duration 0.7 --output more.npz")
+    words = "reached time -1.1 already, and cannot go on to -0.7; the end counts from"
+    assert_refused(outcome, words if way else words.replace("-", ""))
+    assert not Path("more.npz").exists()
+    assert_refused(call(go_on, "--steps 1"), "took more than 1 steps already")
+    assert_refused(call(go_on, "--duration 1.2 --output ./first.npz"), "would replace the rollout")
+    assert Path("first.npz").read_bytes() == before
+    assert abs(report(go_on, "--duration 1.1")["end_time"]) == pytest.approx(1.1)
 
 
 def test_columns_with_units_need_those_of_the_run():
