@@ -21,13 +21,13 @@ from jaxstepper.commands.rollout_words import (
     rule_name,
     warn_of_domain,
     warn_of_errors,
+    warn_of_unbound,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.commands.shared_steps import Plan, take_shared_steps
 from jaxstepper.errors import UserError
 from jaxstepper.machine.devices import describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
-from jaxstepper.physics.boundness import is_unbound
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
@@ -178,20 +178,11 @@ def _announce(request: Request, model: TrainedModel | None, tables: np.ndarray) 
                 "(--units, --G); one with scale-free inputs, such as kepler, does not"
             )
     if config.ic_path is not None and config.external_field_mass is None:
-        _warn_of_unbound(config, tables)
+        attracted = attracting(tables, config.G)
+        warn_of_unbound(config.ic_path, attracted, config.softening, config.G)
     if config.num_particles >= MANY:
         pairs = config.num_particles**2
         note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
-
-
-def _warn_of_unbound(config: Config, tables: np.ndarray) -> None:
-    """Warns of bodies that fly apart, which is likely a matter of units."""
-    if any(is_unbound(table, config.softening, config.G) for table in tables):
-        note(
-            f"warning: the bodies of {config.ic_path} fly apart: no two of them are bound, nor are "
-            f"all together, with G = {config.G:g}; if they should be, give their units "
-            "(--units au yr Msun) or G (--G)"
-        )
 
 
 def _is_drawn(request: Request) -> bool:
