@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxstepper.pictures.figures import (
     BLUE,
-    COLOURS,
+    BODY_COLOURS,
     FEW_BODIES,
     NATURAL,
     PALE,
@@ -69,7 +69,7 @@ class Scene:
 
         count, dim = self._points.shape[1:]
         has_few = count <= FEW_BODIES
-        colours = [COLOURS[i % len(COLOURS)] if has_few else BLUE for i in range(count)]
+        colours = BODY_COLOURS[:count] if has_few else [BLUE] * count
         fade = np.linspace(0, 1, len(self._offsets))[1:] ** 1.5
         rgba = np.ones((count, len(fade), 4))
         rgba[:, :, :3] = np.array([to_rgb(each) for each in colours])[:, None]
@@ -168,7 +168,7 @@ def _labels_of(film: Film) -> Callable[[int], str]:
     """The line of text above a state."""
 
     def rollout(frame: int) -> str:
-        return f"time {film.time[frame]:.4g}, step {frame} of {len(film.time) - 1}"
+        return f"time {film.time[frame]:.4g}, state {frame} of {len(film.time) - 1}"
 
     def training(frame: int) -> str:
         assert film.epochs is not None

@@ -15,7 +15,7 @@ from PIL import Image
 from jaxstepper.commands import train_job
 from jaxstepper.commands.movies import open_training_movie
 from jaxstepper.pictures import training_movie
-from jaxstepper.pictures.figures import COLOURS, FEW_BODIES
+from jaxstepper.pictures.figures import BLUE, BODY_COLOURS, FEW_BODIES
 from jaxstepper.pictures.film import Film, film_of
 from jaxstepper.pictures.movies import MovieOptions, check_movie
 from jaxstepper.pictures.scene import Scene
@@ -108,7 +108,7 @@ def test_bodies_are_where_they_are_and_their_tails_where_they_were(bodies, dim):
     opacity = scene.tail.get_colors()[:, 3].reshape(bodies, -1)
     assert np.all(np.diff(opacity, axis=1) > 0)
     few = {dot.get_color() for dot in scene.dots}
-    assert few == (set(COLOURS[:bodies]) if bodies <= FEW_BODIES else {COLOURS[0]})
+    assert few == (set(BODY_COLOURS[:bodies]) if bodies <= FEW_BODIES else {BLUE})
 
 
 def test_limits_hold_all_states_and_stay():
