@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -111,8 +112,8 @@ def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], N
     runs = list(method.runs(problems, factors, options.max_steps, enough, report))
     if options.time:
         runs = timed(method, problems, runs, options.targets, options.max_steps)
-    failed = sum(bool(run.failed) for run in runs)
-    failures = f", {failed} failed" if failed else ""
+    failed = Counter(run.failed for run in runs if run.failed)
+    failures = "".join(f", {count} failed ({why})" for why, count in sorted(failed.items()))
     took = f"{time.monotonic() - began:.1f} s"
     note(f"{sweep.label}, {len(runs)} runs{failures}, {took}", quiet=options.quiet)
     return runs

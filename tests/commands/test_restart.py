@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
+import jaxstepper as js
 from jaxstepper.runs.recordings import read_recording
 
 PLANETS = """name,m (Msun),x (au),y (au),vx (km/s),vy (km/s)
@@ -87,6 +88,31 @@ def test_a_restart_neither_turns_round_nor_replaces_its_file(way):
     assert_refused(call(go_on, "--duration 1.2 --output ./first.npz"), "would replace the rollout")
     assert Path("first.npz").read_bytes() == before
     assert abs(report(go_on, "--duration 1.1")["end_time"]) == pytest.approx(1.1)
+
+
+def test_a_recording_keeps_its_units():
+    assert call(SOLAR, "--steps 3 --output first.npz").code == 0
+    on = f"{SIMULATE} --ic-path first.npz --controller free-fall --duration"
+    assert_refused(
+        call(on, "1"), "first.npz: was recorded in AU, yr, Msun; say the units of the run"
+    )
+    years, seconds = report(on, "1 --units au yr msun"), report(on, "31557600 --units si")
+    joule = 1.98841e30 * (1.495978707e11 / 31557600) ** 2
+    assert seconds["energy_final"] == pytest.approx(years["energy_final"] * joule, rel=1e-4)
+    assert seconds["steps"] == years["steps"]
+    plain = f"{SIMULATE} -e 0.5 --G 4 --steps 3 --Nperiod 0 --output plain.npz"
+    assert call(plain).code == 0
+    on = f"{SIMULATE} --ic-path plain.npz --steps 2"
+    assert_refused(call(on), "plain.npz: was recorded with G = 4; say so: --G 4.0")
+    assert call(on, "--G 4").code == 0
+
+
+def test_a_recording_of_a_program_is_gone_on_with_there():
+    gravity = js.Gravity()
+    pair = js.from_table(js.kepler_pair(0.5), gravity.acceleration)
+    js.record_to("mine.npz", js.fixed(0.1), gravity, pair, js.Limits(steps=3))
+    refused = call(f"{SIMULATE} --restart mine.npz --steps 5")
+    assert_refused(refused, "was recorded by a program, which can go on with it (go_on)")
 
 
 def test_columns_with_units_need_those_of_the_run():

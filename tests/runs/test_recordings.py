@@ -34,7 +34,7 @@ def test_a_file_holds_what_was_recorded(tmp_path, suffix):
     assert found.names == ("a", "b")
     assert found.about["units"] == UNITS.names
     assert found.about["version"] == js.__version__
-    table, names = end_of_recording(path)
+    table, names = end_of_recording(path, UNITS)
     np.testing.assert_array_equal(table[:, 1:3], end.particles.position)
     assert names == ("a", "b")
 
