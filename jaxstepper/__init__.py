@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
     from jaxstepper.machine.devices import everywhere, sharded
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
+    from jaxstepper.network.tabulated import tabulated
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.elements import Elements, from_elements, to_elements
     from jaxstepper.physics.gravity import ExternalField, Gravity
@@ -120,6 +121,7 @@ __all__ = [
     "scaled",
     "sharded",
     "symmetrized",
+    "tabulated",
     "to_amuse",
     "to_elements",
     "to_quantities",
@@ -132,6 +134,7 @@ _HOMES = {
     "library": ("Trained", "train"),
     "machine.devices": ("everywhere", "sharded"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
+    "network.tabulated": ("tabulated",),
     "physics.diagnostics": ("total_energy",),
     "physics.elements": ("Elements", "from_elements", "to_elements"),
     "physics.gravity": ("ExternalField", "Gravity"),

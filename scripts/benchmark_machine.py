@@ -24,6 +24,8 @@ INSTRUCTIONS = {
 def describe(device: str | None = None) -> dict[str, Any]:
     """The machine; `device` is the kind of its accelerator, if that is what is measured."""
     cpu, instructions = _from_text(_processor())
+    if kept := re.search(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", "")):
+        instructions = f"XLA kept to {kept[1]}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     plural = "cores" if cores != 1 else "core"
     return {

@@ -126,6 +126,14 @@ def results_of(name: str, numbers: dict[str, float]) -> dict:
     return {"machine": {**about, "device": None}, "rows": rows}
 
 
+def test_a_narrower_instruction_set_is_a_machine_of_its_own(monkeypatch) -> None:
+    plain = machine.describe()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2 --xla_dump_to=x")
+    kept = machine.describe()
+    assert kept["instructions"] == "XLA kept to SSE4_2"
+    assert machine.file_name(kept) != machine.file_name(plain)
+
+
 def test_the_table_has_a_column_for_each_machine() -> None:
     one = results_of("A", {"rollout N=3": 2.04, "rollout N=1024": 12.4, "orbits 1": 5e-4})
     other = results_of("B", {"systems B=4096": 0.5})

@@ -87,6 +87,11 @@ def _add_methods(parser: CommandParser) -> None:
     )
     add_checkpoint_dir(parser)
     parser.add_argument(
+        "--tabulate",
+        action="store_true",
+        help="judge every network of inputs orbital as a table, too, which takes less time",
+    )
+    parser.add_argument(
         "--symmetrize-all",
         action="store_true",
         help="judge every rule that can be symmetrised in that form too, not only "

@@ -19,7 +19,7 @@ from jaxstepper.evaluation.run import LEAPFROG
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, criterion_of_model, load_model, rule_of_model
-from jaxstepper.settings.config import DERIVATIVES
+from jaxstepper.settings.config import DERIVATIVES, ORBITAL
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.criteria import DEFAULT_ETA
@@ -37,11 +37,13 @@ class Candidate:
         name: its name.
         model: the network of a learned rule.
         power: the exponent of a power law.
+        as_table: whether the network is to be tabulated.
     """
 
     name: str
     model: TrainedModel | None = None
     power: float | None = None
+    as_table: bool = False
 
     @property
     def kind(self) -> str:
@@ -66,7 +68,8 @@ class Candidate:
         """The rule at factor 1."""
         if self.model is not None:
             config, _ = from_dict(self.model.config)
-            return rule_of_model(replace(config, dtype="float64"), self.model, gravity)
+            config = replace(config, dtype="float64", tabulate=self.as_table)
+            return rule_of_model(config, self.model, gravity)
         if self.power is not None:
             return rules.by_name("power-law", gravity, power=self.power)
         return rules.by_name(self.name, gravity)
@@ -113,7 +116,10 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         model = load_model(path, options.checkpoint_dir)
         name = f"learned:{Path(path).stem}"
         taken = any(each.name == name for each in found)
-        found.append(Candidate(f"learned:{path}" if taken else name, model=model))
+        name = f"learned:{path}" if taken else name
+        found.append(Candidate(name, model=model))
+        if options.tabulate and from_dict(model.config)[0].feature_type == ORBITAL:
+            found.append(Candidate(f"{name}:table", model=model, as_table=True))
     return list({each.name: each for each in found}.values())
 
 

@@ -25,7 +25,7 @@ from jaxstepper.commands.rollout_words import (
 )
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.commands.shared_steps import Plan, take_shared_steps
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, require
 from jaxstepper.machine.devices import describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.gravity import Gravity
@@ -250,6 +250,7 @@ def _plain_rule(config: Config, gravity: Gravity, model: TrainedModel | None) ->
         assert model is not None
         rule = rule_of_model(config, model, gravity)
         return rule if config.eta is None else scaled(rule, config.eta)
+    require(not config.tabulate, f"--tabulate: is for a trained network, not for {name}")
     eta = config.dt if name == "fixed" and config.dt > 0 else None
     rule = rules.by_name(name, gravity, config.eta or eta, config.power)
     return rule.on(SCHEMES[config.scheme])

@@ -19,7 +19,7 @@ from jaxstepper.settings.config import Config, flag_of, read_option
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.toml_file import Sourced, read_sweep, read_toml
 from jaxstepper.settings.values import COUNT, PATH
-from jaxstepper.sweep.kept_runs import export_run, keep_run, remove_others
+from jaxstepper.sweep.kept_runs import claim, export_run, keep_run, remove_others
 from jaxstepper.sweep.study import Row, Study, import_optuna, open_study
 from jaxstepper.sweep.trial import Interrupted, Sweep, check, make_measure, run_trial
 
@@ -81,6 +81,7 @@ def run_sweep(arguments: list[str]) -> int:
         stop_on_signal() as interrupted,
         open_study(url, name, _about(sweep), measure.maximise, warmup) as study,
     ):
+        claim(folder, options.storage)
         say(
             f"sweep {name}: {study.counts().ended} of {options.trials} trials have ended; "
             f"{'maximises' if measure.maximise else 'minimises'} {measure.metric}; in {url}"

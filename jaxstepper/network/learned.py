@@ -18,7 +18,7 @@ from jaxstepper.network.orbital_inputs import (
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.field_rate import field_time, squared_rates
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
-from jaxstepper.physics.pairs import encounters, rate_of_all
+from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.field_rule import FieldRule, check_field, check_pairs
 from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
@@ -140,23 +140,26 @@ class OrbitalRule(FieldRule):
         tolerance = jnp.asarray(self.tolerance, particles.time.dtype)
         rate = jnp.zeros((), particles.time.dtype)
         if particles.mass.shape[0] > 1:
-            rate = self._rate_of_pairs(particles, tolerance)
+            rate = self._rate_of_pairs(particles)
         if self.external is not None:
             squares = jnp.append(squared_rates(self.external, particles), rate**2)
             rate = safe_sqrt(safe_norm(squares))
         return STEP_SCALE * root(tolerance, self.order) / rate, memory
 
-    def _rate_of_pairs(self, particles: Particles, tolerance: Float[Array, ""]) -> Float[Array, ""]:
+    def _rate_of_pairs(self, particles: Particles) -> Float[Array, ""]:
         """1 / T exp(-network) of all pairs together."""
         rate_of = free_fall_rate if self.sees_others else dynamical_rate
         pairs, rates = encounters(rate_of, particles, self.softening)
-        dtype = particles.time.dtype
-        seen = jnp.clip(tolerance, *self.tolerances) / REFERENCE_TOLERANCE
+        return rate_of_all(rates * jnp.exp(-self.log_factor(pairs, rates)))
+
+    def log_factor(self, pairs: Pairs, rates: Float[Array, " P"]) -> Float[Array, " P"]:
+        """What the network says of pairs that have these rates."""
+        dtype = pairs.mu.dtype
+        seen = jnp.clip(jnp.asarray(self.tolerance, dtype), *self.tolerances) / REFERENCE_TOLERANCE
         column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
         seen_of_others = [surroundings(pairs, rates, self.softening)] if self.sees_others else []
         inputs = jnp.concatenate([orbital_inputs(pairs), *seen_of_others, column], axis=-1)
-        log_factor = self.network.apply(self.variables, inputs)[:, 0]
-        return rate_of_all(rates * jnp.exp(-log_factor))
+        return self.network.apply(self.variables, inputs)[:, 0]
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, tolerance=self.tolerance * factor**self.order)

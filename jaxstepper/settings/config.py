@@ -53,7 +53,7 @@ SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 # Inputs without a scale of their own; the torch system does not have them.
 NATIVE_FEATURES = ("orbital", "encounters", "derivatives")
 # These are of one body's motion, for its individual steps, and need an objective for them.
-DERIVATIVES = "derivatives"
+ORBITAL, DERIVATIVES = "orbital", "derivatives"
 
 
 @dataclass(frozen=True)
@@ -344,6 +344,9 @@ class Config:
     power: float = _rule(1.5, number(), "the power of power-law, eta r^power")
     symmetrize: bool = _rule(
         False, YES_NO, "make the rule time-reversible, so that the energy error does not drift"
+    )
+    tabulate: bool = _rule(
+        False, YES_NO, "put a network of inputs orbital into a table, for steps that take less time"
     )
 
     device: str = _device(

@@ -3,7 +3,9 @@
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from jaxstepper.errors import UserError
@@ -19,6 +21,33 @@ from jaxstepper.sweep.trial import Trained
 
 TRIAL = "trial-"
 """Prefix of the folders that hold the runs of trials."""
+
+STORAGE = ".storage"
+"""In the folder of a sweep: a digest of the URL of its database, which may hold a password."""
+
+
+def claim(folder: Path, storage: str | None) -> None:
+    """Notes in the folder of a sweep which database has its trials.
+
+    Two databases of one folder would delete each other's best runs.
+
+    Args:
+        folder: of the sweep; made if need be.
+        storage: the URL of the database, or None for the one in the folder.
+
+    Raises:
+        UserError: its trials are in another database.
+    """
+    mine = "here" if storage is None else sha256(storage.encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), (folder / STORAGE).open("x") as file:
+        file.write(mine)
+    # Empty for the moment in which another process writes it.
+    if (folder / STORAGE).read_text() not in ("", mine):
+        raise UserError(
+            f"{folder}: holds a sweep whose trials are in another --storage; give that one, or "
+            "another --save-name"
+        )
 
 
 def keep_run(folder: Path, number: int, trained: Trained, sources: Mapping[str, str]) -> str | None:

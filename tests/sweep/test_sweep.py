@@ -13,11 +13,13 @@ import torch
 from commandline import assert_refused, call
 
 from jaxstepper.commands import sweep as sweep_command
+from jaxstepper.errors import UserError
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.models import load_model
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.settings.toml_file import read_sweep
+from jaxstepper.sweep.kept_runs import STORAGE, claim
 from jaxstepper.sweep.seeds import SeedsResult, SeedStates
 from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _Watch
 from jaxstepper.training.run import Member
@@ -100,7 +102,7 @@ def test_a_sweep_goes_on_and_keeps_its_best_run(tmp_path):
 
     run = Path(report["run"])
     assert run.name == f"trial-{report['trial']}"
-    assert sorted(each.name for each in run.parent.iterdir()) == ["study.db", run.name]
+    assert sorted(each.name for each in run.parent.iterdir()) == [".storage", "study.db", run.name]
     checkpoint = checkpoints.load(run)
     assert checkpoint.config["seed"] == report["seed"]
     assert checkpoint.config["hidden_dims"] == report["params"]["hidden_dims"]
@@ -146,7 +148,8 @@ def test_trials_that_fail_are_kept_with_their_reason(tmp_path, monkeypatch):
     loaded = study()
     assert loaded.trials[0].user_attrs["why"] == "1 of 1 seed stuck"
     close(loaded)
-    assert [each.name for each in (tmp_path / "checkpoints/small").iterdir()] == ["study.db"]
+    left = {each.name for each in (tmp_path / "checkpoints/small").iterdir()}
+    assert left == {".storage", "study.db"}
 
 
 def test_a_trial_that_is_pruned_has_ended(monkeypatch):
@@ -225,6 +228,20 @@ def test_flags_are_refused_before_anything_is_written(flags, words, tmp_path):
     before = sandbox.snapshot(tmp_path)
     assert_refused(sweep(flags), words)
     assert sandbox.snapshot(tmp_path) == before
+
+
+def test_two_databases_do_not_share_a_folder(tmp_path):
+    folder = tmp_path / "small"
+    claim(folder, None)
+    claim(folder, None)
+    (folder / STORAGE).write_text("")  # another process is about to write it
+    claim(folder, "sqlite:///other.db")
+    (folder / STORAGE).unlink()
+    claim(folder, "postgresql://user:secret@host/db")
+    assert "secret" not in (folder / STORAGE).read_text()
+    for other in (None, "sqlite:///other.db"):
+        with pytest.raises(UserError, match="another --storage"):
+            claim(folder, other)
 
 
 def test_one_choice_may_need_another(tmp_path):
