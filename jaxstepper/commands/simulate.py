@@ -109,7 +109,7 @@ def run_simulate(request: Request) -> int:
     if config.movie:
         of = units_of(config)
         shown = None if of is None else of.names
-        film = film_of(trajectories[0], np.asarray(starts[0].mass), shown)
+        film = film_of(trajectories[0], np.asarray(starts[0].mass), shown, names)
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1

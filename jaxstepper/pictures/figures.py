@@ -54,7 +54,6 @@ def label_powers(axis: Any) -> None:
         LogLocator,
         MaxNLocator,
         NullFormatter,
-        ScalarFormatter,
         StrMethodFormatter,
     )
 
@@ -64,7 +63,7 @@ def label_powers(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
     if high < 5 * low:
         axis.set_major_locator(MaxNLocator(4))
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_formatter(StrMethodFormatter("{x:.10g}"))
     elif high < 100 * low:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -33,6 +33,8 @@ PIECES, PIECES_OF_MANY = 300, 15
 # The most points of a curve.
 MOST_POINTS = 2000
 ENERGY = "E"
+# Energies that differ by a smaller fraction have too many digits for the axis.
+EVEN = 1e-5
 # Smaller errors are rounding.
 SMALLEST_ERROR = 1e-17
 
@@ -86,6 +88,10 @@ class Scene:
             )[0]
             for i, (colour, size) in enumerate(zip(colours, sizes, strict=True))
         ]
+        if has_few and self.film.names:
+            for name, colour in zip(self.film.names, colours, strict=True):
+                self.bodies.plot([], [], "o", color=colour, label=name)
+            self.bodies.legend(loc="upper left", fontsize="small", frameon=False)
         return tail, dots
 
     def _pieces(self, frame: int) -> np.ndarray:
@@ -109,7 +115,8 @@ class Scene:
             axes.yaxis.set_label_coords(-0.22, 0.5)
             axes.tick_params(labelbottom=row == 4, labelsize="small")
             if name == ENERGY:
-                axes.ticklabel_format(useOffset=False, axis="y")
+                is_even = np.ptp(values) < EVEN * np.max(np.abs(values))
+                axes.ticklabel_format(useOffset=bool(is_even), axis="y")
             label_powers(axes.yaxis)
             (line,) = axes.plot([], [], color=BLUE, linewidth=1.2, animated=True)
             (dot,) = axes.plot([], [], "o", color="black", markersize=4, animated=True)
