@@ -117,7 +117,11 @@ def table(machines: list[dict[str, Any]]) -> str:
     names = [each["machine"]["name"] for each in machines]
     lines = [["work", "in", *names, "`--only`"], ["---"] * (3 + len(names))]
     for line in LINES:
-        cells = [_cell(line, each["rows"]) for each in machines]
+        # The peak of a CPU is measured on one core, and for itself alone.
+        fit = [line.group != "--gpu" or each["machine"]["device"] for each in machines]
+        cells = [
+            _cell(line, each["rows"]) if ok else "" for ok, each in zip(fit, machines, strict=True)
+        ]
         if any(cells):
             group = f"`{line.group}`"
             lines.append([line.work, line.unit, *(cell or "-" for cell in cells), group])
