@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 from jaxstepper.commands.evaluate_arguments import LONGEST, SHORTEST, parse_evaluate
 from jaxstepper.commands.evaluate_methods import Candidate, Sweep, candidates, sweeps
 from jaxstepper.commands.evaluate_output import tables, write_csv, write_json
-from jaxstepper.commands.rollout_words import warn_of_domain
+from jaxstepper.commands.rollout_words import warn_of_domain, warn_of_unbound
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation.curves import curves
 from jaxstepper.evaluation.method import Method, timed
 from jaxstepper.evaluation.problems import Problem, problem
 from jaxstepper.evaluation.run import Run
 from jaxstepper.evaluation.work_precision import summary
+from jaxstepper.physics.units import read_units
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
 from jaxstepper.reporting.note import note, result
@@ -36,10 +38,7 @@ def run_evaluate(arguments: list[str]) -> int:
     out = _folder(options.out)
     configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
     to_judge = candidates(options)
-    problems = [
-        problem(name, options.orbits, options.seed, options.end_time, options.systems)
-        for name in options.problems
-    ]
+    problems = _problems(options)
     _warn_of_domains(to_judge, problems)
     runs: list[Run] = []
     with open_bars(options.quiet) as bars:
@@ -55,6 +54,23 @@ def run_evaluate(arguments: list[str]) -> int:
             write_csv(out / "runs.csv", runs)
     _conclude(options, out, runs)
     return 0
+
+
+def _problems(options: argparse.Namespace) -> list[Problem]:
+    """The problems by name; bodies of files in their units."""
+    if options.units and options.G is not None:
+        raise UserError(f"--G {options.G}: and units both say what G is; give one of them")
+    units = read_units(options.units, "--units") if options.units else None
+    G = units.G if units is not None else options.G or 1.0
+    of_files = [name for name in options.problems if Path(name).is_file()]
+    if G != 1 and not of_files:
+        raise UserError("--units and --G are for bodies of files; the other problems have G = 1")
+    how = (options.orbits, options.seed, options.end_time, options.systems, units, G)
+    problems = [problem(name, *how) for name in options.problems]
+    for each in problems:
+        if each.name in of_files:
+            warn_of_unbound(each.name, each.tables, each.softening, G)
+    return problems
 
 
 def _warn_of_domains(to_judge: Sequence[Candidate], problems: Sequence[Problem]) -> None:
@@ -96,8 +112,8 @@ def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], N
     runs = list(method.runs(problems, factors, options.max_steps, enough, report))
     if options.time:
         runs = timed(method, problems, runs, options.targets, options.max_steps)
-    failed = sum(bool(run.failed) for run in runs)
-    failures = f", {failed} failed" if failed else ""
+    failed = Counter(run.failed for run in runs if run.failed)
+    failures = "".join(f", {count} failed ({why})" for why, count in sorted(failed.items()))
     took = f"{time.monotonic() - began:.1f} s"
     note(f"{sweep.label}, {len(runs)} runs{failures}, {took}", quiet=options.quiet)
     return runs

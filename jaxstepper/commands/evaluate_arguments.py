@@ -28,7 +28,7 @@ FULL: dict[str, Any] = {
 EXAMPLES = (
     "jaxstepper evaluate --quick --model kepler",
     "jaxstepper evaluate --problems kepler-0.9 --rules free-fall huayno --schemes leapfrog chin",
-    "jaxstepper evaluate --problems bodies.csv --end-time 10 --rules free-fall --no-time",
+    "jaxstepper evaluate --problems planets.csv --units au yr Msun --end-time 10",
 )
 QUICK: dict[str, Any] = {
     "problems": ["kepler-0.5", "kepler-0.9", "figure-eight"],
@@ -114,6 +114,13 @@ def _add_problems(parser: CommandParser) -> None:
         help="that pairs, the outer body of triple and the planet run; default: 100",
     )
     parser.take("--end-time", allowed=POSITIVE, metavar="T", help="of every problem instead")
+    parser.add_argument(
+        "--units",
+        nargs="+",
+        metavar="UNIT",
+        help="of the bodies of files and of --end-time, such as au yr Msun; G = 1 without",
+    )
+    parser.take("--G", allowed=POSITIVE, metavar="X", help="gravitational constant, instead")
     parser.take(
         "--systems",
         allowed=COUNT,

@@ -80,9 +80,14 @@ def read_source(request: Request) -> Source:
     """
     path = str(request.config.restart)
     recording = read_recording(path)
-    can = bool(recording.about.get("given") is not None and all(recording.going))
+    goes_on = all(recording.going)
     require(
-        can,
+        "given" in recording.about or not goes_on,
+        f"--restart {path}: was recorded by a program, which can go on with it (go_on); or start "
+        f"anew from its end: --ic-path {path}",
+    )
+    require(
+        goes_on,
         f"--restart {path}: does not hold what a rollout goes on from (individual steps divide the "
         f"whole time, so theirs never does); start anew from its end: --ic-path {path}",
     )

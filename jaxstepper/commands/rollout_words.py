@@ -5,6 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from jaxstepper.physics.boundness import is_unbound
 from jaxstepper.physics.particles import Particles
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.domain import outside, quantities
@@ -91,6 +92,23 @@ def warn_of_domain(
     systems = [quantities(table, softening) | also for table in tables]
     if said := outside(model.domain, systems):
         note(f"warning: outside of what {name} is known to be good for: {'; '.join(said)}")
+
+
+def warn_of_unbound(path: str, tables: np.ndarray, softening: float, G: float) -> None:
+    """Warns of bodies of a file that fly apart, which is likely a matter of units.
+
+    Args:
+        path: the file.
+        tables: `[B, N, 1 + 2 D]`, with masses G m.
+        softening: the softening length of the force.
+        G: the gravitational constant.
+    """
+    if any(is_unbound(table, softening) for table in tables):
+        note(
+            f"warning: the bodies of {path} fly apart: no two of them are bound, nor are all "
+            f"together, with G = {G:g}; if they should be, give their units (--units au yr Msun) "
+            "or G (--G)"
+        )
 
 
 def warn_of_errors(request: Request, errors: list[float]) -> None:

@@ -21,13 +21,13 @@ from jaxstepper.commands.rollout_words import (
     rule_name,
     warn_of_domain,
     warn_of_errors,
+    warn_of_unbound,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
 from jaxstepper.commands.shared_steps import Plan, take_shared_steps
 from jaxstepper.errors import UserError, require
 from jaxstepper.machine.devices import describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
-from jaxstepper.physics.boundness import is_unbound
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.physics.particles import Particles, from_table
@@ -41,7 +41,7 @@ from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.plans import adopt, make_gravity
-from jaxstepper.runs.recordings import open_writer
+from jaxstepper.runs.recordings import check_going_on, open_writer
 from jaxstepper.runs.units import (
     attracting,
     massive,
@@ -84,6 +84,8 @@ def run_simulate(request: Request) -> int:
         warn_of_domain(model, str(config.model_path), seen, config.softening, asked)
     dtype, begin = jnp.dtype(config.dtype), config.start_time
     limits = [_limits(request, table) for table in tables]
+    if source is not None:
+        check_going_on(source.recording, limits, source.path, config.output)
     with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
         starts = [
             everywhere(from_table(table, gravity.acceleration, dtype, begin))
@@ -107,7 +109,7 @@ def run_simulate(request: Request) -> int:
     if config.movie:
         of = units_of(config)
         shown = None if of is None else of.names
-        film = film_of(trajectories[0], np.asarray(starts[0].mass), shown)
+        film = film_of(trajectories[0], np.asarray(starts[0].mass), shown, names)
         where, how = movie_path(config), movie_options(config)
         on_main(partial(make_movie, film, where, how, config.quiet))
     return 0 if all(fine) else 1
@@ -176,20 +178,11 @@ def _announce(request: Request, model: TrainedModel | None, tables: np.ndarray) 
                 "(--units, --G); one with scale-free inputs, such as kepler, does not"
             )
     if config.ic_path is not None and config.external_field_mass is None:
-        _warn_of_unbound(config, tables)
+        attracted = attracting(tables, config.G)
+        warn_of_unbound(config.ic_path, attracted, config.softening, config.G)
     if config.num_particles >= MANY:
         pairs = config.num_particles**2
         note(f"{config.num_particles} particles: every step sums {pairs:.0e} forces, and is slow")
-
-
-def _warn_of_unbound(config: Config, tables: np.ndarray) -> None:
-    """Warns of bodies that fly apart, which is likely a matter of units."""
-    if any(is_unbound(table, config.softening, config.G) for table in tables):
-        note(
-            f"warning: the bodies of {config.ic_path} fly apart: no two of them are bound, nor are "
-            f"all together, with G = {config.G:g}; if they should be, give their units "
-            "(--units au yr Msun) or G (--G)"
-        )
 
 
 def _is_drawn(request: Request) -> bool:

@@ -114,7 +114,8 @@ def _resumed_job(request: Request, checkpoint: Checkpoint) -> Job:
 
 def _warn_of_training(request: Request, objective: Objective) -> None:
     config = request.config
-    if config.num_orbits > 1 and not config.multi_orbit:
+    one_of_file = config.ic_path is not None and not request.sets("num_orbits")
+    if config.num_orbits > 1 and not config.multi_orbit and not one_of_file:
         warnings.warn(
             f"Multi-orbit training (num_orbits={config.num_orbits}) is off. Using single orbit; "
             "--multi-orbit trains on all of them at once.",

@@ -11,6 +11,7 @@ import numpy as np
 from jaxstepper.errors import UserError
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.tables import Table, load_table, validate_table
+from jaxstepper.physics.units import Units
 
 KEPLER = tuple(f"kepler-{e}" for e in (0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99))
 THREE_BODIES = ("pythagorean", "figure-eight")
@@ -57,6 +58,8 @@ def problem(
     seed: int = 0,
     end_time: float | None = None,
     systems: int | None = None,
+    units: Units | None = None,
+    G: float = 1.0,
 ) -> Problem:
     """The problem with a name.
 
@@ -75,6 +78,9 @@ def problem(
         seed: of the draws. Whatever it is, no training draws the same systems.
         end_time: replaces the problem's own end time; a file needs it.
         systems: the number of draws.
+        units: of the bodies of a file; columns in others are converted.
+        G: the gravitational constant for the bodies of a file. The problem's masses are G m, which
+            move as m do, so that all problems have G = 1.
 
     Raises:
         UserError: no problem has this name, or a file lacks an end time or cannot be read.
@@ -92,7 +98,8 @@ def problem(
     elif Path(name).is_file():
         if end_time is None:
             raise UserError(f"{name}: bodies of a file need --end-time")
-        tables = validate_table(load_table(name), name)
+        tables = validate_table(load_table(name, units=units), name)
+        tables[..., 0] *= G
         found = _timed(name, tables if tables.ndim == 3 else tables[None], end_time)
     else:
         raise UserError(f"there is no problem {name}; there are {NAMES}")

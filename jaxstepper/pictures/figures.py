@@ -13,6 +13,8 @@ from jaxstepper.errors import UserError
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # Tol's wine, grey and black besides, for pictures of many curves.
 MORE_COLOURS = (*COLOURS, "#882255", "#7F7F7F", "#000000")
+# Indigo, olive and purple of Tol's besides: one for each of a few bodies.
+BODY_COLOURS = (*MORE_COLOURS, "#332288", "#999933", "#AA4499")
 # Its lightness rises evenly, so it works in grey and for all eyes, from blue to yellow.
 COLOUR_MAP = "cividis"
 # The part of it that is dark enough for white paper.
@@ -24,7 +26,7 @@ NATURAL = {"length": "G = 1", "time": "G = 1"}
 # Up to this many bodies get a colour each, and orbits that the eye can follow.
 FEW_BODIES = 12
 # Bodies that leave a plane by less than this fraction of their extent are drawn in it.
-FLAT = 0.03
+FLAT = 0.1
 # An initial energy smaller than this fraction of its changes is 0 up to rounding.
 VANISHES = 1e-9
 
@@ -52,7 +54,6 @@ def label_powers(axis: Any) -> None:
         LogLocator,
         MaxNLocator,
         NullFormatter,
-        ScalarFormatter,
         StrMethodFormatter,
     )
 
@@ -62,7 +63,7 @@ def label_powers(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
     if high < 5 * low:
         axis.set_major_locator(MaxNLocator(4))
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_formatter(StrMethodFormatter("{x:.10g}"))
     elif high < 100 * low:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -1,6 +1,6 @@
 """The states that a movie shows: those of a rollout, or those that training accepted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -25,6 +25,7 @@ class Film:
         energy: `[F]`.
         epochs: `[F]`, epochs of training before each state; None for a rollout.
         units: those of length, time and mass, unless G = 1.
+        names: of the bodies, if they have any.
     """
 
     mass: np.ndarray
@@ -35,6 +36,7 @@ class Film:
     energy: np.ndarray
     epochs: np.ndarray | None = None
     units: Mapping[str, str] | None = None
+    names: Sequence[str] = ()
 
     @property
     def origin(self) -> np.ndarray:
@@ -56,7 +58,10 @@ class Film:
 
 
 def film_of(
-    trajectory: Trajectory, mass: np.ndarray, units: Mapping[str, str] | None = None
+    trajectory: Trajectory,
+    mass: np.ndarray,
+    units: Mapping[str, str] | None = None,
+    names: Sequence[str] = (),
 ) -> Film:
     """The film of a rollout of masses `[N]`, as long as it is finite."""
     parts = (trajectory.time, trajectory.position, trajectory.velocity, trajectory.energy)
@@ -65,4 +70,4 @@ def film_of(
     dt = np.concatenate([[np.nan], trajectory.dt])
     time, position, velocity, energy = (part[shown] for part in parts)
     shown_states = (time, dt[shown], position, velocity, energy)
-    return Film(np.asarray(mass), *shown_states, units=units)
+    return Film(np.asarray(mass), *shown_states, units=units, names=names)

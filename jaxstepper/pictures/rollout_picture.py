@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxstepper.pictures.figures import (
     BLUE,
+    BODY_COLOURS,
     COLOUR_MAP,
-    COLOURS,
     DARK_ENOUGH,
     FEW_BODIES,
     GREY,
@@ -36,6 +36,8 @@ MOST_STATES = 10_000
 MOST_DISTANCES = 100_000_000
 FEW_PANELS = [["orbit"] * 3 + ["steps"] * 3, ["dt"] * 2 + ["error"] * 2 + ["separation"] * 2]
 MANY_PANELS = [["orbit", "separation"], ["dt", "error"]]
+# The letters of names that fit side by side below the orbits, and those that a gap takes.
+LETTERS, GAP = 70, 4
 # Smaller energy errors are rounding.
 SMALLEST_ERROR = 1e-17
 
@@ -70,12 +72,12 @@ def rollout_figure(
 ) -> Any:
     """The figure of `plot_rollout`."""
     time_label, step_label = (in_unit(label, units, "time") for label in (TIME, STEP))
-    time, steps = trajectory["time"], len(trajectory["dt"])
+    time = trajectory["time"]
     dt = positive(uncut(trajectory["dt"]))
     position = np.where(np.isfinite(trajectory["position"]), trajectory["position"], np.nan)
     bodies, dim = position.shape[1:]
     figure = new_figure(10, 7, layout="constrained")
-    figure.suptitle(f"{title}: {bodies} bodies in {dim}D, {steps} steps".lstrip(": "))
+    figure.suptitle(f"{title}: {bodies} bodies in {dim}D, {len(time)} states".lstrip(": "))
     panels = FEW_PANELS if bodies <= FEW_BODIES else MANY_PANELS
     points, names = spatial(time, position, units)
     space = {"projection": "3d"} if len(names) == 3 else {}
@@ -107,14 +109,16 @@ def _draw_orbits(
     points = points[evenly(len(points), MOST_STATES)]
     has_few = points.shape[1] <= FEW_BODIES
     for body in range(points.shape[1]):
-        colour = COLOURS[body % len(COLOURS)] if has_few else BLUE
+        colour = BODY_COLOURS[body] if has_few else BLUE
         line = {"linewidth": 0.8} if has_few else {"linewidth": 0.5, "alpha": 0.4}
         axes.plot(*points[:, body].T, color=colour, **line)
         dot = {"markersize": 6 if has_few else 2, "color": colour if has_few else "black"}
         label = labels[body] if has_few and labels else None
         axes.plot(*points[-1:, body].T, "o", label=label, **dot)
     if has_few and labels:
-        axes.legend(fontsize="small", frameon=False, loc="best")
+        columns = max(1, LETTERS // (GAP + max(map(len, labels))))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "columnspacing": 1.0}
+        axes.legend(fontsize="small", frameon=False, handletextpad=0.1, ncols=columns, **below)
     set_space(axes, points, names)
     axes.set_title("orbits, a dot where each ends" if has_few else "bodies at the end, and paths")
 

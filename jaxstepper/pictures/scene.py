@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxstepper.pictures.figures import (
     BLUE,
-    COLOURS,
+    BODY_COLOURS,
     FEW_BODIES,
     NATURAL,
     PALE,
@@ -33,6 +33,8 @@ PIECES, PIECES_OF_MANY = 300, 15
 # The most points of a curve.
 MOST_POINTS = 2000
 ENERGY = "E"
+# Energies that differ by a smaller fraction have too many digits for the axis.
+EVEN = 1e-5
 # Smaller errors are rounding.
 SMALLEST_ERROR = 1e-17
 
@@ -69,7 +71,7 @@ class Scene:
 
         count, dim = self._points.shape[1:]
         has_few = count <= FEW_BODIES
-        colours = [COLOURS[i % len(COLOURS)] if has_few else BLUE for i in range(count)]
+        colours = BODY_COLOURS[:count] if has_few else [BLUE] * count
         fade = np.linspace(0, 1, len(self._offsets))[1:] ** 1.5
         rgba = np.ones((count, len(fade), 4))
         rgba[:, :, :3] = np.array([to_rgb(each) for each in colours])[:, None]
@@ -86,6 +88,10 @@ class Scene:
             )[0]
             for i, (colour, size) in enumerate(zip(colours, sizes, strict=True))
         ]
+        if has_few and self.film.names:
+            for name, colour in zip(self.film.names, colours, strict=True):
+                self.bodies.plot([], [], "o", color=colour, label=name)
+            self.bodies.legend(loc="upper left", fontsize="small", frameon=False)
         return tail, dots
 
     def _pieces(self, frame: int) -> np.ndarray:
@@ -109,7 +115,8 @@ class Scene:
             axes.yaxis.set_label_coords(-0.22, 0.5)
             axes.tick_params(labelbottom=row == 4, labelsize="small")
             if name == ENERGY:
-                axes.ticklabel_format(useOffset=False, axis="y")
+                is_even = np.ptp(values) < EVEN * np.max(np.abs(values))
+                axes.ticklabel_format(useOffset=bool(is_even), axis="y")
             label_powers(axes.yaxis)
             (line,) = axes.plot([], [], color=BLUE, linewidth=1.2, animated=True)
             (dot,) = axes.plot([], [], "o", color="black", markersize=4, animated=True)
@@ -168,7 +175,7 @@ def _labels_of(film: Film) -> Callable[[int], str]:
     """The line of text above a state."""
 
     def rollout(frame: int) -> str:
-        return f"time {film.time[frame]:.4g}, step {frame} of {len(film.time) - 1}"
+        return f"time {film.time[frame]:.4g}, state {frame} of {len(film.time) - 1}"
 
     def training(frame: int) -> str:
         assert film.epochs is not None

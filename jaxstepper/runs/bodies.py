@@ -108,7 +108,7 @@ def _bodies_from_file(request: Request, many: bool) -> Bodies:
     dim = config.dim if request.sets("dim") else None
     in_field = config.external_field_mass is not None
     if config.ic_path.endswith((".npz", ".h5")):
-        tables, names = end_of_recording(config.ic_path)
+        tables, names = end_of_recording(config.ic_path, units_of(config), config.G)
     else:
         tables, names = load_bodies(config.ic_path, dim, in_field, units_of(config))
     check_tables(request, tables, config.ic_path)

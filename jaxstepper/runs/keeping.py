@@ -11,7 +11,13 @@ from jaxstepper.errors import require
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.physics.units import Units
-from jaxstepper.runs.recordings import Recording, going_from, open_writer, read_recording
+from jaxstepper.runs.recordings import (
+    Recording,
+    check_going_on,
+    going_from,
+    open_writer,
+    read_recording,
+)
 from jaxstepper.stepping.output import Going, Times, begin, given_times, record_on, times_every
 from jaxstepper.stepping.rollout import Limits, Rollout
 from jaxstepper.stepping.rule import Rule
@@ -86,7 +92,8 @@ def go_on(
         report: called after every device call with the share of the rollout that is done.
 
     Raises:
-        UserError: the file cannot be read, holds several rollouts, or another rule's.
+        UserError: the file cannot be read, holds several rollouts, or another rule's, is `path`
+            too, or has gone beyond the limits.
     """
     found = read_recording(source)
     where = str(source)
@@ -94,6 +101,7 @@ def go_on(
     require(can, f"{where}: does not hold one rollout that can be gone on with")
     like = begin(rule, gravity, _first(found), limits)
     going = going_from(found.going[0], like, where)
+    check_going_on(found, [limits], source, path)
     written = found.arrays["time"]
     after = float(written[-1]) if written.size else None
     chosen: Times | None = iter(())

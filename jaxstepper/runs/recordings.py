@@ -20,8 +20,10 @@ import jax
 import numpy as np
 
 from jaxstepper.errors import UserError, require
+from jaxstepper.physics.units import Units
 from jaxstepper.stepping.output import Going
 from jaxstepper.stepping.recording import Trajectory
+from jaxstepper.stepping.rollout import Limits
 
 FIELDS = Trajectory._fields
 COPIED_AT_ONCE = 2**24
@@ -258,6 +260,43 @@ def going_from(leaves: Arrays, like: Going, where: str) -> Going:
     return jax.tree.unflatten(structure, [jax.numpy.asarray(leaves[name]) for name in known])
 
 
+def check_going_on(
+    found: Recording, limits: Sequence[Limits], source: str | Path, path: str | Path | None
+) -> None:
+    """Checks that recorded rollouts can go on to these limits, in a file of their own.
+
+    Args:
+        found: the recording, with a `Going` for each system.
+        limits: of each system, counted from its first start.
+        source: the file of the recording.
+        path: the file that is to be written, if any.
+
+    Raises:
+        UserError: a limit is before the end of the recording, or the file would replace it.
+    """
+    replaces = path is not None and Path(path).resolve() == Path(source).resolve()
+    require(not replaces, f"{path}: would replace the rollout that is gone on with; name another")
+    for leaves, times, limit in zip(
+        found.going, np.atleast_2d(found.arrays["time"]), limits, strict=True
+    ):
+        if "rollout/clock/begin" not in leaves:
+            continue  # `going_from` refuses it
+        begin, time = leaves["rollout/clock/begin"], leaves["rollout/particles/time"]
+        end = np.asarray(limit.time, time.dtype)
+        reached = max(time, *times[np.isfinite(times)][-1:], key=lambda at: abs(at - begin))
+        require(
+            not np.sign(reached - begin) * (end - reached) < 0,
+            f"{source}: reached time {reached:g} already, and cannot go on to {end:g}; the end "
+            f"counts from the first start, at {begin:g}",
+        )
+        steps = int(leaves["rollout/steps"])
+        require(
+            int(limit.steps) >= steps,
+            f"{source}: took more than {int(limit.steps)} steps already; steps count from the "
+            "first start",
+        )
+
+
 def read_recording(path: str | Path) -> Recording:
     """A file of a recorded rollout.
 
@@ -300,25 +339,52 @@ def read_recording(path: str | Path) -> Recording:
     )
 
 
-def end_of_recording(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def end_of_recording(
+    path: str | Path, units: Units | None = None, G: float = 1.0
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The table of the last states `[N, 1 + 2 D]`, or `[B, N, 1 + 2 D]`, and the bodies' names.
 
+    Args:
+        path: the file.
+        units: those of the table, if it has any; the file's are converted.
+        G: the gravitational constant that is to move the bodies.
+
     Raises:
-        UserError: the file cannot be read, or does not know the masses.
+        UserError: the file cannot be read, does not know the masses, or has units or a G where
+            there are none.
     """
     found = read_recording(path)
     mass, time = found.mass, found.arrays["time"]
     known = mass is not None and "velocity" in found.arrays
     require(known, f"{path}: does not know masses and velocities; record it anew")
     assert mass is not None
+    to = _factors(found.about, units, G, str(path))
     several = time.ndim == 2
     last = np.maximum(np.sum(np.isfinite(time), axis=-1) - 1, 0)
     tables = []
     for i, at in enumerate(np.atleast_1d(last)):
         where = (i, at) if several else at
         x, v = found.arrays["position"][where], found.arrays["velocity"][where]
-        tables.append(np.hstack([(mass[i] if several else mass)[:, None], x, v]))
+        m = mass[i] if several else mass
+        tables.append(np.hstack([c * each for c, each in zip(to, (m[:, None], x, v), strict=True)]))
     return np.stack(tables) if several else tables[0], found.names
+
+
+def _factors(
+    about: Mapping[str, Any], units: Units | None, G: float, path: str
+) -> tuple[float, float, float]:
+    """What masses, positions and velocities of a recording are multiplied by."""
+    theirs = about.get("units")
+    if theirs is None:
+        known = about.get("G", 1.0)
+        told = units is not None or known == 1 or G != 1
+        require(told, f"{path}: was recorded with G = {known:g}; say so: --G {known!r}")
+        return 1.0, 1.0, 1.0
+    words = ", ".join(theirs[kind] for kind in ("length", "time", "mass"))
+    if units is None:
+        raise UserError(f"{path}: was recorded in {words}; say the units of the run: --units")
+    mass, length, speed = (units.factor(k, theirs[k], path) for k in ("mass", "length", "speed"))
+    return mass, length, speed
 
 
 def _read_npz(path: Path) -> Arrays:

@@ -163,6 +163,10 @@ def test_warnings_of_a_plain_run_do_not_stop_it():
         assert words in outcome.warned
     assert len(outcome.warned.splitlines()) == 3
     assert folders.epochs_of(Path("checkpoints/s")) == [0]
+    # Nobody asked for many orbits of a file.
+    Path("three.csv").write_text("1 -.5 0 0 -.5\n1 .5 0 0 .5\n1 0 2 .5 0\n")
+    outcome = call(TRAIN, "--ic-path three.csv --epochs 1 --save-name file")
+    assert (outcome.code, outcome.warned) == (0, "")
 
 
 def test_the_warning_of_many_orbits_is_an_ordinary_one(monkeypatch):

@@ -1,9 +1,12 @@
 """`simulate` in units, at given times, backwards, and going on with what a file holds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from commandline import assert_refused, call
 
+import jaxstepper as js
 from jaxstepper.runs.recordings import read_recording
 
 PLANETS = """name,m (Msun),x (au),y (au),vx (km/s),vy (km/s)
@@ -71,6 +74,45 @@ def test_what_a_restart_refuses():
     )
     assert_refused(call(f"{SIMULATE} --restart none.npz --steps 5"), "none.npz: cannot be read")
     assert report(go_on, "--steps 5 --eta 0.1") == report(SOLAR, "--steps 5 --output whole.npz")
+
+
+@pytest.mark.parametrize("way", ["", "--backwards"])
+def test_a_restart_neither_turns_round_nor_replaces_its_file(way):
+    assert call(SOLAR, f"{way} --duration 1.1 --dtype float32 --output first.npz").code == 0
+    go_on, before = f"{SIMULATE} --restart first.npz", Path("first.npz").read_bytes()
+    outcome = call(go_on, "--duration 0.7 --output more.npz")
+    words = "reached time -1.1 already, and cannot go on to -0.7; the end counts from"
+    assert_refused(outcome, words if way else words.replace("-", ""))
+    assert not Path("more.npz").exists()
+    assert_refused(call(go_on, "--steps 1"), "took more than 1 steps already")
+    assert_refused(call(go_on, "--duration 1.2 --output ./first.npz"), "would replace the rollout")
+    assert Path("first.npz").read_bytes() == before
+    assert abs(report(go_on, "--duration 1.1")["end_time"]) == pytest.approx(1.1)
+
+
+def test_a_recording_keeps_its_units():
+    assert call(SOLAR, "--steps 3 --output first.npz").code == 0
+    on = f"{SIMULATE} --ic-path first.npz --controller free-fall --duration"
+    assert_refused(
+        call(on, "1"), "first.npz: was recorded in AU, yr, Msun; say the units of the run"
+    )
+    years, seconds = report(on, "1 --units au yr msun"), report(on, "31557600 --units si")
+    joule = 1.98841e30 * (1.495978707e11 / 31557600) ** 2
+    assert seconds["energy_final"] == pytest.approx(years["energy_final"] * joule, rel=1e-4)
+    assert seconds["steps"] == years["steps"]
+    plain = f"{SIMULATE} -e 0.5 --G 4 --steps 3 --Nperiod 0 --output plain.npz"
+    assert call(plain).code == 0
+    on = f"{SIMULATE} --ic-path plain.npz --steps 2"
+    assert_refused(call(on), "plain.npz: was recorded with G = 4; say so: --G 4.0")
+    assert call(on, "--G 4").code == 0
+
+
+def test_a_recording_of_a_program_is_gone_on_with_there():
+    gravity = js.Gravity()
+    pair = js.from_table(js.kepler_pair(0.5), gravity.acceleration)
+    js.record_to("mine.npz", js.fixed(0.1), gravity, pair, js.Limits(steps=3))
+    refused = call(f"{SIMULATE} --restart mine.npz --steps 5")
+    assert_refused(refused, "was recorded by a program, which can go on with it (go_on)")
 
 
 def test_columns_with_units_need_those_of_the_run():

@@ -25,6 +25,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import pythagorean
 from jaxstepper.physics.particles import from_table
 from jaxstepper.physics.tables import save_table
+from jaxstepper.physics.units import read_units
 from jaxstepper.pictures.work_precision_picture import colours_of, work_precision_figure
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.recording import record
@@ -283,6 +284,23 @@ def test_the_bodies_of_a_file_are_a_problem(tmp_path):
         problem(str(path))
 
 
+@pytest.mark.usefixtures("_in_empty_folder")
+def test_the_bodies_of_a_file_may_have_units():
+    earth = "m (Msun),x (au),y (au),vx (km/s),vy (km/s)\n1,0,0,0,0\n0,1,0,0,29.7847\n"
+    Path("earth.csv").write_text(earth)
+    units = read_units("au yr Msun")
+    found = problem("earth.csv", end_time=1.0, units=units, G=units.G)
+    # It goes round in a year, 2 pi au, and is held there by G m = 4 pi^2.
+    expected = [[4 * np.pi**2, 0, 0, 0, 0], [0, 1, 0, 0, 2 * np.pi]]
+    np.testing.assert_allclose(found.tables[0], expected, rtol=1e-4)
+    Path("plain.csv").write_text("m,x,y,vx,vy\n1,0,0,0,0\n1e-3,1,0,0,6.28319\n")
+    flags = "--problems plain.csv --rules fixed --factors 1 --end-time 1 --no-time"
+    for given, out in (("--units au yr Msun", "right"), ("", "wrong")):
+        outcome = run_command(f"{flags} {given} --out {out}")
+        assert outcome.code == 0
+        assert ("plain.csv fly apart" in outcome.err) == (out == "wrong")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -390,6 +408,9 @@ def test_the_command_runs_schemes_times_them_and_gives_intervals():
         ("--schemes frog", ("--schemes", "frog", "chin")),
         ("--targets 1e-3 0", ("--targets", "must be a number > 0")),
         ("--systems 0", ("--systems", ">= 1")),
+        ("--units au yr --problems star.txt --end-time 1", ("--units au yr", "a mass")),
+        ("--units au yr Msun --G 2", ("--G 2.0", "give one of them")),
+        ("--G 2", ("--units and --G are for bodies of files",)),
         ("--model nowhere", ("nowhere",)),
         ("--problems kepler-0.5 --rules acceleration", ("can run",)),
         (

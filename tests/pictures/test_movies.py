@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from PIL import Image
 from jaxstepper.commands import train_job
 from jaxstepper.commands.movies import open_training_movie
 from jaxstepper.pictures import training_movie
-from jaxstepper.pictures.figures import COLOURS, FEW_BODIES
+from jaxstepper.pictures.figures import BLUE, BODY_COLOURS, FEW_BODIES
 from jaxstepper.pictures.film import Film, film_of
 from jaxstepper.pictures.movies import MovieOptions, check_movie
 from jaxstepper.pictures.scene import Scene
@@ -108,7 +109,7 @@ def test_bodies_are_where_they_are_and_their_tails_where_they_were(bodies, dim):
     opacity = scene.tail.get_colors()[:, 3].reshape(bodies, -1)
     assert np.all(np.diff(opacity, axis=1) > 0)
     few = {dot.get_color() for dot in scene.dots}
-    assert few == (set(COLOURS[:bodies]) if bodies <= FEW_BODIES else {COLOURS[0]})
+    assert few == (set(BODY_COLOURS[:bodies]) if bodies <= FEW_BODIES else {BLUE})
 
 
 def test_limits_hold_all_states_and_stay():
@@ -136,6 +137,20 @@ def test_a_path_that_starts_anew_is_measured_from_there():
     assert np.isnan(values[[0, 9]]).all()
     tail = scene._pieces(11).reshape(3, -1, 2, 2)[0, :, 1]
     assert {tuple(point) for point in tail} == {tuple(point) for point in shown.position[9:12, 0]}
+
+
+def test_bodies_are_named_in_their_colours_and_energies_keep_to_their_axis():
+    names, shown = ("Sun", "Earth", "Moon"), film()
+    energy = -4.3553e-3 * (1 + 1e-8 * np.sin(shown.time))
+    scene = Scene(replace(shown, names=names, energy=energy), 20)
+    scene.figure.draw_without_rendering()
+    legend = scene.bodies.get_legend()
+    assert tuple(text.get_text() for text in legend.get_texts()) == names
+    drawn = [dot.get_color() for dot in scene.dots]
+    assert [handle.get_color() for handle in legend.legend_handles] == drawn
+    axes = scene.curves[0][2].axes
+    ticks = [tick.label1.get_window_extent().x0 for tick in axes.yaxis.get_major_ticks()]
+    assert axes.yaxis.label.get_window_extent().x1 < min(ticks)
 
 
 @pytest.mark.parametrize("states", [1, 2])

@@ -225,12 +225,26 @@ def test_every_dimension_and_number_of_bodies_is_laid_out(bodies, dim, tmp_path)
 @pytest.mark.parametrize(("thin", "names"), [(2, "xy"), (1, "xz"), (0, "yz")])
 def test_bodies_in_a_plane_are_drawn_in_it(thin, names):
     path = rollout(3, 3)
-    path["position"][:, :, thin] *= 1e-3
+    # As far as the orbits of the planets leave that of the earth.
+    path["position"][:, :, thin] *= 0.04
     axes = panels_of(rollout_figure(path))["orbit"]
     assert axes.name == "rectilinear"
     assert [axes.get_xlabel()[0], axes.get_ylabel()[0]] == list(names)
     plane = ["xyz".index(name) for name in names]
     np.testing.assert_array_equal(axes.get_lines()[0].get_xydata(), path["position"][:, 0, plane])
+
+
+def test_names_stand_apart_from_the_orbits_each_in_a_colour_of_its_own():
+    names = [f"body {k}" for k in range(FEW_BODIES)]
+    figure = rollout_figure(rollout(FEW_BODIES, 2), labels=names)
+    figure.draw_without_rendering()
+    axes = panels_of(figure)["orbit"]
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert len({handle.get_color() for handle in legend.legend_handles}) == FEW_BODIES
+    label = axes.xaxis.label.get_window_extent()
+    assert legend.get_window_extent().y1 <= label.y0 < label.y1 <= axes.bbox.y0
+    assert "51 states" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_a_file_holds_what_was_recorded(tmp_path, suffix):
     assert found.names == ("a", "b")
     assert found.about["units"] == UNITS.names
     assert found.about["version"] == js.__version__
-    table, names = end_of_recording(path)
+    table, names = end_of_recording(path, UNITS)
     np.testing.assert_array_equal(table[:, 1:3], end.particles.position)
     assert names == ("a", "b")
 
@@ -88,6 +88,15 @@ def test_several_systems_are_padded(tmp_path, suffix):
     tables, _ = end_of_recording(path)
     np.testing.assert_array_equal(tables[1, :, 1:3], found.arrays["position"][1, -1])
     np.testing.assert_array_equal(tables[0, :, 1:3], found.arrays["position"][0, lengths[0] - 1])
+
+
+def test_going_on_neither_turns_round_nor_replaces_its_file(tmp_path):
+    path = tmp_path / "run.npz"
+    js.record_to(path, RULE, GRAVITY, START, js.Limits(time=9.0))
+    with pytest.raises(UserError, match=r"run\.npz: reached time 9 already"):
+        js.go_on(path, RULE, GRAVITY, js.Limits(time=-1.0))
+    with pytest.raises(UserError, match=r"run\.npz: would replace the rollout"):
+        js.go_on(path, RULE, GRAVITY, js.Limits(time=10.0), path)
 
 
 @pytest.mark.parametrize("rule", [js.free_fall(0.05), js.HairerSoderlind(0.05)])

@@ -49,7 +49,7 @@ class Windows(WindowPlan, Objective):
         """Loss, work and error."""
         return (
             f"loss={metrics['loss']:.4f}, work/free_fall={metrics['relative_work']:.3f}, "
-            f"error/tolerance={metrics['error_ratio']:.2f}"
+            f"error/tolerance={metrics['error_ratio']:.3g}"
         )
 
     def summary(self, state: WindowState, metrics: Mapping[str, Any]) -> list[Outcome]:
