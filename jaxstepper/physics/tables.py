@@ -201,6 +201,8 @@ def _decoded(content: bytes, path: Path) -> str:
         raise UserError(f"{path}: is not text in {encoding}; save it as UTF-8") from error
     if CONTROL.intersection(text):
         rule = "a binary table must end in .npy; text is UTF-8, or UTF-16 with a byte order mark"
+        if content.startswith(b"REBOUND"):
+            rule = "an archive of rebound is for programs, js.from_rebound(PATH)"
         raise UserError(f"{path}: is not text; {rule}")
     return text
 

@@ -259,6 +259,7 @@ REFUSED = {
     "a negative mass": ("ic.txt", "1 0 0 0 0\n-.5 2 1 0 1\n", "has mass = -0.5; give a mass >= 0"),
     "fits": ("ic.fits", b"SIMPLE  =                    T" + b" " * 50 + b"\0", "is not text"),
     "hdf5 of gadget": ("snap.hdf5", b"\x89HDF\r\n\x1a\n\x00\x00", "is not text"),
+    "an archive of rebound": ("run.bin", b"REBOUND Binary File. Version: 5\0\0", "from_rebound"),
     "a spreadsheet": ("ic.xlsx", b"PK\x03\x04\x14\x00\x06\x00", "is not text"),
     "an unknown column": (
         "ic.csv",
