@@ -1,6 +1,7 @@
 """Rows of rollouts: constant and learned dt, one system and many, and how cost grows."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,15 @@ from jax import lax
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import LearnedRule
 from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.network.tabulated import tabulated
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.physics.initial_conditions import random_batch
+from jaxstepper.physics.initial_conditions import kepler_batch, random_batch
 from jaxstepper.physics.particles import Particles, from_table
+from jaxstepper.runs.models import load_rule
+from jaxstepper.stepping.literature import free_fall
 from jaxstepper.stepping.rollout import run_steps, run_systems
-from jaxstepper.stepping.rule import fixed
+from jaxstepper.stepping.rule import fixed, symmetrized
+from jaxstepper.stepping.scheme import BlanesMoan, Chin, Leapfrog
 
 DT = 1e-3
 GRAVITY = Gravity(0.05)
@@ -23,6 +28,8 @@ GRAVITY = Gravity(0.05)
 MOST_FOR_PEER = 4096
 # Bodies: steps in one timed run, and the goal against rebound.
 ROLLOUTS = {3: (20_000, 1.2), 64: (2_000, 1.8), 1024: (20, 1.5), 4096: (2, 1.5)}
+# The trained rules of pairs, and what each steps with.
+TRAINED = {"kepler": Leapfrog(), "kepler_chin": Chin(), "kepler_bm4": BlanesMoan()}
 
 
 def tables_of(systems: int, bodies: int, dim: int = 2) -> np.ndarray:
@@ -147,6 +154,24 @@ def learned_steps(repeats: int, many: int) -> Iterator[Row]:
     floor = needed / (operations / peak.best)
     name, unit = f"learned dt, B={many}", "system-steps/s"
     yield faster(name, many * steps, unit, ours, "matmul peak", floor, 1 / 1.5)
+
+
+def trained_pairs(repeats: int, many: int) -> Iterator[Row]:
+    """Steps of the trained rules of pairs, as networks and as tables, against free fall's."""
+    tables = jnp.asarray(kepler_batch(0, many, 0.1, 0.95, 0.5, 2.0, 0.5, 2))
+    gravity = Gravity()
+    pairs = jax.vmap(lambda table: from_table(table, gravity.acceleration, jnp.float64))(tables)
+    for model, scheme in TRAINED.items():
+        network = load_rule(model, gravity)
+        rules = (free_fall(0.02).on(scheme), network, tabulated(network))
+        for count, steps in ((1, 4000), (many, 400)):
+            start = one(pairs) if count == 1 else pairs
+            run = run_steps if count == 1 else run_systems
+            works = [partial(run, symmetrized(rule), gravity, start, steps) for rule in rules]
+            free, *ours = best_times(repeats, *works)
+            for form, timing in zip(("", ", table"), ours, strict=True):
+                name, unit = f"{model} B={count}{form}", "system-steps/s"
+                yield faster(name, count * steps, unit, timing, "free fall", free.best)
 
 
 def growth(repeats: int, quick: bool) -> Iterator[Row]:

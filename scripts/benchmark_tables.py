@@ -68,6 +68,15 @@ LINES = (
         "learned",
         ("learned dt, one system", "learned dt, B=1024"),
     ),
+    *(
+        Line(
+            f"a step of {model} for 1 and 64 pairs; the same as a table",
+            "times free fall's speed on its scheme",
+            "trained",
+            tuple(f"{model} B={count}{form}" for form in ("", ", table") for count in (1, 64)),
+        )
+        for model in ("kepler", "kepler_chin", "kepler_bm4")
+    ),
     Line(
         "retrain iteration, default network",
         "times plain torch; of the rate that Adam's memory traffic allows",
