@@ -5,9 +5,9 @@ import warnings
 
 from jaxstepper.settings.config import (
     CRITERIA,
-    DERIVATIVES,
     NATIVE_FEATURES,
     OBJECTIVES,
+    OF_WEIGHTS,
     OPTIONS,
     flag_of,
 )
@@ -139,7 +139,7 @@ def _check_band(request: Request) -> None:
 def _check_objective(request: Request) -> Request:
     """Refuses networks that the objective cannot train, and fills in what suits it."""
     suits = OBJECTIVES[request.config.objective]
-    request = _for_individual_steps(request, suits.individual)
+    request = _for_weights(request, suits.weights)
     config = request.config
     if config.feature_type in NATIVE_FEATURES:
         if not suits.native:
@@ -148,7 +148,7 @@ def _check_objective(request: Request) -> Request:
         if config.history_len > 0 or config.normalize_inputs:
             rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
             raise request.refusal("feature_type", rule)
-    if not suits.schemes and not suits.individual and config.scheme != "leapfrog":
+    if not suits.schemes and not suits.weights and config.scheme != "leapfrog":
         able = " or ".join(name for name, each in OBJECTIVES.items() if each.schemes)
         rule = f"needs objective {able} (--objective {able}); the gate takes leapfrog steps"
         raise request.refusal("scheme", rule)
@@ -162,17 +162,19 @@ def _check_objective(request: Request) -> Request:
     return request
 
 
-def _for_individual_steps(request: Request, individual: bool) -> Request:
-    """Gives an objective for individual steps its inputs and scheme, and refuses all others."""
-    needed = {"feature_type": DERIVATIVES, "scheme": "hermite"}
-    if individual:
-        for name, value in needed.items():
-            if request.sets(name) and getattr(request.config, name) != value:
-                rule = f"must be {value} with objective {request.config.objective}"
+def _for_weights(request: Request, weights: bool) -> Request:
+    """Gives an objective that trains a weighted sum its inputs and scheme; refuses all others."""
+    allowed = {"feature_type": OF_WEIGHTS, "scheme": ("hermite",)}
+    if weights:
+        for name, values in allowed.items():
+            if not request.sets(name):
+                request = request.replace(**{name: values[0]})
+            elif getattr(request.config, name) not in values:
+                rule = f"must be {' or '.join(values)} with objective {request.config.objective}"
                 raise request.refusal(name, rule)
-        return request.replace(**needed)
-    if request.config.feature_type == DERIVATIVES:
-        able = " or ".join(name for name, each in OBJECTIVES.items() if each.individual)
+        return request
+    if request.config.feature_type in OF_WEIGHTS:
+        able = " or ".join(name for name, each in OBJECTIVES.items() if each.weights)
         raise request.refusal("feature_type", f"needs objective {able} (--objective {able})")
     return request
 

@@ -51,9 +51,11 @@ CRITERIA = ("aarseth", "learned")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
-NATIVE_FEATURES = ("orbital", "encounters", "derivatives")
-# These are of one body's motion, for its individual steps, and need an objective for them.
-ORBITAL, DERIVATIVES = "orbital", "derivatives"
+NATIVE_FEATURES = ("orbital", "encounters", "derivatives", "pairs")
+# Derivatives are of one body's motion, for its individual steps; pairs are for shared steps.
+ORBITAL, DERIVATIVES, PAIRS = NATIVE_FEATURES[0], *NATIVE_FEATURES[2:]
+# The inputs of a weighted sum in the place of a network, on Hermite's scheme.
+OF_WEIGHTS = (DERIVATIVES, PAIRS)
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,21 @@ class Suits:
         native: whether it trains networks with `NATIVE_FEATURES`.
         no_dropout: why their dropout must be 0; "" if it need not.
         schemes: whether it trains through any scheme, or the leapfrog alone.
-        individual: whether it trains for individual steps.
+        weights: whether it trains a weighted sum of the inputs `OF_WEIGHTS`, or a network.
     """
 
     hidden_dims: tuple[int, ...] | None = None
     native: bool = False
     no_dropout: str = ""
     schemes: bool = False
-    individual: bool = False
+    weights: bool = False
 
 
 OBJECTIVES = {
     "gate": Suits(),
     # One iteration with the default widths takes half a minute.
     "window": Suits((32, 32), True, "where all steps of a window are of one network", True),
-    "evolution": Suits(None, True, "where nothing is dropped", individual=True),
+    "evolution": Suits(None, True, "where nothing is dropped", weights=True),
 }
 
 _optimisation = partial(option, group="optimisation", takes="train")
@@ -146,8 +148,8 @@ class Config:
         "gate",
         one_of(*OBJECTIVES),
         "gate is two-phase training, on single steps; window trains through all steps of a window, "
-        "on their number and largest energy error; evolution trains a criterion for individual "
-        "steps on whole rollouts",
+        "on their number and largest energy error; evolution trains on whole rollouts, on "
+        "hermite: a criterion for individual steps, or a rule for few bodies",
         objective="",
     )
     window_steps: int = _window(1024, COUNT, "most steps of a window")
@@ -179,9 +181,9 @@ class Config:
         3e-2, POSITIVE, "largest energy error to aim for; a tolerance is drawn for each window"
     )
 
-    population: int = _evolution(16, EVEN, "criteria that are tried in an epoch")
+    population: int = _evolution(16, EVEN, "candidates that are tried in an epoch")
     population_spread: float = _evolution(
-        0.15, POSITIVE, "standard deviation of the first of them about Aarseth's criterion"
+        0.15, POSITIVE, "standard deviation of the weights of the first of them"
     )
     rollouts: int = _evolution(16, COUNT, "systems that each is tried on")
     rollout_time: float = _evolution(1.0, POSITIVE, "how long")
@@ -202,7 +204,8 @@ class Config:
         "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
         "window; encounters, for many bodies, also sees what is around each; derivatives, of one "
-        "body's motion, belongs to objective evolution; there is no export of these three",
+        "body's motion for individual steps, and pairs, for a step that few bodies share, belong "
+        "to objective evolution; there is no export of these four",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
