@@ -169,13 +169,13 @@ def test_it_is_saved_and_goes_on_to_the_same_end(trained, tmp_path):
 
 
 def test_it_learns_a_rule_for_few_bodies_that_all_share(tmp_path):
-    options = {"population": 8, "rollouts": 32, "rollout_time": 3.0, "population_spread": 0.1}
+    options = {"population": 8, "rollouts": 32, "rollout_time": 2.0, "population_spread": 0.1}
     trained = js.train(
         TRIPLES, objective="evolution", feature_type="pairs", epochs=8, progress=False, **options
     )
     relative = trained.history["relative_work"]
     assert relative[0] == pytest.approx(1)  # where it begins
-    assert np.mean(relative[-2:]) < 0.95
+    assert np.mean(relative[-2:]) < 0.98
     learned = trained.rule(tolerance=1e-4)
     saved = js.load_rule(trained.save(tmp_path / "few"), tolerance=1e-4)
     assert isinstance(saved, PairRule) and saved.eta == learned.eta
