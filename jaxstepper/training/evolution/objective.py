@@ -18,6 +18,7 @@ from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.network.learned_pairs import PairRule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.stepping.scheme import Hermite, Scheme
 from jaxstepper.training.evolution.strategy import Strategy, ask, fresh_strategy, tell
 from jaxstepper.training.evolution.trial import (
     MEETINGS,
@@ -122,6 +123,7 @@ class Evolution(Objective):
     etas: tuple[float, float] = (0.03, 0.3)
     spread: float = 0.15
 
+    scheme: ClassVar[Scheme] = Hermite()
     in_turn_on_cpu: ClassVar[bool] = True
     chosen_by: ClassVar[tuple[str, ...]] = ("relative_work", "loss", "candidates")
 
