@@ -18,7 +18,7 @@ from jaxstepper.runs.recordings import (
     open_writer,
     read_recording,
 )
-from jaxstepper.stepping.output import Going, Times, begin, given_times, record_on, times_every
+from jaxstepper.stepping.output import Going, Times, begin, chosen_times, record_on
 from jaxstepper.stepping.rollout import Limits, Rollout
 from jaxstepper.stepping.rule import Rule
 from jaxstepper.stepping.scheme import name_of
@@ -60,7 +60,7 @@ def record_to(
     """
     going = begin(rule, gravity, particles, limits)
     first = float(particles.time)
-    chosen = _times(every, times, first, float(limits.time))
+    chosen = chosen_times(every, times, first, float(limits.time))
     about = _about(rule, gravity, units)
     return _write(path, rule, gravity, going, limits, chosen, names, about, report)
 
@@ -102,26 +102,11 @@ def go_on(
     like = begin(rule, gravity, _first(found), limits)
     going = going_from(found.going[0], like, where)
     check_going_on(found, [limits], source, path)
-    written = found.arrays["time"]
-    after = float(written[-1]) if written.size else None
     chosen: Times | None = iter(())
     if path is not None:
-        first = float(going.first.time)
-        chosen = _times(every, times, first, float(limits.time), after)
+        first, after = float(going.first.time), found.after(0)
+        chosen = chosen_times(every, times, first, float(limits.time), after)
     return _write(path, rule, gravity, going, limits, chosen, found.names, found.about, report)
-
-
-def _times(
-    every: float | None,
-    times: Sequence[float] | None,
-    first: float,
-    end: float,
-    after: float | None = None,
-) -> Times | None:
-    require(every is None or times is None, "every and times both say when; give one of them")
-    if times is not None:
-        return given_times(list(times), first, end, after)
-    return None if every is None else times_every(first, every, end, after)
 
 
 def _write(
