@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
-from jaxstepper.commands.output_size import check_size
+from jaxstepper.commands.output_size import check_recording
 from jaxstepper.commands.recorder import Plan, open_recorder
 from jaxstepper.machine.devices import choose_mesh, everywhere
 from jaxstepper.machine.processes import on_main
@@ -50,7 +50,7 @@ def take_individual_steps(plan: Plan, model: TrainedModel | None) -> Outcomes:
     ]
     spans = [abs(end - config.start_time) for end in ends]
     most = [math.ceil(span / dt) for span, dt in zip(spans, longest, strict=True)]
-    on_main(partial(check_size, config, plan.limits, most))
+    on_main(partial(check_recording, config, plan.limits, most))
     criterion = everywhere(_criterion(config, model))
     mesh = choose_mesh(len(starts))
     paths: list[Trajectory] = []

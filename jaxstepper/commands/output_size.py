@@ -17,7 +17,13 @@ from jaxstepper.stepping.rule import Fixed, Rule
 COPIES = 2
 
 
-def check_size(config: Config, limits: Sequence[Limits], most: Sequence[int]) -> None:
+def check_size(config: Config, rule: Rule, limits: Sequence[Limits]) -> None:
+    """`check_recording` of rollouts of a rule, whose steps to a given time may be unknown."""
+    most = [most_steps(rule, each, config.start_time) for each in limits]
+    check_recording(config, limits, most)
+
+
+def check_recording(config: Config, limits: Sequence[Limits], most: Sequence[int]) -> None:
     """Says how large a recording of a gigabyte or more will be, and refuses one that cannot fit.
 
     Args:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
-from jaxstepper.commands.output_size import check_size, most_steps
+from jaxstepper.commands.output_size import check_size
 from jaxstepper.commands.recorder import Plan, open_recorder
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import on_main
@@ -24,8 +24,7 @@ def take_shared_steps(plan: Plan, rule: Rule) -> Outcomes:
         UserError: the rule cannot step the bodies, or a file cannot be written.
     """
     config, gravity, starts = plan.config, plan.gravity, plan.starts
-    most = [most_steps(rule, limits, config.start_time) for limits in plan.limits]
-    on_main(partial(check_size, config, plan.limits, most))
+    on_main(partial(check_size, config, rule, plan.limits))
     paths: list[Trajectory] = []
     with open_bars(config.quiet) as bars:
         tell = partial(bars.show_share, words_of_many(starts))

@@ -152,7 +152,7 @@ def record_individually(
             of blocks, where `dt` is a block.
         report: called after every device call with the share of the work that is done.
     """
-    watched = jax.tree.map(lambda *x: np.stack(x), *[each[1:] for each in goings])
+    watched = jax.tree.map(lambda *x: jnp.stack(x), *[each[1:] for each in goings])
     size = _rows(watched[0])
     run = each_its_share(mesh, partial(_run, gravity, size, keep is not None, times is not None))
     left = [iter(())] * len(goings) if times is None else list(map(_up_to_end, goings, times))

@@ -164,10 +164,6 @@ def test_output_at_times_backwards_from_a_start_time():
         ("--output a.npz --output-every 1 --output-times 1", "both say when"),
         ("--output a.npz --output-times 2 1", "each larger than the one before"),
         ("--output a.npz --output-times -1 --duration 1", "the rollout begins at 0"),
-        (
-            "--individual --scheme hermite --controller aarseth --restart a.npz",
-            "is for shared steps",
-        ),
     ],
 )
 def test_what_is_refused(flags, said):
@@ -182,8 +178,6 @@ def test_individual_steps_are_kept_with_their_names():
     found = read_recording("a.h5")
     assert told["end_time"] == 3 and found.arrays["time"][[0, -1]].tolist() == [2, 3]
     assert found.names == ("Sun", "Jupiter", "Dust") and found.about["scheme"] == "hermite"
-    outcome = call(f"{SIMULATE} --restart a.h5 --duration 2")
-    assert_refused(outcome, "individual steps divide the whole time", "--ic-path a.h5")
 
 
 def test_ctrl_c_leaves_a_file_and_says_so(monkeypatch):
