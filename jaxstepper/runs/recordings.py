@@ -56,7 +56,7 @@ class Recording:
         times = times[np.isfinite(times)]
         if progress is None or (progress.steps == 0 and not times.size):
             return None
-        return float(max(progress.time, *times[-1:], key=lambda at: abs(at - progress.begin)))
+        return float(progress.furthest(times))
 
 
 class Progress(NamedTuple):
@@ -65,6 +65,10 @@ class Progress(NamedTuple):
     begin: np.ndarray
     time: np.ndarray
     steps: int
+
+    def furthest(self, times: np.ndarray) -> np.ndarray:
+        """The time that is reached, by the rollout or by the last of the states at these times."""
+        return max([self.time, *times[-1:]], key=lambda at: abs(at - self.begin))
 
 
 class Writer:
@@ -307,16 +311,15 @@ def check_going_on(
         progress = _progress(leaves)
         if progress is None:
             continue  # `going_from` refuses it
-        begin, time, steps = progress
-        end = np.asarray(limit.time, time.dtype)
-        reached = max(time, *times[np.isfinite(times)][-1:], key=lambda at: abs(at - begin))
+        begin, end = progress.begin, np.asarray(limit.time, progress.time.dtype)
+        reached = progress.furthest(times[np.isfinite(times)])
         require(
             not np.sign(reached - begin) * (end - reached) < 0,
             f"{source}: reached time {reached:g} already, and cannot go on to {end:g}; the end "
             f"counts from the first start, at {begin:g}",
         )
         require(
-            int(limit.steps) >= steps,
+            int(limit.steps) >= progress.steps,
             f"{source}: took more than {int(limit.steps)} steps already; steps count from the "
             "first start",
         )

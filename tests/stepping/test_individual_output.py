@@ -43,7 +43,7 @@ def rolled(goings, times=None):
     return ended, rows, last
 
 
-def every(between, end, after=None, count=len(STARTS)):
+def every(between, end, after=None, count=2):
     return [times_every(0.0, between, end, after) for _ in range(count)]
 
 
