@@ -68,7 +68,7 @@ class Progress(NamedTuple):
 
     def furthest(self, times: np.ndarray) -> np.ndarray:
         """The time that is reached, by the rollout or by the last of the states at these times."""
-        return max([self.time, *times[-1:]], key=lambda at: abs(at - self.begin))
+        return np.asarray(max([self.time, *times[-1:]], key=lambda at: abs(at - self.begin)))
 
 
 class Writer:
