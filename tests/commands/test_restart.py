@@ -188,7 +188,7 @@ def test_individual_steps_are_kept_at_given_times_and_gone_on_with():
     assert found.about["scheme"] == "hermite"
     go_on = f"{SIMULATE} --restart first.npz"
     assert_refused(call(go_on, "--duration 1"), "reached time 3.05 already")
-    assert_refused(call(go_on, "--steps 9"), "needs --duration")
+    assert_refused(call(go_on, "--steps 9999"), "needs --duration")
     assert_refused(call(go_on, "--duration 2 --output first.npz"), "would replace")
 
 
