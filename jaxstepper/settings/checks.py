@@ -114,15 +114,10 @@ def _field_position(request: Request) -> tuple[float, ...] | None:
 
 
 def _check_output(request: Request) -> None:
-    """Refuses times of output without a file, and what individual steps cannot do."""
+    """Refuses times of output without a file, and two that contradict each other."""
     config = request.config
-    for name in ("output_every", "output_times", "restart"):
-        if not request.sets(name):
-            continue
-        if config.individual:
-            rule = "is for shared steps; --individual writes the states where all bodies meet"
-            raise request.refusal(name, rule)
-        if name != "restart" and config.output is None and not config.movie:
+    for name in ("output_every", "output_times"):
+        if request.sets(name) and config.output is None and not config.movie:
             raise request.refusal(name, "needs --output FILE, to which the states are written")
     if request.sets("output_every") and request.sets("output_times"):
         raise request.refusal("output_every", "and output_times both say when; give one of them")
