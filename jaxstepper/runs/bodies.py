@@ -11,6 +11,7 @@ from jaxstepper.machine.memory import require_memory
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.precision import check_precision
 from jaxstepper.physics.tables import Bodies, load_bodies, validate_table
+from jaxstepper.physics.units import Units
 from jaxstepper.runs.recordings import end_of_recording
 from jaxstepper.runs.units import attracting, units_of
 from jaxstepper.settings.checks import check_together
@@ -107,10 +108,7 @@ def _bodies_from_file(request: Request, many: bool) -> Bodies:
     assert config.ic_path is not None
     dim = config.dim if request.sets("dim") else None
     in_field = config.external_field_mass is not None
-    if config.ic_path.endswith((".npz", ".h5")):
-        tables, names = end_of_recording(config.ic_path, units_of(config), config.G)
-    else:
-        tables, names = load_bodies(config.ic_path, dim, in_field, units_of(config))
+    tables, names = read_bodies(config.ic_path, dim, in_field, units_of(config), config.G)
     check_tables(request, tables, config.ic_path)
     tables = tables if tables.ndim == 3 else tables[None]
     if len(tables) > 1 and not many:
@@ -119,6 +117,22 @@ def _bodies_from_file(request: Request, many: bool) -> Bodies:
             "--multi-orbit-sim (simulate), or a file of one table"
         )
     return Bodies(tables, names)
+
+
+def read_bodies(
+    path: str,
+    dim: int | None = None,
+    in_field: bool = False,
+    units: Units | None = None,
+    G: float = 1.0,
+) -> Bodies:
+    """The bodies of a table or batch, or the last states of a recording (.npz or .h5).
+
+    The arguments are those of `load_bodies` and `end_of_recording`, and so are the errors.
+    """
+    if path.endswith((".npz", ".h5")):
+        return Bodies(*end_of_recording(path, units, G))
+    return load_bodies(path, dim, in_field, units)
 
 
 def check_tables(request: Request, tables: np.ndarray, source: str) -> None:
