@@ -1,6 +1,5 @@
 """The initial conditions of a run: drawn, or read from a file."""
 
-import math
 import warnings
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from jaxstepper.physics.precision import check_precision
 from jaxstepper.physics.tables import Bodies, load_bodies, validate_table
 from jaxstepper.physics.units import Units
 from jaxstepper.runs.recordings import end_of_recording
-from jaxstepper.runs.units import attracting, units_of
+from jaxstepper.runs.units import as_fast_as, attracting, units_of
 from jaxstepper.settings.checks import check_together
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
@@ -65,13 +64,13 @@ def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
             drawn = ics.virial_batch(seed, systems, config.num_particles, config.mass_range)
         else:
             drawn = ics.plummer_batch(seed, systems, config.num_particles)
-        return _as_fast_as(config.G, drawn)
+        return as_fast_as(config.G, drawn)
     if many and config.draw != "random":
-        return _as_fast_as(config.G, _drawn_pairs(request, seed))
+        return as_fast_as(config.G, _drawn_pairs(request, seed))
     if not many and _is_kepler_pair(request):
         masses = (config.mass, config.mass)
         pair = ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)
-        return _as_fast_as(config.G, pair[None])
+        return as_fast_as(config.G, pair[None])
     scales = (config.mass, config.pos_scale, config.vel_scale)
     return ics.random_batch(seed, systems, config.num_particles, config.dim, *scales)
 
@@ -86,16 +85,6 @@ def _drawn_pairs(request: Request, seed: ics.Seed) -> np.ndarray:
     ranges = (config.e_min, config.e_max, config.a_min, config.a_max)
     at_apocentre = config.draw == "apocentre"
     return ics.kepler_batch(seed, config.num_orbits, *ranges, config.mass, config.dim, at_apocentre)
-
-
-def _as_fast_as(G: float, tables: np.ndarray) -> np.ndarray:
-    """Tables of bodies drawn for G = 1, with the velocities that they have under another G."""
-    if G == 1:
-        return tables
-    dim = (tables.shape[-1] - 1) // 2
-    tables = tables.copy()
-    tables[..., 1 + dim :] *= math.sqrt(G)
-    return tables
 
 
 def _is_kepler_pair(request: Request) -> bool:
