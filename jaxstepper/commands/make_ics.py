@@ -60,9 +60,8 @@ def _parser() -> CommandParser:
         description="Writes a table of bodies (columns mass, x..., v...), or a batch; where G = 1, "
         "or in --units.",
         examples=(
-            "jaxstepper make-ics kepler -e 0.9 --out pair.csv",
-            "jaxstepper make-ics plummer --num-particles 64 --seed 1 --out sphere.csv",
             "jaxstepper make-ics kepler -e 0.2 -a 5.2 --units au yr Msun --out jupiter.csv",
+            "jaxstepper make-ics plummer --num-particles 64 --seed 1 --out sphere.csv",
             "jaxstepper make-ics kepler -e 0.1 0.9 --count 100 --seed 1 --out pairs.npy",
         ),
     )
