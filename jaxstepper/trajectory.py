@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxstepper.errors import UserError, require
+from jaxstepper.errors import needing, require
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.pictures.rollout_picture import rollout_figure
@@ -50,10 +50,8 @@ class Trajectory(recording.Trajectory):
         Raises:
             UserError: xarray is missing.
         """
-        try:
+        with needing("to_xarray needs xarray: pip install xarray"):
             import xarray
-        except ImportError as error:
-            raise UserError("to_xarray needs xarray: pip install xarray") from error
         vectors = ("time", "body", "axis")
         variables = {
             "position": (vectors, self.position),
@@ -72,10 +70,8 @@ class Trajectory(recording.Trajectory):
         Raises:
             UserError: pandas is missing.
         """
-        try:
+        with needing("to_pandas needs pandas: pip install pandas"):
             import pandas
-        except ImportError as error:
-            raise UserError("to_pandas needs pandas: pip install pandas") from error
         times, bodies, dim = self.position.shape
         index = pandas.MultiIndex.from_product([self.time, range(bodies)], names=["time", "body"])
         columns = {

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxstepper.errors import UserError, require
+from jaxstepper.errors import UserError, needing, require
 from jaxstepper.physics.units import Units
 from jaxstepper.stepping.output import Going
 from jaxstepper.stepping.recording import Trajectory
@@ -451,10 +451,6 @@ def _read_hdf5(path: Path) -> Arrays:
 
 
 def _h5py(path: Path) -> Any:
-    try:
+    with needing(f"{path}: HDF5 needs h5py: pip install 'jaxstepper[hdf5]'; or use a .npz file"):
         import h5py
-    except ImportError as error:
-        raise UserError(
-            f"{path}: HDF5 needs h5py: pip install 'jaxstepper[hdf5]'; or use a .npz file"
-        ) from error
     return h5py
