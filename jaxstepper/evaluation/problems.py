@@ -69,7 +69,7 @@ def problem(
             `triples`, `triples-unequal`: `virial_system`s of three bodies, 64 draws, T = 30; equal
             masses, or log-uniform ones from 0.1 to 10 in proportion;
             `virial-N`: as `triples`, of N bodies;
-        `plummer-N`: Henon units, softening 0.01, ten draws, T = 10, or 2 from 1024 bodies on.
+            `plummer-N`: Henon units, softening 0.01, ten draws, T = 10, or 2 from 1024 bodies on.
         orbits: the length of a run in those problems that are measured in orbits.
         seed: of the draws. Whatever it is, no training draws the same systems.
         end_time: replaces the problem's own end time.
