@@ -37,12 +37,11 @@ from jaxstepper.runs.start import Start, start_run
 from jaxstepper.runs.units import attracting, with_G_of_units
 from jaxstepper.runs.writer import save_run
 from jaxstepper.settings.command_line import combine
-from jaxstepper.settings.config import OPTIONS, read_option
+from jaxstepper.settings.config import DERIVATIVES, OPTIONS, read_option
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import to_dict
 from jaxstepper.settings.values import nearest
 from jaxstepper.stepping.rule import Number, Rule
-from jaxstepper.training.evolution.objective import Evolution
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result, run
 
@@ -92,8 +91,8 @@ class Trained:
             UserError: it was trained for individual steps; `criterion` is for those.
         """
         message = "this network was trained for individual steps: criterion() has them, not rule()"
-        require(not isinstance(self.start.objective, Evolution), message)
         objective, variables = self.start.objective, self.result.state.variables
+        require(objective.features.kind != DERIVATIVES, message)
         gravity = gravity or objective.gravity
         network, features, scheme = objective.network, objective.features, objective.scheme
         return learned_rule(network, features, gravity, variables, tolerance, scheme)
@@ -109,7 +108,7 @@ class Trained:
         """
         objective = self.start.objective
         message = "this network was trained for shared steps: rule() has them, not criterion()"
-        require(isinstance(objective, Evolution), message)
+        require(objective.features.kind == DERIVATIVES, message)
         return LearnedCriterion(objective.network, self.result.state.variables, eta)
 
     def save(self, path: str | Path) -> Path:
@@ -151,8 +150,8 @@ def train(
         network: a Flax module that maps inputs `[..., F]` to `[..., 1 or more]`, of which output 0
             becomes dt; by default a `StepNetwork` of `hidden_dims`.
         optimizer: an optax optimiser; by default as the options say.
-        objective: "window", "gate" (two-phase training), "evolution" (for individual steps), or a
-            class of objectives.
+        objective: "window", "gate" (two-phase training), "evolution" (for individual steps,
+            or few bodies), or a class of objectives.
         progress: whether to show a bar, on a terminal or in a notebook.
         on_epoch: gets the metrics of every epoch.
         options: those of `jaxstepper train --help`, with `_` for `-`, such as

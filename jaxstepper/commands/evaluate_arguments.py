@@ -128,7 +128,7 @@ def _add_problems(parser: CommandParser) -> None:
         "--systems",
         allowed=COUNT,
         metavar="N",
-        help="drawn for each of triples, triples-unequal (default: 64) and plummer-N (10)",
+        help="drawn for each of triples, triples-unequal, virial-N (default: 64), plummer-N (10)",
     )
     parser.take(
         "--seed",

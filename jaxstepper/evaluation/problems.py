@@ -16,7 +16,7 @@ THREE_BODIES = ("pythagorean", "figure-eight")
 PLUMMER = tuple(f"plummer-{n}" for n in (64, 256, 1024))
 NAMES = (
     "kepler-E, pythagorean, figure-eight, triple, planet-in-binary, triples, triples-unequal, "
-    "plummer-N, or a file of bodies"
+    "virial-N, plummer-N, or a file of bodies"
 )
 # Problems have a branch of random numbers of their own: no seed of a run gives their systems.
 HELD_OUT = 2000
@@ -68,6 +68,7 @@ def problem(
             of all, so that it is judged by position, in orbits of the planet;
             `triples`, `triples-unequal`: `virial_system`s of three bodies, 64 draws, T = 30; equal
             masses, or log-uniform ones from 0.1 to 10 in proportion;
+            `virial-N`: as `triples`, of N bodies;
             `plummer-N`: Henon units, softening 0.01, ten draws, T = 10, or 2 from 1024 bodies on.
         orbits: the length of a run in those problems that are measured in orbits.
         seed: of the draws. Whatever it is, no training draws the same systems.
@@ -84,7 +85,9 @@ def problem(
     elif family == "kepler" and argument:
         found = _kepler(name, argument, orbits)
     elif name in ("triples", "triples-unequal"):
-        found = _triples(name, rng, systems or NUM_TRIPLES)
+        found = _virial(name, rng, 3, systems or NUM_TRIPLES)
+    elif re.fullmatch(r"virial-(\d+)", name):
+        found = _virial(name, rng, int(argument), systems or NUM_TRIPLES)
     elif re.fullmatch(r"plummer-(\d+)", name):
         found = _spheres(name, rng, int(argument), systems or NUM_SPHERES)
     else:
@@ -154,9 +157,10 @@ _CLASSIC: dict[str, Callable[[str, float], Problem]] = {
 }
 
 
-def _triples(name: str, rng: np.random.Generator, systems: int) -> Problem:
+def _virial(name: str, rng: np.random.Generator, bodies: int, systems: int) -> Problem:
     def masses() -> list[float]:
-        return (10 ** rng.uniform(-1, 1, 3)).tolist() if name != "triples" else [1.0] * 3
+        unequal = name == "triples-unequal"
+        return (10 ** rng.uniform(-1, 1, bodies)).tolist() if unequal else [1.0] * bodies
 
     return _timed(name, np.stack([ics.virial_system(rng, masses()) for _ in range(systems)]), 30.0)
 

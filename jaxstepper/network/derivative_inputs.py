@@ -36,28 +36,28 @@ def derivative_inputs(derivatives: Derivatives, time: Float[Array, " K"]) -> Flo
     time = jnp.where(jnp.isfinite(time), time, h)  # nothing changes; any will do
     steps, v = time / h, safe_norm(d.velocity)
     inputs = [
-        _log_ratio(a, s * steps**2) / 2,
-        _log_ratio(a, c * steps**3) / 3,
-        jnp.log(_ratio(v, d.speed) ** 2 + LEAST_SPEED) / 2,
-        jnp.tanh(_log_ratio(a * time, d.speed) - SHALLOW),
-        _ratio(_dot(jerk, snap), j**2),
-        _ratio(_dot(snap, crackle), s**2),
-        _ratio(_dot(d.velocity, crackle) ** 2, (v * c) ** 2),
+        log_ratio(a, s * steps**2) / 2,
+        log_ratio(a, c * steps**3) / 3,
+        jnp.log(ratio(v, d.speed) ** 2 + LEAST_SPEED) / 2,
+        jnp.tanh(log_ratio(a * time, d.speed) - SHALLOW),
+        ratio(_dot(jerk, snap), j**2),
+        ratio(_dot(snap, crackle), s**2),
+        ratio(_dot(d.velocity, crackle) ** 2, (v * c) ** 2),
     ]
     return jnp.clip(jnp.stack(inputs, axis=-1), -MOST_INPUT, MOST_INPUT)
 
 
-def _ratio(above: Float[Array, " K"], below: Float[Array, "*K"]) -> Float[Array, " K"]:
+def ratio(above: Float[Array, " K"], below: Float[Array, "*K"]) -> Float[Array, " K"]:
     """above / below; 0 where `below` is 0."""
     there = below > 0
     return jnp.where(there, above / jnp.where(there, below, 1.0), 0.0)
 
 
-def _log_ratio(above: Float[Array, " K"], below: Float[Array, "*K"]) -> Float[Array, " K"]:
+def log_ratio(above: Float[Array, " K"], below: Float[Array, "*K"]) -> Float[Array, " K"]:
     """log(above / below), kept to 3 times the range of inputs; 0 for 0 / 0."""
     least = np.exp(-3 * MOST_INPUT)
     above, below = jnp.maximum(above, least * below), jnp.maximum(below, least * above)
-    return jnp.log(jnp.where(below > 0, _ratio(above, below), 1.0))
+    return jnp.log(jnp.where(below > 0, ratio(above, below), 1.0))
 
 
 def _dot(x: Float[Array, "K D"], y: Float[Array, "K D"]) -> Float[Array, " K"]:

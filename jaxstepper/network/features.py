@@ -17,6 +17,7 @@ from jaxstepper.errors import require
 from jaxstepper.network.derivative_inputs import DERIVATIVE_INPUTS
 from jaxstepper.network.history import History, append
 from jaxstepper.network.orbital_inputs import ORBITAL_INPUTS, SURROUNDINGS
+from jaxstepper.network.pair_inputs import PAIR_INPUTS
 from jaxstepper.physics.gravity import Gravity, for_each_body, safe_norm, self_acceleration
 from jaxstepper.physics.particles import Particles
 
@@ -47,7 +48,7 @@ class FeatureSpec:
     Attributes:
         kind: "basic", "rich" or "delta_mag" (which means "basic" without a history); or "orbital"
             or "encounters", the inputs of an `OrbitalRule`, which computes them itself; or
-            "derivatives", those of a `LearnedCriterion`, likewise.
+            "derivatives" and "pairs", those of a `LearnedCriterion` and a `PairRule`, likewise.
         history_len: K, the number of past states in the window.
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
@@ -67,13 +68,15 @@ class FeatureSpec:
     @property
     def is_native(self) -> bool:
         """Whether the features are free of scale; the torch simulator does not have them."""
-        return self.kind in ("orbital", "encounters", "derivatives")
+        return self.kind in ("orbital", "encounters", "derivatives", "pairs")
 
     @property
     def size(self) -> int:
         """Length F of the input vector."""
         if self.kind == "derivatives":
             return DERIVATIVE_INPUTS
+        if self.kind == "pairs":
+            return PAIR_INPUTS
         if self.is_native:
             return ORBITAL_INPUTS + (SURROUNDINGS if self.kind == "encounters" else 0) + 1
         if self.is_delta:

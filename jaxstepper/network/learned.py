@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxstepper.network.features import FeatureSpec, network_input, observe, reuses_acceleration
 from jaxstepper.network.history import empty_history, push
+from jaxstepper.network.learned_pairs import PairRule, eta_for
 from jaxstepper.network.orbital_inputs import (
     dynamical_rate,
     free_fall_rate,
@@ -47,12 +48,15 @@ def learned_rule(
     tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
     scheme: Scheme = Rule.scheme,
 ) -> Rule:
-    """The rule of any network: `OrbitalRule` for native inputs, else `LearnedRule`.
+    """The rule of any network: `OrbitalRule` or `PairRule` for native inputs, else `LearnedRule`.
 
-    Only an `OrbitalRule` uses the tolerance. The scheme is that of the training.
+    Only the first two use the tolerance. The scheme is that of the training.
     """
     rule: Rule = LearnedRule(network, variables, features, gravity)
-    if features.is_native:
+    if features.kind == "pairs":
+        eta = eta_for(tolerance)
+        rule = PairRule(network, variables, eta, gravity.softening, external=gravity.external)
+    elif features.is_native:
         rule = OrbitalRule(
             network,
             variables,

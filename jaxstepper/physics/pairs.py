@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -56,7 +57,7 @@ def minimum_over_pairs(
     if particles.mass.shape[0] == 1:
         return jnp.asarray(jnp.inf, particles.time.dtype)
     if _are_few(particles):
-        acts, pairs = _acting(_all_pairs(particles, softening))
+        acts, pairs = all_pairs(particles, softening)
         return jnp.min(jnp.where(acts, quantity(pairs), jnp.inf))
     return jnp.min(_by_rows(quantity, jnp.min, jnp.inf, particles, softening))
 
@@ -68,7 +69,7 @@ def sum_over_pairs(
     if particles.mass.shape[0] == 1:
         return jnp.zeros((), particles.time.dtype)
     if _are_few(particles):
-        acts, pairs = _acting(_all_pairs(particles, softening))
+        acts, pairs = all_pairs(particles, softening)
         return jnp.sum(jnp.where(acts, quantity(pairs), 0.0))
     return 0.5 * jnp.sum(_by_rows(quantity, jnp.sum, 0.0, particles, softening))
 
@@ -86,7 +87,7 @@ def encounters(
         The pairs, and the fourth root of the sum of the fourth powers of their rates.
     """
     if particles.mass.shape[0] == 2:
-        acts, pairs = _acting(_all_pairs(particles, softening))
+        acts, pairs = all_pairs(particles, softening)
         return pairs, jnp.where(acts, rate(pairs), 0.0)
 
     def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
@@ -152,21 +153,34 @@ def _are_few(particles: Particles) -> bool:
     return particles.mass.shape[0] <= ALL_PAIRS_UP_TO
 
 
+def all_pairs(particles: Particles, softening: Array | float) -> tuple[Bool[Array, " P"], Pairs]:
+    """Every pair once, and which of them have a mass; others have a mu and distance of 1."""
+    return _acting(_all_pairs(particles, softening))
+
+
+def of_all_pairs(
+    combine: Callable[[Array, Array], Array], x: Float[Array, " N"]
+) -> Float[Array, " P"]:
+    """`combine` of the later and the earlier body of every pair, in the order of `all_pairs`."""
+    count = x.shape[0]
+    # Numbers or slices, which XLA fuses into what follows, unlike a gather.
+    if count <= UNROLLED_UP_TO:
+        pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+        return jnp.stack([combine(x[j], x[i]) for i, j in pairs])
+    if count <= ALL_PAIRS_UP_TO:
+        return jnp.concatenate([combine(x[i + 1 :], x[i]) for i in range(count - 1)])
+    earlier, later = np.triu_indices(count, k=1)
+    return combine(x[later], x[earlier])
+
+
+def differences(z: Float[Array, "N D"]) -> Vectors:
+    """The differences of bodies' vectors in all pairs, by components, in the same order."""
+    return [of_all_pairs(operator.sub, x) for x in _components(z)]
+
+
 def _all_pairs(particles: Particles, softening: Array | float) -> Pairs:
     mass = particles.mass
-    count = mass.shape[0]
-
-    def of_pairs(combine: Callable[[Array, Array], Array], x: Float[Array, " N"]) -> Array:
-        # Numbers or slices, which XLA fuses into what follows, unlike a gather.
-        if count <= UNROLLED_UP_TO:
-            pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
-            return jnp.stack([combine(x[j], x[i]) for i, j in pairs])
-        return jnp.concatenate([combine(x[i + 1 :], x[i]) for i in range(count - 1)])
-
-    def differences(z: Float[Array, "N D"]) -> Vectors:
-        return [of_pairs(operator.sub, x) for x in _components(z)]
-
-    mu, product = of_pairs(operator.add, mass), of_pairs(operator.mul, mass)
+    mu, product = of_all_pairs(operator.add, mass), of_all_pairs(operator.mul, mass)
     return _pairs(mu, product, differences, particles, softening)
 
 
@@ -213,12 +227,12 @@ def _pairs(
     p = particles
     r, v, a = (differences(z) for z in (p.position, p.velocity, p.acceleration))
     return Pairs(
-        distance=safe_sqrt(_dot(r, r) + softening**2),
+        distance=safe_sqrt(dot(r, r) + softening**2),
         mu=mu,
         product=product,
-        r_dot_v=_dot(r, v),
-        speed=safe_sqrt(_dot(v, v)),
-        acceleration=safe_sqrt(_dot(a, a)),
+        r_dot_v=dot(r, v),
+        speed=safe_sqrt(dot(v, v)),
+        acceleration=safe_sqrt(dot(a, a)),
     )
 
 
@@ -226,5 +240,5 @@ def _components(z: Float[Array, "N D"]) -> list[Float[Array, " N"]]:
     return [z[:, k] for k in range(z.shape[1])]
 
 
-def _dot(x: Vectors, y: Vectors) -> Float[Array, "*P"]:
+def dot(x: Vectors, y: Vectors) -> Float[Array, "*P"]:
     return sum((x_k * y_k for x_k, y_k in zip(x[1:], y[1:], strict=True)), start=x[0] * y[0])

@@ -19,7 +19,7 @@ from jaxstepper.network.step_network import OUTPUTS, StepNetwork
 from jaxstepper.physics.gravity import Gravity, tidal_field
 from jaxstepper.physics.particles import from_table
 from jaxstepper.settings.checks import check_together
-from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
+from jaxstepper.settings.config import NATIVE_FEATURES, OF_WEIGHTS, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import from_dict
 
@@ -91,7 +91,7 @@ def make_features(config: Config) -> FeatureSpec:
 
 def make_network(config: Config) -> StepNetwork | Weights:
     """The network that chooses steps."""
-    if config.feature_type == DERIVATIVES:
+    if config.feature_type in OF_WEIGHTS:
         return Weights(jnp.dtype(config.dtype))
     return StepNetwork(
         hidden_dims=config.hidden_dims,
@@ -155,7 +155,7 @@ def widths_of(config: Config) -> tuple[int, ...]:
 def weights_of(config: Config) -> int:
     """The number of weights in a network, which is that of multiplications in a pass; no biases."""
     inputs = FeatureSpec(config.feature_type, config.history_len).size
-    if config.feature_type == DERIVATIVES:
+    if config.feature_type in OF_WEIGHTS:
         return inputs
     frequencies = inputs * config.fourier_dim // 2 if config.fourier_scale > 0 else 0
     return frequencies + sum(a * b for a, b in pairwise(widths_of(config)))

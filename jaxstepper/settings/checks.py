@@ -5,10 +5,10 @@ import warnings
 
 from jaxstepper.settings.config import (
     CRITERIA,
-    DERIVATIVES,
     ENCOUNTERS,
     NATIVE_FEATURES,
     OBJECTIVES,
+    OF_WEIGHTS,
     OPTIONS,
     ORBITAL,
     Config,
@@ -137,7 +137,7 @@ def _check_band(request: Request) -> None:
 def _check_objective(request: Request) -> Request:
     """Refuses networks that the objective cannot train, and fills in what suits it."""
     suits = OBJECTIVES[request.config.objective]
-    request = _for_individual_steps(request, suits.individual)
+    request = _for_weights(request, suits.weights)
     config = request.config
     if config.feature_type in NATIVE_FEATURES:
         if not suits.native:
@@ -146,7 +146,7 @@ def _check_objective(request: Request) -> Request:
         if config.history_len > 0 or config.normalize_inputs:
             rule = "goes without history_len and normalize_inputs; it is free of scale as it is"
             raise request.refusal("feature_type", rule)
-    if not suits.schemes and not suits.individual and config.scheme != "leapfrog":
+    if not suits.schemes and not suits.weights and config.scheme != "leapfrog":
         able = " or ".join(name for name, each in OBJECTIVES.items() if each.schemes)
         rule = f"needs objective {able} (--objective {able}); the gate takes leapfrog steps"
         raise request.refusal("scheme", rule)
@@ -162,22 +162,24 @@ def _check_objective(request: Request) -> Request:
 def suited_features(config: Config) -> str:
     """The feature type, unless one is set, for the objective and the bodies of a config."""
     suits = OBJECTIVES[config.objective]
-    if suits.individual or not suits.native or config.history_len or config.normalize_inputs:
+    if suits.weights or not suits.native or config.history_len or config.normalize_inputs:
         return config.feature_type
     return ORBITAL if config.num_particles == 2 else ENCOUNTERS
 
 
-def _for_individual_steps(request: Request, individual: bool) -> Request:
-    """Gives an objective for individual steps its inputs and scheme, and refuses all others."""
-    needed = {"feature_type": DERIVATIVES, "scheme": "hermite"}
-    if individual:
-        for name, value in needed.items():
-            if request.sets(name) and getattr(request.config, name) != value:
-                rule = f"must be {value} with objective {request.config.objective}"
+def _for_weights(request: Request, weights: bool) -> Request:
+    """Gives an objective that trains a weighted sum its inputs and scheme; refuses all others."""
+    allowed = {"feature_type": OF_WEIGHTS, "scheme": ("hermite",)}
+    if weights:
+        for name, values in allowed.items():
+            if not request.sets(name):
+                request = request.replace(**{name: values[0]})
+            elif getattr(request.config, name) not in values:
+                rule = f"must be {' or '.join(values)} with objective {request.config.objective}"
                 raise request.refusal(name, rule)
-        return request.replace(**needed)
-    if request.config.feature_type == DERIVATIVES:
-        able = " or ".join(name for name, each in OBJECTIVES.items() if each.individual)
+        return request
+    if request.config.feature_type in OF_WEIGHTS:
+        able = " or ".join(name for name, each in OBJECTIVES.items() if each.weights)
         raise request.refusal("feature_type", f"needs objective {able} (--objective {able})")
     return request
 

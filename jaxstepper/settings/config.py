@@ -52,10 +52,12 @@ CRITERIA = ("aarseth", "learned")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 ORBITAL, ENCOUNTERS = "orbital", "encounters"
-# These are of one body's motion, for its individual steps, and need an objective for them.
-DERIVATIVES = "derivatives"
+# Derivatives are of one body's motion, for its individual steps; pairs are for shared steps.
+DERIVATIVES, PAIRS = "derivatives", "pairs"
 # Inputs without a scale of their own; the torch system does not have them.
-NATIVE_FEATURES = (ORBITAL, ENCOUNTERS, DERIVATIVES)
+NATIVE_FEATURES = (ORBITAL, ENCOUNTERS, DERIVATIVES, PAIRS)
+# The inputs of a weighted sum in the place of a network, on Hermite's scheme.
+OF_WEIGHTS = (DERIVATIVES, PAIRS)
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,14 @@ class Suits:
         native: whether it trains networks with `NATIVE_FEATURES`.
         no_dropout: why their dropout must be 0; "" if it need not.
         schemes: whether it trains through any scheme, or the leapfrog alone.
-        individual: whether it trains for individual steps.
+        weights: whether it trains a weighted sum of the inputs `OF_WEIGHTS`, or a network.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False
     no_dropout: str = ""
     schemes: bool = False
-    individual: bool = False
+    weights: bool = False
 
 
 OBJECTIVES = {
@@ -86,7 +88,7 @@ OBJECTIVES = {
         "where all steps of a window are of one network",
         True,
     ),
-    "evolution": Suits({}, True, "where nothing is dropped", individual=True),
+    "evolution": Suits({}, True, "where nothing is dropped", weights=True),
 }
 
 _optimisation = partial(option, group="optimisation", takes="train")
@@ -155,8 +157,8 @@ class Config:
         "gate",
         one_of(*OBJECTIVES),
         "gate is two-phase training, on single steps; window trains through all steps of a window, "
-        "on their number and largest energy error; evolution trains a criterion for individual "
-        "steps on whole rollouts",
+        "on their number and largest energy error; evolution trains on whole rollouts, on "
+        "hermite: a criterion for individual steps, or a rule for few bodies",
         objective="",
     )
     window_steps: int = _window(1024, COUNT, "most steps of a window")
@@ -188,9 +190,9 @@ class Config:
         3e-2, POSITIVE, "largest energy error to aim for; a tolerance is drawn for each window"
     )
 
-    population: int = _evolution(16, EVEN, "criteria that are tried in an epoch")
+    population: int = _evolution(16, EVEN, "candidates that are tried in an epoch")
     population_spread: float = _evolution(
-        0.15, POSITIVE, "standard deviation of the first of them about Aarseth's criterion"
+        0.15, POSITIVE, "standard deviation of the weights of the first of them"
     )
     rollouts: int = _evolution(16, COUNT, "systems that each is tried on")
     rollout_time: float = _evolution(1.0, POSITIVE, "how long")
@@ -212,8 +214,8 @@ class Config:
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
         "window; encounters, for many bodies, also sees what is around each; with objective window "
         "pairs have orbital and others encounters unless this, history_len or normalize_inputs is "
-        "set; derivatives, of one body's motion, belongs to objective evolution; there is no "
-        "export of these three",
+        "set; derivatives, of one body's motion for individual steps, and pairs, for a step that "
+        "few bodies share, belong to objective evolution; there is no export of these four",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")

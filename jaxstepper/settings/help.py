@@ -109,7 +109,7 @@ BRIEF = {
     "output_every": "time between the states that are written",
     "restart": "go on with the rollout that this file of --output records",
     "objective": "two-phase training on single steps (gate), training through whole orbits "
-    "(window), or of a criterion for individual steps (evolution)",
+    "(window), or on whole rollouts, for individual steps and for few bodies (evolution)",
     "feature_type": "what the network sees: orbital, of pairs, and encounters, of many bodies, are "
     "free of scale and what objective window takes",
     "scheme": "how a step is taken: second order (leapfrog) or fourth (chin, bm4, hermite)",

@@ -108,24 +108,26 @@ class Huayno(FieldRule):
     irreversible = "HUAYNO predicts along the velocities, so that dt changes when they reverse"
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
-        h = minimum_over_pairs(self._time_scale, particles, self.softening)
-        return self.shortened(h, self.eta, particles), memory
-
-    def _time_scale(self, pairs: Pairs) -> Array:
-        r, mu, v = pairs.distance, pairs.mu, pairs.speed
-        approach = pairs.r_dot_v / r**2
-        t1 = self.eta * jnp.sqrt(r**3 / (2 * mu))
-        d1 = 1.5 * t1 * approach
-        # 1 stands for a speed of 0, whose t2 is infinite; it keeps NaN out of the gradient.
-        moving = v > 0
-        speed = jnp.where(moving, v, 1.0)
-        t2 = self.eta * r / speed
-        d2 = t2 * approach * (1 + mu / (speed**2 * r))
-        h2 = jnp.where(moving, _half_a_step_ahead(t2, d2), jnp.inf)
-        return jnp.minimum(_half_a_step_ahead(t1, d1), h2)
+        smallest = minimum_over_pairs(partial(huayno_step, self.eta), particles, self.softening)
+        return self.shortened(smallest, self.eta, particles), memory
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, eta=factor * self.eta)
+
+
+def huayno_step(eta: Number, pairs: Pairs) -> Array:
+    """The step of `Huayno` for every pair."""
+    r, mu, v = pairs.distance, pairs.mu, pairs.speed
+    approach = pairs.r_dot_v / r**2
+    t1 = eta * jnp.sqrt(r**3 / (2 * mu))
+    d1 = 1.5 * t1 * approach
+    # 1 stands for a speed of 0, whose t2 is infinite; it keeps NaN out of the gradient.
+    moving = v > 0
+    speed = jnp.where(moving, v, 1.0)
+    t2 = eta * r / speed
+    d2 = t2 * approach * (1 + mu / (speed**2 * r))
+    h2 = jnp.where(moving, _half_a_step_ahead(t2, d2), jnp.inf)
+    return jnp.minimum(_half_a_step_ahead(t1, d1), h2)
 
 
 def _half_a_step_ahead(t: Array, rate: Array) -> Array:

@@ -95,8 +95,8 @@ def advance(
     particles, memory, carried, steps, clock, status = rollout
     end = np.inf if limits is None else limits.time
     seen = _as_seen(gravity, _as_it_moves(particles, clock, end))
-    asked, memory = rule.step_size(memory, seen)
     way = direction(clock, end)
+    asked, memory = rule.step_size(rule.told(memory, carried, way), seen)
     asked = way * jnp.asarray(asked, particles.time.dtype)
     dt, carried = rule.scheme.length(carried, particles, asked, gravity)
     if limits is None:
@@ -122,7 +122,8 @@ def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
     A step of a few bodies takes 40 ns, and exact time would make it several times as long.
     """
     particles, carried = rollout.particles, rollout.carried
-    asked, memory = rule.step_size(rollout.memory, _as_seen(gravity, particles))
+    memory = rule.told(rollout.memory, carried, 1.0)
+    asked, memory = rule.step_size(memory, _as_seen(gravity, particles))
     asked = jnp.asarray(asked, particles.time.dtype)
     dt, carried = rule.scheme.length(carried, particles, asked, gravity)
     particles, carried = rule.scheme.step(carried, particles, dt, gravity)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxstepper.errors import UserError
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.scheme import Leapfrog, Logarithmic, Scheme
+from jaxstepper.stepping.scheme import Carried, Leapfrog, Logarithmic, Scheme
 
 # A symmetrised step is at most this many times the step that its rule wants.
 MOST_TIMES_WANTED = 2.0
@@ -85,6 +85,17 @@ class Rule:
     ) -> tuple[Float[Array, ""] | float, Memory]:
         """dt `[]` for the step from this state, and the memory after the state."""
         raise NotImplementedError
+
+    def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
+        """The memory, knowing what the scheme carries at the state that `step_size` sees next.
+
+        Args:
+            memory: what the rule carries.
+            carried: what the scheme carries, such as Hermite's jerks.
+            way: 1, or -1 where time runs backwards.
+        """
+        del carried, way
+        return memory
 
     def check_gravity(self, gravity: Gravity, /) -> None:
         """Refuses a force that the rule was not made for.
@@ -236,6 +247,9 @@ class _Wrapper(Rule):
 
     def init(self, particles: Particles, /) -> Memory:
         return self.rule.init(particles)
+
+    def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
+        return self.rule.told(memory, carried, way)
 
     def check_gravity(self, gravity: Gravity, /) -> None:
         self.rule.check_gravity(gravity)

@@ -10,8 +10,9 @@ import pytest
 import jaxstepper as js
 from jaxstepper.errors import UserError
 from jaxstepper.network.learned_criterion import LearnedCriterion, Weights
+from jaxstepper.network.learned_pairs import PairRule
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.physics.initial_conditions import plummer_batch
+from jaxstepper.physics.initial_conditions import plummer_batch, virial_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs.checkpoints import load
 from jaxstepper.runs.start import resume_training
@@ -19,11 +20,22 @@ from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.criteria import Aarseth
 from jaxstepper.stepping.individual_rollouts import roll_out_individually
 from jaxstepper.stepping.individual_state import evaluations
+from jaxstepper.stepping.literature import huayno
+from jaxstepper.stepping.rollout import Limits, run_until
+from jaxstepper.stepping.scheme import Hermite
 from jaxstepper.training.evolution.strategy import ask, fresh_strategy, tell
-from jaxstepper.training.evolution.trial import MEETINGS, POWER, try_on_all, try_out
+from jaxstepper.training.evolution.trial import (
+    MEETINGS,
+    POWER,
+    SHARED_STEPS,
+    try_on_all,
+    try_out,
+    try_out_shared,
+)
 from jaxstepper.training.run import run
 
 SPHERES = plummer_batch(5, 6, 12)
+TRIPLES = virial_batch(5, 32, 3, 10.0)
 SOFT = Gravity(0.05)
 OPTIONS = {
     "objective": "evolution",
@@ -91,6 +103,19 @@ def test_a_trial_counts_and_weighs_as_a_rollout_does():
     assert float(together.loss) == pytest.approx(mean)
 
 
+@pytest.mark.parametrize("steps", [SHARED_STEPS, 40])
+def test_a_trial_of_a_rule_does_too_and_counts_what_is_missing(steps, monkeypatch):
+    monkeypatch.setattr("jaxstepper.training.evolution.trial.SHARED_STEPS", steps)
+    rule, time = huayno(0.1).on(Hermite()), 3.0
+    trial = try_out_shared(rule, Gravity(), jnp.asarray(TRIPLES[0]), time)
+    first = from_table(TRIPLES[0], Gravity().acceleration, float)
+    end = run_until(rule, Gravity(), first, Limits(time, steps))
+    assert (int(end.steps) == steps) == (steps < SHARED_STEPS)
+    work = (2 + int(end.steps)) * time / float(end.particles.time)
+    assert np.exp(trial.log_work) == pytest.approx(work)
+    assert 1e-8 < np.exp(trial.log_error) < 1e-2 and trial.failed == 0
+
+
 # --- training ------------------------------------------------------------------------------------
 
 
@@ -141,3 +166,19 @@ def test_it_is_saved_and_goes_on_to_the_same_end(trained, tmp_path):
     assert js.load_criterion(folder).variables["params"]["weights"].shape == (7,)
     with pytest.raises(UserError, match="individual steps.*load_criterion"):
         js.load_rule(folder, SOFT)
+
+
+def test_a_rule_for_few_bodies_begins_as_huaynos_and_is_saved(tmp_path):
+    options = {"population": 4, "rollouts": 4, "rollout_time": 0.5, "progress": False}
+    trained = js.train(TRIPLES, objective="evolution", feature_type="pairs", epochs=2, **options)
+    relative = trained.history["relative_work"]
+    assert relative[0] == pytest.approx(1) and relative[1] != 1
+    learned = trained.rule(tolerance=1e-4)
+    saved = js.load_rule(trained.save(tmp_path / "few"), tolerance=1e-4)
+    assert isinstance(saved, PairRule) and saved.eta == learned.eta
+    weights = saved.variables["params"]["weights"]
+    np.testing.assert_array_equal(weights, learned.variables["params"]["weights"])
+    with pytest.raises(UserError, match="shared steps"):
+        trained.criterion()
+    with pytest.raises(UserError, match="all bodies share"):
+        js.load_criterion(tmp_path / "few")

@@ -1,4 +1,4 @@
-"""The objective of training by evolution: a criterion for individual steps, on whole rollouts."""
+"""The objective of training by evolution: a criterion or a rule, on whole rollouts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,17 +15,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned_criterion import LearnedCriterion
+from jaxstepper.network.learned_pairs import PairRule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.stepping.scheme import Hermite, Scheme
 from jaxstepper.training.evolution.strategy import Strategy, ask, fresh_strategy, tell
-from jaxstepper.training.evolution.trial import MEETINGS, Trial, try_on_all
+from jaxstepper.training.evolution.trial import (
+    MEETINGS,
+    Trial,
+    try_on_all,
+    try_shared_on_all,
+)
 from jaxstepper.training.objective import Objective, Outcome, Part, State, fresh
 from jaxstepper.training.status import RUNNING
 
 # Every candidate is tried with so many etas between the smallest and the largest.
 ETAS = 3
-# Tried in every generation beside the candidates: Aarseth's criterion, and the strategy's mean.
-AARSETH, MEAN, OTHERS = 0, 1, 2
+# Tried in every generation beside the candidates: weights of 0, and the strategy's mean.
+START, MEAN, OTHERS = 0, 1, 2
 
 
 class EvolutionMetrics(NamedTuple):
@@ -34,8 +41,8 @@ class EvolutionMetrics(NamedTuple):
     Attributes:
         epoch: its number, from 0.
         loss: the strategy's mean: log of the work at equal error.
-        relative_work: work at equal error of the strategy's mean, divided by that of Aarseth's
-            criterion on the same systems.
+        relative_work: work at equal error of the strategy's mean, divided by that of weights 0 on
+            the same systems: of Aarseth's criterion, or HUAYNO's rule.
         candidates: likewise, the geometric mean over candidates.
         spread: the step of the strategy.
         failed: the share of the rollouts of candidates that failed.
@@ -56,7 +63,7 @@ class Generation:
 
     Attributes:
         tried: `[]`, how many of them were tried.
-        loss: `[P + 2]`, of Aarseth's criterion, of the mean, and of P candidates.
+        loss: `[P + 2]`, of weights 0, of the mean, and of P candidates.
         failed: `[P + 2]`, the share of rollouts that failed.
     """
 
@@ -86,15 +93,17 @@ class EvolutionState(State):
 
 @dataclass(frozen=True)
 class Evolution(Objective):
-    """Train a criterion for individual steps: little work, a small largest energy error.
+    """Train a criterion for individual steps, or a `PairRule`: little work, small energy errors.
 
-    Steps in powers of two have no useful gradient, so a strategy draws candidates, and only the
-    order of their losses counts. All candidates of a generation take the same systems. An epoch is
-    a generation, and a unit of work the trial of one candidate.
+    Steps in powers of two have no useful gradient, and rollouts of few bodies are chaotic, so a
+    strategy draws candidates, and only the order of their losses counts. All candidates of a
+    generation take the same systems. An epoch is a generation, and a unit of work the trial of one
+    candidate.
 
     Attributes:
-        network: maps `derivative_inputs` to the logarithm of a factor on Aarseth's step.
-        features: says how many inputs there are.
+        network: maps `derivative_inputs` to the logarithm of a factor on Aarseth's step, or
+            `pair_inputs` to that on HUAYNO's.
+        features: says which inputs.
         gravity: what moves the bodies.
         optimizer: is not used; the strategy needs no gradient.
         population: P, the candidates of a generation; even.
@@ -114,6 +123,7 @@ class Evolution(Objective):
     etas: tuple[float, float] = (0.03, 0.3)
     spread: float = 0.15
 
+    scheme: ClassVar[Scheme] = Hermite()
     in_turn_on_cpu: ClassVar[bool] = True
     chosen_by: ClassVar[tuple[str, ...]] = ("relative_work", "loss", "candidates")
 
@@ -157,8 +167,8 @@ class Evolution(Objective):
         return EvolutionMetrics(
             epoch=state.epoch,
             loss=loss[MEAN],
-            relative_work=jnp.exp(loss[MEAN] - loss[AARSETH]),
-            candidates=jnp.exp(jnp.mean(loss[OTHERS:]) - loss[AARSETH]),
+            relative_work=jnp.exp(loss[MEAN] - loss[START]),
+            candidates=jnp.exp(jnp.mean(loss[OTHERS:]) - loss[START]),
             spread=state.strategy.sigma,
             failed=jnp.mean(failed[OTHERS:]),
         )
@@ -170,7 +180,7 @@ class Evolution(Objective):
     def line(self, metrics: Mapping[str, Any]) -> str:
         """Work, that of the candidates, and their spread."""
         return (
-            f"work/aarseth={metrics['relative_work']:.3f}, "
+            f"work/{self._start_name}={metrics['relative_work']:.3f}, "
             f"candidates={metrics['candidates']:.3f}, spread={metrics['spread']:.3f}"
         )
 
@@ -178,8 +188,8 @@ class Evolution(Objective):
         """What the last generation came to."""
         if not metrics:
             return []
-        work = metrics["relative_work"]
-        return [Outcome("final/relative_work", work, "final work / Aarseth's", f"{work:.3f}")]
+        work, label = metrics["relative_work"], f"final work / {self._start_name}"
+        return [Outcome("final/relative_work", work, label, f"{work:.3f}")]
 
     def part(self, state: EvolutionState) -> Part:
         """How far the current generation has come."""
@@ -220,7 +230,23 @@ class Evolution(Objective):
         _, unravel = ravel_pytree(state.variables["params"])
         variables = {**state.variables, "params": unravel(weights)}
         etas = jnp.geomspace(*self.etas, ETAS, dtype=state.pool.dtype)
-        stacked = jax.vmap(lambda eta: LearnedCriterion(self.network, variables, eta))(etas)
         few = min(self.systems, len(state.pool))
         chosen = jax.random.choice(choose, len(state.pool), (few,), replace=False)
-        return try_on_all(stacked, self.gravity, state.pool[chosen], self.time)
+        systems, gravity = state.pool[chosen], self.gravity
+        if self._is_individual:
+            criteria = jax.vmap(lambda eta: LearnedCriterion(self.network, variables, eta))(etas)
+            return try_on_all(criteria, gravity, systems, self.time)
+        rules = jax.vmap(
+            lambda eta: PairRule(
+                self.network, variables, eta, gravity.softening, external=gravity.external
+            )
+        )(etas)
+        return try_shared_on_all(rules, gravity, systems, self.time)
+
+    @property
+    def _is_individual(self) -> bool:
+        return self.features.kind == "derivatives"
+
+    @property
+    def _start_name(self) -> str:
+        return "aarseth" if self._is_individual else "huayno"

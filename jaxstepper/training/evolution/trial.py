@@ -1,4 +1,4 @@
-"""What a criterion is worth: its work and its energy error in rollouts of many systems."""
+"""What a criterion or a rule is worth: its work and energy error in rollouts of many systems."""
 
 from functools import partial
 from typing import NamedTuple
@@ -18,13 +18,18 @@ from jaxstepper.stepping.individual_state import (
     as_particles,
     is_running,
 )
+from jaxstepper.stepping.rollout import Limits, has_failed
+from jaxstepper.stepping.rollout import start as start_shared
+from jaxstepper.stepping.rule import Rule
 from jaxstepper.stepping.status import ENDED
-from jaxstepper.stepping.watch import WRONG_ABOVE, Watch, look, watch_of
+from jaxstepper.stepping.watch import WRONG_ABOVE, Watch, look, watch_of, watch_on
 
 # Bodies meet so often in a rollout; no step is longer than the time between.
 MEETINGS = 8
 # A rollout that needs so many evaluations of all bodies has failed.
 MOST_EVALUATIONS = 2000
+# Shared steps of a rollout; if they do not fill it, their number is extrapolated to all of it.
+SHARED_STEPS = 1000
 # The work of Aarseth's criterion falls as this power of the error (regression, 64 bodies).
 POWER = 0.21
 # An error cannot be told from rounding below.
@@ -78,6 +83,30 @@ def try_out(
     work = jnp.where(failed, most, _evaluated(state)) / count
     error = jnp.where(failed, WRONG_ABOVE, jnp.maximum(watch.worst, LEAST_ERROR))
     return Trial(jnp.log(work), jnp.log(error), failed.astype(table.dtype))
+
+
+def try_out_shared(rule: Rule, gravity: Gravity, table: Float[Array, "N C"], time: float) -> Trial:
+    """A rollout of a rule over a time, of bodies `[N, 1 + 2 D]`."""
+    particles = from_table(table, gravity.acceleration, table.dtype)
+    limits = Limits(jnp.asarray(time, table.dtype), SHARED_STEPS)
+    begin, watch = start_shared(rule, gravity, particles), watch_of(gravity, particles)
+    end, watch = watch_on(rule, gravity, begin, watch, limits, SHARED_STEPS)
+    failed = has_failed(end.status) | ~(watch.worst <= WRONG_ABOVE)
+    evaluations = 1 + rule.scheme.evaluations_at_start + end.steps * rule.scheme.evaluations
+    work = jnp.where(failed, MOST_EVALUATIONS, evaluations * time / end.particles.time)
+    error = jnp.where(failed, WRONG_ABOVE, jnp.maximum(watch.worst, LEAST_ERROR))
+    return Trial(jnp.log(work), jnp.log(error), failed.astype(table.dtype))
+
+
+def try_shared_on_all(
+    rules: Rule, gravity: Gravity, tables: Float[Array, "B N C"], time: float
+) -> Trial:
+    """The mean outcome of E rules, stacked, in rollouts of B systems each, all side by side."""
+
+    def on_all(rule: Rule) -> Trial:
+        return jax.vmap(lambda table: try_out_shared(rule, gravity, table, time))(tables)
+
+    return jax.tree.map(jnp.mean, jax.vmap(on_all)(rules))
 
 
 def try_on_all(
