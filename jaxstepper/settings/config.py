@@ -53,7 +53,7 @@ SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 # Inputs without a scale of their own; the torch system does not have them.
 NATIVE_FEATURES = ("orbital", "encounters", "derivatives")
 # These are of one body's motion, for its individual steps, and need an objective for them.
-ORBITAL, DERIVATIVES = "orbital", "derivatives"
+ORBITAL, ENCOUNTERS, DERIVATIVES = NATIVE_FEATURES
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,12 @@ class Config:
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
         "window; encounters, for many bodies, also sees what is around each; derivatives, of one "
         "body's motion, belongs to objective evolution; there is no export of these three",
+    )
+    fastest: int = _features(
+        0,
+        integer(0),
+        "how many bodies, those that fall fastest, a network of inputs encounters is asked about, "
+        "which takes less time; 0 for all",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
