@@ -161,24 +161,16 @@ def test_the_fastest_bodies_alone_have_nearly_the_step_of_all():
     assert abs(off[1]) < 0.02 and off[2] == 0
 
 
-@jax.jit
-@jax.grad
-def slope_of_fastest(table):
-    """The derivative of what a window of steps comes to, as training takes it."""
-    few = replace(rule(kind="encounters"), fastest=4)
-    return run_steps(few, GRAVITY, state(table), 3).particles.time
-
-
 def test_the_fastest_encounters_have_derivatives():
-    table, by = jnp.asarray(plummer(1, 20)), 1e-6
-    change = jnp.zeros_like(table).at[3, 2].set(by)
+    few, table = replace(rule(kind="encounters"), fastest=4), jnp.asarray(plummer(1, 20))
 
+    @jax.jit
     def time(table):
-        few = replace(rule(kind="encounters"), fastest=4)
         return run_steps(few, GRAVITY, state(table), 3).particles.time
 
-    measured = (time(table + change) - time(table - change)) / (2 * by)
-    np.testing.assert_allclose(slope_of_fastest(table)[3, 2], measured, rtol=1e-5)
+    change = 1e-6 * np.random.default_rng(0).normal(size=table.shape)
+    measured = (time(table + change) - time(table - change)) / 2
+    np.testing.assert_allclose(jnp.sum(jax.grad(time)(table) * change), measured, rtol=1e-4)
 
 
 def test_small_steps_go_as_the_square_root_of_the_tolerance_and_the_network_sees_larger_ones():
