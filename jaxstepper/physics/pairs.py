@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxstepper.machine.devices import share_rows
 from jaxstepper.physics.fast_roots import inverse_cube
@@ -155,16 +155,20 @@ def fastest_encounters(
     pairs that needs no velocity and, in double precision, no root.
     """
     wide = particles.time.dtype == jnp.float64
-    quantity = _fourth_power if wide else square_of_free_fall
-    sums = lax.stop_gradient(_of_each_body(quantity, SUM, particles, softening))
-    squares = jnp.sqrt(sums) if wide else sums
+
+    def power(pairs: Pairs) -> Array:
+        # In single precision, close pairs overflow, which only makes them the fastest.
+        return _fourth_power(pairs) if wide else square_of_free_fall(pairs) ** 2
+
+    squares = jnp.sqrt(lax.stop_gradient(_of_each_body(power, SUM, particles, softening)))
     # XLA sorts single precision several times faster, and it has room for the rates themselves.
     bodies = lax.top_k(jnp.sqrt(squares).astype(jnp.float32), most)[1]
 
-    def of_body(i: Array, square: Array) -> tuple[Pairs, Float[Array, ""]]:
-        return _encounter(i, square, square_of_free_fall, particles, softening)
+    def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
+        unit = squares[i] if wide else None
+        return _encounter(i, unit, square_of_free_fall, particles, softening)
 
-    typical, rates = jax.vmap(of_body)(bodies, squares[bodies])
+    typical, rates = jax.vmap(of_body)(bodies)
     return _acting(typical)[1], rates
 
 
@@ -284,20 +288,20 @@ def _of_each_body(
 ) -> Float[Array, " N"]:
     """The reduction of `quantity` over each body's pairs with all the others."""
     count = particles.mass.shape[0]
-    everyone = jnp.arange(count)
 
     def row(i: Array) -> Float[Array, ""]:
         others = _others(i, particles)
         values = quantity(_pairs_of(i, others, particles, softening))
         return over.reduce(jnp.where(others, values, over.neutral))
 
-    def of(bodies: Int[Array, " K"]) -> Float[Array, " K"]:
-        motion = _motion(particles)
-        own = motion if bodies is everyone else jax.tree.map(lambda x: x[bodies], motion)
-        return _by_sources(bodies, own, quantity, over, particles, softening)
+    def of(rows: Float[Array, "K C"]) -> Float[Array, " K"]:
+        return _by_sources(rows, quantity, over, particles, softening)
 
+    p = particles
+    numbers = jnp.arange(count, dtype=p.mass.dtype)
+    rows = jnp.column_stack([numbers, p.mass, p.position, p.velocity, p.acceleration])
     return by_platform(
-        cpu=lambda: share_rows(of, everyone), accelerator=lambda: for_each_body(row, count)
+        cpu=lambda: share_rows(of, rows), accelerator=lambda: for_each_body(row, count)
     )
 
 
@@ -308,17 +312,20 @@ def _motion(particles: Particles) -> tuple[Array, Vectors, Vectors, Vectors]:
 
 
 def _by_sources(
-    bodies: Int[Array, " K"],
-    own: tuple[Array, Vectors, Vectors, Vectors],
+    rows: Float[Array, "K C"],
     quantity: Quantity,
     over: Reduction,
     particles: Particles,
     softening: Array | float,
 ) -> Float[Array, " K"]:
-    """Takes the pairs of some bodies, whose motion is `own`, with a few sources at a time.
+    """Takes the pairs of some bodies with a few sources at a time.
 
-    Every operation is on vectors over the bodies, so that nothing is reduced within one.
+    Every operation is on vectors over the bodies, so that nothing is reduced within one. A row is a
+    body's number, mass, position, velocity and acceleration.
     """
+    bodies, own_mass, *columns = _components(rows)
+    dim = len(columns) // 3
+    own = [columns[k : k + dim] for k in range(0, 3 * dim, dim)]
     count = particles.mass.shape[0]
     size = min(count, SOURCES_AT_ONCE)
     missing = -count % size
@@ -330,7 +337,7 @@ def _by_sources(
 
     def add(total: Array, block: tuple) -> tuple[Array, None]:
         number, (mass, *theirs) = block
-        mu = mass[:, None] + own[0]
+        mu = mass[:, None] + own_mass
         acts = (number[:, None] != bodies) & (number < count)[:, None] & (mu > 0)
 
         def kept(x: Array) -> Array:
@@ -338,12 +345,12 @@ def _by_sources(
 
         r, v, a = (
             [y[:, None] - x for x, y in zip(mine, others, strict=True)]
-            for mine, others in zip(own[1:], theirs, strict=True)
+            for mine, others in zip(own, theirs, strict=True)
         )
         pairs = Pairs(
             distance_squared=kept(_dot(r, r) + softening**2),
             mu=kept(mu),
-            product=mass[:, None] * own[0],
+            product=mass[:, None] * own_mass,
             r_dot_v=kept(_dot(r, v)),
             speed_squared=kept(_dot(v, v)),
             acceleration=safe_sqrt(kept(_dot(a, a))),
@@ -352,7 +359,7 @@ def _by_sources(
             total = over.combine(total, values)
         return total, None
 
-    start = jnp.full(bodies.shape, over.neutral, particles.time.dtype)
+    start = jnp.full_like(bodies, over.neutral)
     return lax.scan(add, start, (numbers, blocks))[0]
 
 
