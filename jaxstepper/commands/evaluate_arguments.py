@@ -91,6 +91,13 @@ def _add_methods(parser: CommandParser) -> None:
         action="store_true",
         help="judge every network of inputs orbital as a table, too, which takes less time",
     )
+    parser.take(
+        "--fastest",
+        allowed=COUNT,
+        metavar="K",
+        help="judge every network of inputs encounters with its K fastest bodies alone, too, which "
+        "takes less time",
+    )
     parser.add_argument(
         "--symmetrize-all",
         action="store_true",

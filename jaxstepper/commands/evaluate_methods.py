@@ -19,7 +19,7 @@ from jaxstepper.evaluation.run import LEAPFROG
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, criterion_of_model, load_model, rule_of_model
-from jaxstepper.settings.config import DERIVATIVES, ORBITAL
+from jaxstepper.settings.config import DERIVATIVES, ENCOUNTERS, ORBITAL
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.criteria import DEFAULT_ETA
@@ -38,12 +38,14 @@ class Candidate:
         model: the network of a learned rule.
         power: the exponent of a power law.
         as_table: whether the network is to be tabulated.
+        fastest: how many bodies it is asked about, if not as many as in its training.
     """
 
     name: str
     model: TrainedModel | None = None
     power: float | None = None
     as_table: bool = False
+    fastest: int | None = None
 
     @property
     def kind(self) -> str:
@@ -69,6 +71,8 @@ class Candidate:
         if self.model is not None:
             config, _ = from_dict(self.model.config)
             config = replace(config, dtype="float64", tabulate=self.as_table)
+            if self.fastest is not None:
+                config = replace(config, fastest=self.fastest)
             return rule_of_model(config, self.model, gravity)
         if self.power is not None:
             return rules.by_name("power-law", gravity, power=self.power)
@@ -120,6 +124,9 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         found.append(Candidate(name, model=model))
         if options.tabulate and from_dict(model.config)[0].feature_type == ORBITAL:
             found.append(Candidate(f"{name}:table", model=model, as_table=True))
+        if options.fastest and from_dict(model.config)[0].feature_type == ENCOUNTERS:
+            few = Candidate(f"{name}:fastest-{options.fastest}", model=model)
+            found.append(replace(few, fastest=options.fastest))
     return list({each.name: each for each in found}.values())
 
 

@@ -53,6 +53,7 @@ class FeatureSpec:
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
         tolerances: the smallest and the largest that an `OrbitalRule` was trained with.
+        fastest: how many bodies of many an `OrbitalRule` of encounters looks at; 0 for all.
     """
 
     kind: str = "basic"
@@ -60,6 +61,7 @@ class FeatureSpec:
     softening: float = 0.0
     scales: Scales = Scales()
     tolerances: tuple[float, float] = (1e-3, 3e-2)
+    fastest: int = 0
 
     @property
     def is_delta(self) -> bool:

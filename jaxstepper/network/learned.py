@@ -11,15 +11,20 @@ from jaxstepper.network.features import FeatureSpec, network_input, observe, reu
 from jaxstepper.network.history import empty_history, push
 from jaxstepper.network.learned_pairs import PairRule, eta_for
 from jaxstepper.network.orbital_inputs import (
-    dynamical_rate,
-    free_fall_rate,
     orbital_inputs,
+    square_of_dynamical_rate,
     surroundings,
 )
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.field_rate import field_time, squared_rates
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
-from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
+from jaxstepper.physics.pairs import (
+    Pairs,
+    encounters,
+    fastest_encounters,
+    rate_of_all,
+    square_of_free_fall,
+)
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.field_rule import FieldRule, check_field, check_pairs
 from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
@@ -65,6 +70,7 @@ def learned_rule(
             features.tolerances,
             features.kind == "encounters",
             scheme.order,
+            features.fastest,
             external=gravity.external,
         )
     return rule.on(scheme)
@@ -129,6 +135,8 @@ class OrbitalRule(FieldRule):
         sees_others: whether the network also sees the `surroundings` of each encounter. Its step is
             then in units of the free-fall time, which a body that merely passes does not shorten.
         order: p.
+        fastest: of how many bodies, those with the shortest free-fall times, the encounters count;
+            0 for all. Slower ones add little to the sum of h^-4. It is for `sees_others`.
     """
 
     network: nn.Module = field(metadata=STATIC)
@@ -138,6 +146,7 @@ class OrbitalRule(FieldRule):
     tolerances: tuple[float, float] = field(default=FeatureSpec.tolerances, metadata=STATIC)
     sees_others: bool = field(default=False, metadata=STATIC)
     order: int = field(default=2, metadata=STATIC)
+    fastest: int = field(default=0, metadata=STATIC)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         check_pairs(self.external, particles)
@@ -152,8 +161,11 @@ class OrbitalRule(FieldRule):
 
     def _rate_of_pairs(self, particles: Particles) -> Float[Array, ""]:
         """1 / T exp(-network) of all pairs together."""
-        rate_of = free_fall_rate if self.sees_others else dynamical_rate
-        pairs, rates = encounters(rate_of, particles, self.softening)
+        if self.sees_others and 0 < self.fastest < particles.mass.shape[0]:
+            pairs, rates = fastest_encounters(particles, self.softening, self.fastest)
+        else:
+            square = square_of_free_fall if self.sees_others else square_of_dynamical_rate
+            pairs, rates = encounters(square, particles, self.softening)
         return rate_of_all(rates * jnp.exp(-self.log_factor(pairs, rates)))
 
     def log_factor(self, pairs: Pairs, rates: Float[Array, " P"]) -> Float[Array, " P"]:

@@ -16,7 +16,7 @@ from jaxstepper.physics.hermite import Motion, snap_and_crackle
 from jaxstepper.physics.pairs import Pairs, all_pairs, differences
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.field_rule import FieldRule
-from jaxstepper.stepping.literature import huayno_step
+from jaxstepper.stepping.literature import huayno_rate
 from jaxstepper.stepping.rule import STATIC, Number, Rule
 from jaxstepper.stepping.scheme import Carried, Hermite, Scheme
 
@@ -73,11 +73,11 @@ class PairRule(FieldRule):
     def step_size(self, memory: Known, particles: Particles, /) -> tuple[Array, Known]:
         p = particles
         acts, pairs = all_pairs(p, self.softening)
-        wanted = huayno_step(self.eta, pairs)
+        rate = huayno_rate(self.eta, pairs)
         started = p.dt > 0
         dt = jnp.where(started, p.dt, 1.0)
         log_factor = self.log_factor(memory, p, pairs, dt)
-        log_step = jnp.log(wanted) + jnp.where(started, log_factor, np.log(FIRST))
+        log_step = jnp.where(started, log_factor, np.log(FIRST)) - jnp.log(rate)
         log_step = jnp.where(acts, log_step, jnp.inf)
         least = jnp.min(log_step)
         sum_of_all = jnp.sum(jnp.exp(SHARPNESS * (least - log_step)))

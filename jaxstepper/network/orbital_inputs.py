@@ -1,14 +1,15 @@
 """Network inputs from the momentary two-body orbit of a pair. Units: G = 1.
 
-They are free of scale: with 1 / `dynamical_rate` as the unit of time, they are the same for all
-masses, sizes and numbers of bodies. They do not change when velocities are reversed, so a rule that
-uses them can be symmetrised. r is the distance, v the relative speed, mu the sum of the masses.
+They are free of scale: with the inverse root of `square_of_dynamical_rate` as the unit of time,
+they are the same for all masses, sizes and numbers of bodies. They do not change when velocities
+are reversed, so a rule that uses them can be symmetrised. r is the distance, v the relative speed,
+mu the sum of the masses.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxstepper.physics.pairs import Pairs, rate_of_all
+from jaxstepper.physics.pairs import Pairs, rate_of_all, square_of_free_fall
 
 ORBITAL_INPUTS = 4
 SURROUNDINGS = 2
@@ -20,15 +21,9 @@ AT_REST = 1e-6
 SLOWEST = 0.02
 
 
-def dynamical_rate(pairs: Pairs) -> Float[Array, "*P"]:
-    """sqrt(mu / r^3 + v^2 / r^2): the faster of free fall and passage, smoothly."""
-    r = pairs.distance
-    return jnp.sqrt(pairs.mu / r**3 + (pairs.speed / r) ** 2)
-
-
-def free_fall_rate(pairs: Pairs) -> Float[Array, "*P"]:
-    """sqrt(mu / r^3)."""
-    return jnp.sqrt(pairs.mu / pairs.distance**3)
+def square_of_dynamical_rate(pairs: Pairs) -> Float[Array, "*P"]:
+    """mu / r^3 + v^2 / r^2: the faster of free fall and passage, smoothly."""
+    return square_of_free_fall(pairs) + pairs.speed_squared / pairs.distance_squared
 
 
 def orbital_inputs(pairs: Pairs) -> Float[Array, "*P 4"]:

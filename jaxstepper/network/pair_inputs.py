@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxstepper.network.derivative_inputs import MOST_INPUT, log_ratio, ratio
-from jaxstepper.network.orbital_inputs import AT_REST, free_fall_rate
+from jaxstepper.network.orbital_inputs import AT_REST
 from jaxstepper.physics.gravity import safe_sqrt
-from jaxstepper.physics.pairs import Pairs, Vectors, dot
+from jaxstepper.physics.pairs import Pairs, Vectors, dot, square_of_free_fall
 
 PAIR_INPUTS = 11
 # The least share in the energy, as the rule sees it, and the most.
@@ -43,7 +43,7 @@ def pair_inputs(
     energy = jnp.abs(jnp.sum(pairs.product * (v**2 / (2 * mass) - 1 / r)))
     share = jnp.minimum(ratio(pairs.product / r, jnp.full_like(r, energy)), MOST_SHARE)
     cosine = ratio(pairs.r_dot_v, r * v)
-    steps = 1 / (free_fall_rate(pairs) * dt)
+    steps = 1 / (safe_sqrt(square_of_free_fall(pairs)) * dt)
     acceleration, jerk, snap, crackle = changes
     a, j, s, c = (safe_sqrt(dot(z, z)) for z in changes)
     of_orbit = [

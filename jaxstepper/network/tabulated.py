@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError
 from jaxstepper.network.learned import OrbitalRule
-from jaxstepper.network.orbital_inputs import dynamical_rate
+from jaxstepper.network.orbital_inputs import square_of_dynamical_rate
 from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rule import OnScheme, Rule
@@ -59,15 +59,15 @@ class TabulatedRule(OrbitalRule):
     table: ArrayLike = field(default=0.0, kw_only=True)
 
     def _rate_of_pairs(self, particles: Particles) -> Float[Array, ""]:
-        pairs, rates = encounters(dynamical_rate, particles, self.softening)
+        pairs, rates = encounters(square_of_dynamical_rate, particles, self.softening)
         return rate_of_all(rates * self._looked_up(pairs).astype(rates.dtype))
 
     def _looked_up(self, pairs: Pairs) -> Float[Array, " P"]:
         """exp(-network) of each pair."""
-        square = pairs.speed**2
+        square = pairs.speed_squared
         y = pairs.speed / jnp.sqrt(square + 2 * pairs.mu / pairs.distance)
         moving = square > 0
-        length = pairs.distance**2 * jnp.where(moving, square, 1.0)
+        length = pairs.distance_squared * jnp.where(moving, square, 1.0)
         cosine_squared = jnp.where(moving, pairs.r_dot_v**2 / length, 0.0)
         (i, s), (j, t) = (
             _place(x, cells)
@@ -99,7 +99,7 @@ def _table_of(rule: OrbitalRule) -> Float[np.ndarray, "C 16"]:
         # A pair at distance 1 with a sum of masses of 1.
         square, one = 2 * y * y / (1 - y * y), jnp.ones(1)
         r_dot_v = jnp.sqrt(cosine_squared * square)
-        pair = Pairs(one, one, one, r_dot_v[None], jnp.sqrt(square)[None], one)
+        pair = Pairs(one, one, one, r_dot_v[None], square[None], one)
         return jnp.exp(-rule.log_factor(pair, one))[0]
 
     span = FASTEST - SLOWEST

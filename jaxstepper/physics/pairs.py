@@ -9,12 +9,22 @@ import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxstepper.physics.gravity import for_each_body, safe_sqrt
+from jaxstepper.machine.devices import share_rows
+from jaxstepper.physics.fast_roots import inverse_cube
+from jaxstepper.physics.gravity import (
+    BLOCK,
+    BLOCKS,
+    by_platform,
+    for_each_body,
+    safe_sqrt,
+    sum_together,
+)
 from jaxstepper.physics.particles import Particles
 
 # Up to this many bodies each pair is a number of its own. With slices of three bodies, the gradient
@@ -22,6 +32,8 @@ from jaxstepper.physics.particles import Particles
 UNROLLED_UP_TO = 4
 # Up to this many bodies each pair is formed once; beyond, once from either end.
 ALL_PAIRS_UP_TO = 16
+# Sources whose pairs with all bodies are in memory at once, on a CPU.
+SOURCES_AT_ONCE = 16
 
 Vectors = list[Float[Array, "*P"]]
 """Vectors by their D components, so that all arithmetic runs along the pairs."""
@@ -31,23 +43,45 @@ class Pairs(NamedTuple):
     """Relative motion in P pairs; r, v, a are differences of the two bodies' vectors.
 
     Attributes:
-        distance: `[P]`, sqrt(r^2 + softening^2).
+        distance_squared: `[P]`, r^2 + softening^2.
         mu: `[P]`, the sum of the two masses.
         product: `[P]`, their product.
         r_dot_v: `[P]`.
-        speed: `[P]`, |v|.
+        speed_squared: `[P]`, v^2.
         acceleration: `[P]`, |a|.
     """
 
-    distance: Float[Array, "*P"]
+    distance_squared: Float[Array, "*P"]
     mu: Float[Array, "*P"]
     product: Float[Array, "*P"]
     r_dot_v: Float[Array, "*P"]
-    speed: Float[Array, "*P"]
+    speed_squared: Float[Array, "*P"]
     acceleration: Float[Array, "*P"]
+
+    @property
+    def distance(self) -> Float[Array, "*P"]:
+        """`[P]`, sqrt(r^2 + softening^2)."""
+        return safe_sqrt(self.distance_squared)
+
+    @property
+    def speed(self) -> Float[Array, "*P"]:
+        """`[P]`, |v|."""
+        return safe_sqrt(self.speed_squared)
 
 
 Quantity = Callable[[Pairs], Array]
+
+
+class Reduction(NamedTuple):
+    """How values of many pairs become one."""
+
+    reduce: Callable[[Array], Array]
+    combine: Callable[[Array, Array], Array]
+    neutral: float
+
+
+MINIMUM = Reduction(jnp.min, jnp.minimum, np.inf)
+SUM = Reduction(jnp.sum, operator.add, 0.0)
 
 
 def minimum_over_pairs(
@@ -59,7 +93,14 @@ def minimum_over_pairs(
     if _are_few(particles):
         acts, pairs = all_pairs(particles, softening)
         return jnp.min(jnp.where(acts, quantity(pairs), jnp.inf))
-    return jnp.min(_by_rows(quantity, jnp.min, jnp.inf, particles, softening))
+    return jnp.min(_of_each_body(quantity, MINIMUM, particles, softening))
+
+
+def maximum_over_pairs(
+    quantity: Quantity, particles: Particles, softening: Array | float
+) -> Float[Array, ""]:
+    """The largest `quantity`, which is positive, of any pair, `[]`; 0 if there is none."""
+    return -jnp.minimum(minimum_over_pairs(lambda pairs: -quantity(pairs), particles, softening), 0)
 
 
 def sum_over_pairs(
@@ -71,16 +112,24 @@ def sum_over_pairs(
     if _are_few(particles):
         acts, pairs = all_pairs(particles, softening)
         return jnp.sum(jnp.where(acts, quantity(pairs), 0.0))
-    return 0.5 * jnp.sum(_by_rows(quantity, jnp.sum, 0.0, particles, softening))
+    return 0.5 * jnp.sum(_of_each_body(quantity, SUM, particles, softening))
+
+
+def largest_free_fall_rate(particles: Particles, softening: Array | float) -> Float[Array, ""]:
+    """The largest sqrt(mu / r^3) of any pair, `[]`; 0 if there is none."""
+    if particles.time.dtype == jnp.float64:
+        # A power without a root takes half the time, and single precision has no room for it.
+        return safe_sqrt(safe_sqrt(maximum_over_pairs(_fourth_power, particles, softening)))
+    return safe_sqrt(maximum_over_pairs(square_of_free_fall, particles, softening))
 
 
 def encounters(
-    rate: Quantity, particles: Particles, softening: Array | float
+    squared_rate: Quantity, particles: Particles, softening: Array | float
 ) -> tuple[Pairs, Float[Array, " P"]]:
     """The pair `[1]` of two bodies; for more bodies, the fastest pair of each, smoothed, `[N]`.
 
     The quantities of a body's pair are root mean squares over all its pairs, weighted by the fourth
-    power of their `rate`. The fastest pair dominates, but nothing jumps when another takes its
+    power of their rate. The fastest pair dominates, but nothing jumps when another takes its
     place; a symmetrised rule would answer a jump with oscillating steps.
 
     Returns:
@@ -88,33 +137,96 @@ def encounters(
     """
     if particles.mass.shape[0] == 2:
         acts, pairs = all_pairs(particles, softening)
-        return pairs, jnp.where(acts, rate(pairs), 0.0)
+        return pairs, safe_sqrt(jnp.where(acts, squared_rate(pairs), 0.0))
 
     def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
-        others = _others(i, particles)
-        pairs = _pairs_of(i, others, particles, softening)
-        largest, powers = _fourth_powers(jnp.where(others, rate(pairs), 0.0))
-        total = jnp.sum(powers)
-        nonzero = jnp.where(total > 0, total, 1.0)
-
-        def mean(x: Array) -> Array:
-            return jnp.sum(powers * x) / nonzero
-
-        def root_mean(x: Array) -> Array:
-            return safe_sqrt(mean(x * x))
-
-        typical = Pairs(
-            distance=root_mean(pairs.distance),
-            mu=mean(pairs.mu),
-            product=mean(pairs.product),
-            r_dot_v=mean(pairs.r_dot_v),
-            speed=root_mean(pairs.speed),
-            acceleration=root_mean(pairs.acceleration),
-        )
-        return typical, largest * safe_sqrt(safe_sqrt(total))
+        return _encounter(i, None, squared_rate, particles, softening)
 
     typical, rates = for_each_body(of_body, particles.mass.shape[0])
     return _acting(typical)[1], rates
+
+
+def fastest_encounters(
+    particles: Particles, softening: Array | float, most: int
+) -> tuple[Pairs, Float[Array, " K"]]:
+    """The `encounters` `[K]` of the K bodies that fall fastest, for more than K >= 1 bodies.
+
+    Their rates are those of free fall, sqrt(mu / r^3). The bodies are found in one pass over all
+    pairs that needs no velocity and, in double precision, no root.
+    """
+    wide = particles.time.dtype == jnp.float64
+
+    def power(pairs: Pairs) -> Array:
+        # In single precision, close pairs overflow, which only makes them the fastest.
+        return _fourth_power(pairs) if wide else square_of_free_fall(pairs) ** 2
+
+    squares = jnp.sqrt(lax.stop_gradient(_of_each_body(power, SUM, particles, softening)))
+    # XLA sorts single precision several times faster, and it has room for the rates themselves.
+    bodies = lax.top_k(jnp.sqrt(squares).astype(jnp.float32), most)[1]
+
+    def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
+        unit = squares[i] if wide else None
+        return _encounter(i, unit, square_of_free_fall, particles, softening)
+
+    typical, rates = jax.vmap(of_body)(bodies)
+    return _acting(typical)[1], rates
+
+
+def _encounter(
+    i: Array,
+    unit: Float[Array, ""] | None,
+    squared_rate: Quantity,
+    particles: Particles,
+    softening: Array | float,
+) -> tuple[Pairs, Float[Array, ""]]:
+    """The smoothed pair of a body, and its rate; powers of rates are relative to `unit`, a square.
+
+    Relative to it, or to the largest if there is none, they cannot overflow.
+    """
+    others = _others(i, particles)
+    pairs = _pairs_of(i, others, particles, softening)
+    squares = jnp.where(others, squared_rate(pairs), 0.0)
+    unit = lax.stop_gradient(jnp.max(squares)) if unit is None else unit
+    unit = jnp.where(unit > 0, unit, 1.0)
+    relative = squares / unit
+    powers = relative * relative
+    means = (pairs.distance_squared, pairs.mu, pairs.r_dot_v, pairs.speed_squared)
+    total, *sums = sums_of_rows([powers, *(powers * x for x in means)])
+    nonzero = jnp.where(total > 0, total, 1.0)
+    distance_squared, mu, r_dot_v, speed_squared = (x / nonzero for x in sums)
+    typical = Pairs(
+        distance_squared,
+        mu,
+        jnp.sum(powers * pairs.product) / nonzero,
+        r_dot_v,
+        speed_squared,
+        safe_sqrt(jnp.sum(powers * pairs.acceleration**2) / nonzero),
+    )
+    return typical, safe_sqrt(unit * safe_sqrt(total))
+
+
+@jax.custom_jvp
+def sums_of_rows(terms: list[Float[Array, " N"]]) -> list[Float[Array, ""]]:
+    """The sum of each, in one loop for all, which computes once what they share."""
+    blocks = min(BLOCKS, -(-terms[0].size // BLOCK))
+    missing = -terms[0].size % (blocks * BLOCK)
+    split = [jnp.pad(x, (0, missing)).reshape(-1, blocks, BLOCK) for x in terms]
+    return [jnp.sum(x) for x in sum_together(split, 1)]
+
+
+@sums_of_rows.defjvp
+def _slope_of_sums(terms: tuple, changes: tuple) -> tuple[list[Array], list[Array]]:
+    return sums_of_rows(*terms), [jnp.sum(x) for x in changes[0]]
+
+
+def square_of_free_fall(pairs: Pairs) -> Float[Array, "*P"]:
+    """mu / r^3, the square of the rate of free fall."""
+    return pairs.mu * inverse_cube(pairs.distance_squared)
+
+
+def _fourth_power(pairs: Pairs) -> Float[Array, "*P"]:
+    square = pairs.distance_squared
+    return pairs.mu * pairs.mu / (square * square * square)
 
 
 def rate_of_all(rates: Float[Array, " P"]) -> Float[Array, ""]:
@@ -145,8 +257,8 @@ def _others(i: Array, particles: Particles) -> Bool[Array, " N"]:
 def _acting(pairs: Pairs) -> tuple[Bool[Array, " P"], Pairs]:
     """Which pairs have a mass; those that have none come back with a mu and distance of 1."""
     acts = pairs.mu > 0
-    mu, distance = (jnp.where(acts, x, 1.0) for x in (pairs.mu, pairs.distance))
-    return acts, pairs._replace(mu=mu, distance=distance)
+    mu, square = (jnp.where(acts, x, 1.0) for x in (pairs.mu, pairs.distance_squared))
+    return acts, pairs._replace(mu=mu, distance_squared=square)
 
 
 def _are_few(particles: Particles) -> bool:
@@ -184,21 +296,84 @@ def _all_pairs(particles: Particles, softening: Array | float) -> Pairs:
     return _pairs(mu, product, differences, particles, softening)
 
 
-def _by_rows(
-    quantity: Quantity,
-    reduce: Callable[[Array], Array],
-    neutral: float,
-    particles: Particles,
-    softening: Array | float,
+def _of_each_body(
+    quantity: Quantity, over: Reduction, particles: Particles, softening: Array | float
 ) -> Float[Array, " N"]:
-    """`reduce` applied to each body's pairs with all the others."""
+    """The reduction of `quantity` over each body's pairs with all the others."""
+    count = particles.mass.shape[0]
 
     def row(i: Array) -> Float[Array, ""]:
         others = _others(i, particles)
         values = quantity(_pairs_of(i, others, particles, softening))
-        return reduce(jnp.where(others, values, neutral))
+        return over.reduce(jnp.where(others, values, over.neutral))
 
-    return for_each_body(row, particles.mass.shape[0])
+    def of(rows: Float[Array, "K C"]) -> Float[Array, " K"]:
+        return _by_sources(rows, quantity, over, particles, softening)
+
+    p = particles
+    numbers = jnp.arange(count, dtype=p.mass.dtype)
+    rows = jnp.column_stack([numbers, p.mass, p.position, p.velocity, p.acceleration])
+    return by_platform(
+        cpu=lambda: share_rows(of, rows), accelerator=lambda: for_each_body(row, count)
+    )
+
+
+def _motion(particles: Particles) -> tuple[Array, Vectors, Vectors, Vectors]:
+    """Mass, position, velocity and acceleration, by components."""
+    p = particles
+    return p.mass, _components(p.position), _components(p.velocity), _components(p.acceleration)
+
+
+def _by_sources(
+    rows: Float[Array, "K C"],
+    quantity: Quantity,
+    over: Reduction,
+    particles: Particles,
+    softening: Array | float,
+) -> Float[Array, " K"]:
+    """Takes the pairs of some bodies with a few sources at a time.
+
+    Every operation is on vectors over the bodies, so that nothing is reduced within one. A row is a
+    body's number, mass, position, velocity and acceleration.
+    """
+    bodies, own_mass, *columns = _components(rows)
+    dim = len(columns) // 3
+    own = [columns[k : k + dim] for k in range(0, 3 * dim, dim)]
+    count = particles.mass.shape[0]
+    size = min(count, SOURCES_AT_ONCE)
+    missing = -count % size
+    # Copies of the last body, whose number is none's, fill up the last block.
+    numbers = np.arange(count + missing).reshape(-1, size)
+    blocks = jax.tree.map(
+        lambda x: jnp.pad(x, (0, missing), mode="edge").reshape(-1, size), _motion(particles)
+    )
+
+    def add(total: Array, block: tuple) -> tuple[Array, None]:
+        number, (mass, *theirs) = block
+        mu = mass[:, None] + own_mass
+        acts = (number[:, None] != bodies) & (number < count)[:, None] & (mu > 0)
+
+        def kept(x: Array) -> Array:
+            return jnp.where(acts, x, 1.0)
+
+        r, v, a = (
+            [y[:, None] - x for x, y in zip(mine, others, strict=True)]
+            for mine, others in zip(own, theirs, strict=True)
+        )
+        pairs = Pairs(
+            distance_squared=kept(dot(r, r) + softening**2),
+            mu=kept(mu),
+            product=mass[:, None] * own_mass,
+            r_dot_v=kept(dot(r, v)),
+            speed_squared=kept(dot(v, v)),
+            acceleration=safe_sqrt(kept(dot(a, a))),
+        )
+        for values in jnp.where(acts, quantity(pairs), over.neutral):
+            total = over.combine(total, values)
+        return total, None
+
+    start = jnp.full_like(bodies, over.neutral)
+    return lax.scan(add, start, (numbers, blocks))[0]
 
 
 def _pairs_of(
@@ -212,7 +387,10 @@ def _pairs_of(
     mu = jnp.where(others, mass + mass[i], 1.0)
 
     def differences(z: Float[Array, "N D"]) -> Vectors:
-        return [jnp.where(others, x - x[i], 1.0) for x in _components(z)]
+        mine = z[i]
+        return [
+            jnp.where(others, x - x_i, 1.0) for x, x_i in zip(_components(z), mine, strict=True)
+        ]
 
     return _pairs(mu, mass * mass[i], differences, particles, softening)
 
@@ -227,11 +405,11 @@ def _pairs(
     p = particles
     r, v, a = (differences(z) for z in (p.position, p.velocity, p.acceleration))
     return Pairs(
-        distance=safe_sqrt(dot(r, r) + softening**2),
+        distance_squared=dot(r, r) + softening**2,
         mu=mu,
         product=product,
         r_dot_v=dot(r, v),
-        speed=safe_sqrt(dot(v, v)),
+        speed_squared=dot(v, v),
         acceleration=safe_sqrt(dot(a, a)),
     )
 

@@ -139,6 +139,7 @@ def load_rule(
     tolerance: float = DEFAULT_TOLERANCE,
     checkpoint_dir: str = "checkpoints",
     network: nn.Module | None = None,
+    fastest: int | None = None,
 ) -> Rule:
     """The step-size rule of a trained network, in JAX's default precision.
 
@@ -150,6 +151,8 @@ def load_rule(
             steps of others longer or shorter.
         checkpoint_dir: folder that holds the runs.
         network: the module that was trained, if it was a program's own.
+        fastest: how many bodies, those that fall fastest, a network of encounters is asked about,
+            which takes less time; 0 for all. None for as many as in its training.
 
     Raises:
         UserError: there is no such network, it cannot be read, or the softening is another.
@@ -161,7 +164,10 @@ def load_rule(
         where = f"outside of what {model_path} is known to be good for: {said}"
         warnings.warn(where, stacklevel=2)
     asked = Config(softening=gravity.softening, tolerance=tolerance)
-    request = adopt(Request(asked, {"softening": "gravity.softening"}), model.config, model.name)
+    sources = {"softening": "gravity.softening"}
+    if fastest is not None:
+        asked, sources = replace(asked, fastest=fastest), {**sources, "fastest": "fastest"}
+    request = adopt(Request(asked, sources), model.config, model.name)
     # Whatever dtype the network was trained in, it runs in that of the particles.
     config = replace(request.config, dtype=jnp.zeros((), float).dtype.name)
     return rule_of_model(config, model, gravity, network)

@@ -85,7 +85,12 @@ def make_features(config: Config) -> FeatureSpec:
         scales = Scales(*values)  # type: ignore[arg-type]
     tolerances = (config.tolerance_min, config.tolerance_max)
     return FeatureSpec(
-        config.feature_type, config.history_len, config.softening, scales, tolerances
+        config.feature_type,
+        config.history_len,
+        config.softening,
+        scales,
+        tolerances,
+        config.fastest,
     )
 
 
@@ -177,7 +182,7 @@ def require_room(config: Config) -> None:
 def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request:
     """The request with the network, inputs, scheme and dtype of a checkpoint, by its flat config.
 
-    A dtype or scheme that was set explicitly wins over the checkpoint's.
+    A dtype, scheme or fastest that was set explicitly wins over the checkpoint's.
 
     Raises:
         UserError: a network or input that was set explicitly is not the checkpoint's.
@@ -192,7 +197,7 @@ def adopt(request: Request, checkpoint: Mapping[str, Any], name: str) -> Request
                 f"{request.source(field)} {_words(mine)}: {name} was trained with {_words(theirs)}"
             )
         request = request.replace(**{field: theirs})
-    for field in ("dtype", "scheme"):
+    for field in ("dtype", "scheme", "fastest"):
         if not request.sets(field):
             request = request.replace(**{field: getattr(trained, field)})
     return check_together(request)

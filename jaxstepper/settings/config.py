@@ -217,6 +217,12 @@ class Config:
         "set; derivatives, of one body's motion for individual steps, and pairs, for a step that "
         "few bodies share, belong to objective evolution; there is no export of these four",
     )
+    fastest: int = _features(
+        0,
+        integer(0),
+        "how many bodies, those that fall fastest, a network of inputs encounters is asked about, "
+        "which takes less time; 0 for all",
+    )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
     norm_mode: str = _scales(

@@ -20,9 +20,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError, require
+from jaxstepper.physics.fast_roots import inverse_root
 from jaxstepper.physics.field_rate import squared_rate_and_slope
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
-from jaxstepper.physics.pairs import Pairs, Quantity, minimum_over_pairs, sum_over_pairs
+from jaxstepper.physics.pairs import (
+    Pairs,
+    Quantity,
+    largest_free_fall_rate,
+    maximum_over_pairs,
+    minimum_over_pairs,
+    sum_over_pairs,
+)
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.field_rule import FieldRule, check_pairs
 from jaxstepper.stepping.rule import STATIC, Fixed, Memory, Number, Rule
@@ -74,10 +82,8 @@ class FreeFall(FieldRule):
     softening: Number = 0.0
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
-        smallest = minimum_over_pairs(
-            lambda pairs: jnp.sqrt(pairs.distance**3 / pairs.mu), particles, self.softening
-        )
-        return self.shortened(self.eta * smallest, self.eta, particles), memory
+        h = self.eta / largest_free_fall_rate(particles, self.softening)
+        return self.shortened(h, self.eta, particles), memory
 
 
 class PowerLaw(FieldRule):
@@ -108,30 +114,31 @@ class Huayno(FieldRule):
     irreversible = "HUAYNO predicts along the velocities, so that dt changes when they reverse"
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
-        smallest = minimum_over_pairs(partial(huayno_step, self.eta), particles, self.softening)
-        return self.shortened(smallest, self.eta, particles), memory
+        h = 1 / maximum_over_pairs(partial(huayno_rate, self.eta), particles, self.softening)
+        return self.shortened(h, self.eta, particles), memory
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, eta=factor * self.eta)
 
 
-def huayno_step(eta: Number, pairs: Pairs) -> Array:
-    """The step of `Huayno` for every pair."""
-    r, mu, v = pairs.distance, pairs.mu, pairs.speed
-    approach = pairs.r_dot_v / r**2
-    t1 = eta * jnp.sqrt(r**3 / (2 * mu))
-    d1 = 1.5 * t1 * approach
-    # 1 stands for a speed of 0, whose t2 is infinite; it keeps NaN out of the gradient.
-    moving = v > 0
-    speed = jnp.where(moving, v, 1.0)
-    t2 = eta * r / speed
-    d2 = t2 * approach * (1 + mu / (speed**2 * r))
-    h2 = jnp.where(moving, _half_a_step_ahead(t2, d2), jnp.inf)
-    return jnp.minimum(_half_a_step_ahead(t1, d1), h2)
+def huayno_rate(eta: Number, pairs: Pairs) -> Array:
+    """1 / h of every pair, the larger of (1 - min(d, 1) / 2) / t for both times of `Huayno`."""
+    inverse = inverse_root(pairs.distance_squared)
+    inverse_squared = inverse * inverse
+    approach = pairs.r_dot_v * inverse_squared
+    # The squares of the rates of free fall and passage. 1 stands for a speed of 0, which keeps NaN
+    # out of the gradient.
+    fall = pairs.mu * inverse_squared * inverse
+    moving = pairs.speed_squared > 0
+    passage = jnp.where(moving, pairs.speed_squared, 1.0) * inverse_squared
+    ahead = _half_a_step_ahead(jnp.sqrt(2 * fall) / eta, 1.5 * approach)
+    passing = _half_a_step_ahead(jnp.sqrt(passage) / eta, approach * (1 + fall / passage))
+    return jnp.maximum(ahead, jnp.where(moving, passing, 0.0))
 
 
-def _half_a_step_ahead(t: Array, rate: Array) -> Array:
-    return t / (1 - 0.5 * jnp.minimum(rate, 1))
+def _half_a_step_ahead(rate: Array, slope: Array) -> Array:
+    """1 / h of a time t, given 1 / t and d / t."""
+    return rate - 0.5 * jnp.minimum(slope, rate)
 
 
 class HairerSoderlind(FieldRule):

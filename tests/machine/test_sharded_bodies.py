@@ -51,7 +51,9 @@ def of_pairs(p: Particles) -> dict[str, jax.Array]:
     def squares(x: jax.Array) -> jax.Array:
         return jnp.sum(GRAVITY.acceleration(x, p.mass, p.time) ** 2)
 
-    pairs, rates = encounters(lambda pairs: pairs.speed / pairs.distance, p, GRAVITY.softening)
+    pairs, rates = encounters(
+        lambda pairs: pairs.speed_squared / pairs.distance_squared, p, GRAVITY.softening
+    )
     a, j = acceleration_and_jerk(GRAVITY, p.position, p.velocity, p.mass, p.time)
     return {
         "acceleration": GRAVITY.acceleration(p.position, p.mass, p.time),

@@ -1,5 +1,7 @@
 """The scale-free learned rule: units, reversal, many bodies, symmetrising, tolerance."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,17 @@ import pytest
 
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import learned_rule
-from jaxstepper.network.orbital_inputs import dynamical_rate, orbital_inputs, surroundings
+from jaxstepper.network.orbital_inputs import orbital_inputs, square_of_dynamical_rate, surroundings
 from jaxstepper.network.step_network import StepNetwork, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, plummer, pythagorean, random_table
-from jaxstepper.physics.pairs import Pairs, encounters, sum_over_pairs
+from jaxstepper.physics.pairs import (
+    Pairs,
+    encounters,
+    fastest_encounters,
+    square_of_free_fall,
+    sum_over_pairs,
+)
 from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping.rollout import reverse, run_steps
 from jaxstepper.stepping.rule import scaled, symmetrized
@@ -37,7 +45,7 @@ def step_size(controller, particles):
 
 def pair_of(table):
     particles = state(table)
-    return encounters(dynamical_rate, particles, 0.0)[0]
+    return encounters(square_of_dynamical_rate, particles, 0.0)[0]
 
 
 @pytest.mark.parametrize("e", [0.0, 0.3, 0.9])
@@ -57,8 +65,8 @@ def test_the_inputs_are_those_of_the_orbit(e, phase):
 
 def test_inputs_and_gradients_are_finite_at_rest_on_circles_and_far_above_escape():
     def one(r, v, r_dot_v):
-        pairs = Pairs(*(jnp.array([x]) for x in (r, 1.0, 0.25, r_dot_v, v, 1.0)))
-        return jnp.sum(orbital_inputs(pairs)) + 1 / jnp.sum(dynamical_rate(pairs))
+        pairs = Pairs(*(jnp.array([x]) for x in (r, 1.0, 0.25, r_dot_v, v * v, 1.0)))
+        return jnp.sum(orbital_inputs(pairs)) + 1 / jnp.sum(square_of_dynamical_rate(pairs))
 
     for v, r_dot_v in ((0.0, 0.0), (1.0, 0.0), (1e4, 0.0), (1e4, 1e4), (np.sqrt(2), 0.3)):
         value, gradient = jax.value_and_grad(one, (0, 1, 2))(1.0, v, r_dot_v)
@@ -99,9 +107,9 @@ def test_a_far_body_does_not_change_the_step_of_a_pair(kind):
 @pytest.mark.parametrize("count", [3, 5, 24])
 def test_the_rates_of_encounters_add_up_to_those_of_all_pairs(count):
     particles = state(random_table(0, count, 3, 1.0, 1.0, 1.0))
-    pairs, rates = encounters(dynamical_rate, particles, 0.1)
+    pairs, rates = encounters(square_of_dynamical_rate, particles, 0.1)
     assert pairs.mu.shape == rates.shape == (count,)
-    of_all = sum_over_pairs(lambda pairs: dynamical_rate(pairs) ** 4, particles, 0.1)
+    of_all = sum_over_pairs(lambda pairs: square_of_dynamical_rate(pairs) ** 2, particles, 0.1)
     np.testing.assert_allclose(0.5 * jnp.sum(rates**4), of_all, rtol=1e-12)
 
 
@@ -117,7 +125,7 @@ def test_nothing_jumps_as_another_body_becomes_the_closest():
     def inputs(x):
         third = jnp.array([[1.0, 1.0 + x, 0.0, 0.3, 0.0]])
         table = jnp.concatenate([jnp.array([[1.0, 0, 0, 0, 0], [2.0, -1.0, 0, 0, 1.0]]), third])
-        pairs, rates = encounters(dynamical_rate, state(table), 0.0)
+        pairs, rates = encounters(square_of_dynamical_rate, state(table), 0.0)
         return jnp.append(orbital_inputs(pairs)[0], rates[0])
 
     np.testing.assert_allclose(inputs(1e-7), inputs(-1e-7), atol=1e-6)
@@ -125,11 +133,44 @@ def test_nothing_jumps_as_another_body_becomes_the_closest():
 
 def test_the_surroundings_are_softening_and_share_of_the_rates():
     particles = state(plummer(1, 24))
-    pairs, rates = encounters(dynamical_rate, particles, 0.1)
+    pairs, rates = encounters(square_of_dynamical_rate, particles, 0.1)
     softened, log_share = surroundings(pairs, rates, 0.1).T
     np.testing.assert_allclose(softened, (0.1 / pairs.distance) ** 2, rtol=1e-12)
     share = rates / (0.5 * np.sum(rates**4)) ** 0.25
     np.testing.assert_allclose(np.exp(2 * log_share), share**2 + 0.02**2, rtol=1e-9)
+
+
+def test_the_fastest_encounters_are_the_fastest_of_all():
+    """Also where neither bodies nor sources fill up their blocks, and beside massless bodies."""
+    table = plummer(1, 45)
+    table[7:9, 0] = 0
+    particles = state(table)
+    pairs, rates = encounters(square_of_free_fall, particles, 0.01)
+    fastest = np.argsort(-rates)[:6]
+    mine, mine_rates = fastest_encounters(particles, 0.01, 6)
+    np.testing.assert_allclose(mine_rates, rates[fastest], rtol=1e-12)
+    for x, y in zip(mine, pairs, strict=True):
+        np.testing.assert_allclose(x, y[fastest], rtol=1e-12)
+
+
+def test_the_fastest_bodies_alone_have_nearly_the_step_of_all():
+    particles, mine = state(plummer(1, 24)), rule(kind="encounters")
+    wanted = step_size(mine, particles)
+    off = [step_size(replace(mine, fastest=k), particles) / wanted - 1 for k in (4, 12, 24)]
+    assert 0 < abs(off[1]) < abs(off[0]) < 0.2
+    assert abs(off[1]) < 0.02 and off[2] == 0
+
+
+def test_the_fastest_encounters_have_derivatives():
+    few, table = replace(rule(kind="encounters"), fastest=4), jnp.asarray(plummer(1, 20))
+
+    @jax.jit
+    def time(table):
+        return run_steps(few, GRAVITY, state(table), 3).particles.time
+
+    change = 1e-6 * np.random.default_rng(0).normal(size=table.shape)
+    measured = (time(table + change) - time(table - change)) / 2
+    np.testing.assert_allclose(jnp.sum(jax.grad(time)(table) * change), measured, rtol=1e-4)
 
 
 def test_small_steps_go_as_the_square_root_of_the_tolerance_and_the_network_sees_larger_ones():

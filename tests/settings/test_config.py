@@ -80,6 +80,7 @@ SHARED_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("num_processes", TOGETHER, 4, None),
     ("join_timeout", "--join-timeout 2.5", 2.5, 45.0),
     ("process_id", TOGETHER, 3, None),
+    ("fastest", "--fastest 8", 8, 0),
     ("history_len", "--history-len 3", 3, 0),
     ("feature_type", "--feature-type rich", "rich", "delta_mag"),
     ("normalize_inputs", "--normalize-inputs", True, False),

@@ -43,7 +43,7 @@ RULES = {
     "a finite number": "start_time fourier_scale power dt_bound rel_loss_bound L_lower L_upper eps",
     "an integer": "Nperiod",
     "an integer >= 0": "max_retrain_steps replay_steps imitation_epochs history_len fresh_every "
-    "process_id adam_epochs",
+    "fastest process_id adam_epochs",
     "an integer >= 1": "epochs n_steps steps_per_epoch replay_batch_size min_replay_size "
     "window_steps window_batch window_iterations rollouts dim num_orbits retrain_batch "
     "num_processes checkpoint_interval keep "
