@@ -45,9 +45,9 @@ class FeatureSpec:
     """Which features, of how many states, in which units.
 
     Attributes:
-        kind: "basic", "rich" or "delta_mag" (which means "basic" without a history); or "orbital"
-            or "encounters", the inputs of an `OrbitalRule`, which computes them itself; or
-            "derivatives", those of a `LearnedCriterion`, likewise.
+        kind: "basic", "rich" or "delta_mag" (which means "basic" without a history); or
+            "orbital", "eccentric" or "encounters", the inputs of an `OrbitalRule`, which computes
+            them itself; or "derivatives", those of a `LearnedCriterion`, likewise.
         history_len: K, the number of past states in the window.
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
@@ -67,7 +67,7 @@ class FeatureSpec:
     @property
     def is_native(self) -> bool:
         """Whether the features are free of scale; the torch simulator does not have them."""
-        return self.kind in ("orbital", "encounters", "derivatives")
+        return self.kind in ("orbital", "eccentric", "encounters", "derivatives")
 
     @property
     def size(self) -> int:

@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 from jaxstepper.network.features import FeatureSpec, network_input, observe, reuses_acceleration
 from jaxstepper.network.history import empty_history, push
 from jaxstepper.network.orbital_inputs import (
+    binding,
     dynamical_rate,
+    eccentric_inputs,
     free_fall_rate,
     orbital_inputs,
     surroundings,
@@ -61,6 +63,7 @@ def learned_rule(
             features.tolerances,
             features.kind == "encounters",
             scheme.order,
+            features.kind == "eccentric",
             external=gravity.external,
         )
     return rule.on(scheme)
@@ -125,6 +128,9 @@ class OrbitalRule(FieldRule):
         sees_others: whether the network also sees the `surroundings` of each encounter. Its step is
             then in units of the free-fall time, which a body that merely passes does not shorten.
         order: p.
+        for_any_e: whether the network sees `eccentric_inputs`. Its step is then in units of
+            T binding^(1/p), with `binding`, since the error of a step goes as the potential at its
+            place, and is to be small compared with the energy of the whole orbit.
     """
 
     network: nn.Module = field(metadata=STATIC)
@@ -134,6 +140,7 @@ class OrbitalRule(FieldRule):
     tolerances: tuple[float, float] = field(default=FeatureSpec.tolerances, metadata=STATIC)
     sees_others: bool = field(default=False, metadata=STATIC)
     order: int = field(default=2, metadata=STATIC)
+    for_any_e: bool = field(default=False, metadata=STATIC)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         check_pairs(self.external, particles)
@@ -150,7 +157,11 @@ class OrbitalRule(FieldRule):
         """1 / T exp(-network) of all pairs together."""
         rate_of = free_fall_rate if self.sees_others else dynamical_rate
         pairs, rates = encounters(rate_of, particles, self.softening)
-        return rate_of_all(rates * jnp.exp(-self.log_factor(pairs, rates)))
+        return rate_of_all(self.rates_of(pairs, rates) * jnp.exp(-self.log_factor(pairs, rates)))
+
+    def rates_of(self, pairs: Pairs, rates: Float[Array, " P"]) -> Float[Array, " P"]:
+        """The rates of pairs that the network's factor is relative to."""
+        return rates / root(binding(pairs), self.order) if self.for_any_e else rates
 
     def log_factor(self, pairs: Pairs, rates: Float[Array, " P"]) -> Float[Array, " P"]:
         """What the network says of pairs that have these rates."""
@@ -158,7 +169,8 @@ class OrbitalRule(FieldRule):
         seen = jnp.clip(jnp.asarray(self.tolerance, dtype), *self.tolerances) / REFERENCE_TOLERANCE
         column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
         seen_of_others = [surroundings(pairs, rates, self.softening)] if self.sees_others else []
-        inputs = jnp.concatenate([orbital_inputs(pairs), *seen_of_others, column], axis=-1)
+        inputs_of = eccentric_inputs if self.for_any_e else orbital_inputs
+        inputs = jnp.concatenate([inputs_of(pairs), *seen_of_others, column], axis=-1)
         return self.network.apply(self.variables, inputs)[:, 0]
 
     def scaled(self, factor: Number, /) -> Rule:

@@ -36,6 +36,7 @@ class Pairs(NamedTuple):
         r_dot_v: `[P]`.
         speed: `[P]`, |v|.
         acceleration: `[P]`, |a|.
+        beside: `[P]`, the sum of mass / distance of all bodies around, the pair's own left out.
     """
 
     distance: Float[Array, "*P"]
@@ -44,6 +45,7 @@ class Pairs(NamedTuple):
     r_dot_v: Float[Array, "*P"]
     speed: Float[Array, "*P"]
     acceleration: Float[Array, "*P"]
+    beside: Float[Array, "*P"] | float = 0.0
 
 
 Quantity = Callable[[Pairs], Array]
@@ -102,6 +104,7 @@ def encounters(
         def root_mean(x: Array) -> Array:
             return safe_sqrt(mean(x * x))
 
+        depths = jnp.where(others, particles.mass / pairs.distance, 0.0)
         typical = Pairs(
             distance=root_mean(pairs.distance),
             mu=mean(pairs.mu),
@@ -109,6 +112,7 @@ def encounters(
             r_dot_v=mean(pairs.r_dot_v),
             speed=root_mean(pairs.speed),
             acceleration=root_mean(pairs.acceleration),
+            beside=jnp.sum(depths) - mean(depths),
         )
         return typical, largest * safe_sqrt(safe_sqrt(total))
 

@@ -51,9 +51,9 @@ CRITERIA = ("aarseth", "learned")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 # Inputs without a scale of their own; the torch system does not have them.
-NATIVE_FEATURES = ("orbital", "encounters", "derivatives")
+NATIVE_FEATURES = ("orbital", "eccentric", "encounters", "derivatives")
 # These are of one body's motion, for its individual steps, and need an objective for them.
-ORBITAL, DERIVATIVES = "orbital", "derivatives"
+ORBITAL, ECCENTRIC, DERIVATIVES = "orbital", "eccentric", "derivatives"
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,9 @@ class Config:
         one_of("delta_mag", "basic", "rich", *NATIVE_FEATURES),
         "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
-        "window; encounters, for many bodies, also sees what is around each; derivatives, of one "
-        "body's motion, belongs to objective evolution; there is no export of these three",
+        "window; eccentric is the same for orbits up to a parabola; encounters, for many bodies, "
+        "also sees what is around each; derivatives, of one body's motion, belongs to objective "
+        "evolution; there is no export of these four",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")
@@ -339,7 +340,9 @@ class Config:
         "the rule's factor; for fixed its dt, for learned a factor on dt; else the rule's own",
     )
     tolerance: float = _rule(
-        1e-3, POSITIVE, "energy error that a network with inputs orbital or encounters aims for"
+        1e-3,
+        POSITIVE,
+        "energy error that a network with inputs orbital, eccentric or encounters aims for",
     )
     power: float = _rule(1.5, number(), "the power of power-law, eta r^power")
     symmetrize: bool = _rule(
