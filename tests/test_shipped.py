@@ -68,6 +68,14 @@ def test_on_its_scheme_it_needs_less_work_than_free_fall(name, tolerance, eta):
     assert work(learned) < 0.96 * work(free_fall(eta).on(learned.scheme))
 
 
+@pytest.mark.parametrize("name", ["kepler", *OF_FOURTH_ORDER])
+@pytest.mark.parametrize("e", [0.99, 0.999])
+def test_it_keeps_to_its_tolerance_close_to_a_parabola(name, e):
+    rule = symmetrized(load_rule(STEPPERS / name, tolerance=1e-3))
+    (run,) = evaluate(rule, "", True, [problem(f"kepler-{e}", orbits=2)], [1.0], 50_000)
+    assert 3e-4 < run.max_error < 3e-3
+
+
 def test_in_clusters_it_needs_less_work_than_the_rules_of_the_literature():
     spheres = [problem("plummer-32", seed=7, end_time=1.0)]
     softening = spheres[0].softening
@@ -193,7 +201,7 @@ def test_simulate_and_evaluate_ask_the_network_about_the_fastest_bodies(tmp_path
     assert "learned:plummer:fastest-4" in done.out
 
 
-@pytest.mark.parametrize(("name", "inputs"), [("kepler", "orbital"), ("plummer", "encounters")])
+@pytest.mark.parametrize(("name", "inputs"), [("kepler", "eccentric"), ("plummer", "encounters")])
 def test_the_torch_simulator_is_not_handed_what_it_cannot_run(name, inputs, tmp_path):
     outcome = call("export", STEPPERS / name, "--out", tmp_path)
     assert_refused(outcome, "cannot be exported", f"{inputs} inputs", "tolerance", "basic or rich")

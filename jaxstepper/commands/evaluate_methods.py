@@ -19,7 +19,7 @@ from jaxstepper.evaluation.run import LEAPFROG
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, criterion_of_model, load_model, rule_of_model
-from jaxstepper.settings.config import DERIVATIVES, ENCOUNTERS, ORBITAL
+from jaxstepper.settings.config import DERIVATIVES, ECCENTRIC, ENCOUNTERS, ORBITAL
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.criteria import DEFAULT_ETA
@@ -122,7 +122,8 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         taken = any(each.name == name for each in found)
         name = f"learned:{path}" if taken else name
         found.append(Candidate(name, model=model))
-        if options.tabulate and from_dict(model.config)[0].feature_type == ORBITAL:
+        of_pairs = from_dict(model.config)[0].feature_type in (ORBITAL, ECCENTRIC)
+        if options.tabulate and of_pairs:
             found.append(Candidate(f"{name}:table", model=model, as_table=True))
         if options.fastest and from_dict(model.config)[0].feature_type == ENCOUNTERS:
             few = Candidate(f"{name}:fastest-{options.fastest}", model=model)

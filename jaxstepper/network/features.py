@@ -46,9 +46,10 @@ class FeatureSpec:
     """Which features, of how many states, in which units.
 
     Attributes:
-        kind: "basic", "rich" or "delta_mag" (which means "basic" without a history); or "orbital"
-            or "encounters", the inputs of an `OrbitalRule`, which computes them itself; or
-            "derivatives" and "pairs", those of a `LearnedCriterion` and a `PairRule`, likewise.
+        kind: "basic", "rich" or "delta_mag" (which means "basic" without a history); or
+            "orbital", "eccentric" or "encounters", the inputs of an `OrbitalRule`, which computes
+            them itself; or "derivatives" and "pairs", those of a `LearnedCriterion` and a
+            `PairRule`, likewise.
         history_len: K, the number of past states in the window.
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
@@ -70,7 +71,7 @@ class FeatureSpec:
     @property
     def is_native(self) -> bool:
         """Whether the features are free of scale; the torch simulator does not have them."""
-        return self.kind in ("orbital", "encounters", "derivatives", "pairs")
+        return self.kind in ("orbital", "eccentric", "encounters", "derivatives", "pairs")
 
     @property
     def size(self) -> int:

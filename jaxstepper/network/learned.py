@@ -11,6 +11,8 @@ from jaxstepper.network.features import FeatureSpec, network_input, observe, reu
 from jaxstepper.network.history import empty_history, push
 from jaxstepper.network.learned_pairs import PairRule, eta_for
 from jaxstepper.network.orbital_inputs import (
+    binding,
+    eccentric_inputs,
     orbital_inputs,
     square_of_dynamical_rate,
     surroundings,
@@ -71,6 +73,7 @@ def learned_rule(
             features.kind == "encounters",
             scheme.order,
             features.fastest,
+            features.kind == "eccentric",
             external=gravity.external,
         )
     return rule.on(scheme)
@@ -137,6 +140,9 @@ class OrbitalRule(FieldRule):
         order: p.
         fastest: of how many bodies, those with the shortest free-fall times, the encounters count;
             0 for all. Slower ones add little to the sum of h^-4. It is for `sees_others`.
+        for_any_e: whether the network sees `eccentric_inputs`. Its step is then in units of
+            T binding^(1/p), with `binding`, since the error of a step goes as the potential at its
+            place, and is to be small compared with the energy of the whole orbit.
     """
 
     network: nn.Module = field(metadata=STATIC)
@@ -147,6 +153,7 @@ class OrbitalRule(FieldRule):
     sees_others: bool = field(default=False, metadata=STATIC)
     order: int = field(default=2, metadata=STATIC)
     fastest: int = field(default=0, metadata=STATIC)
+    for_any_e: bool = field(default=False, metadata=STATIC)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         check_pairs(self.external, particles)
@@ -166,7 +173,11 @@ class OrbitalRule(FieldRule):
         else:
             square = square_of_free_fall if self.sees_others else square_of_dynamical_rate
             pairs, rates = encounters(square, particles, self.softening)
-        return rate_of_all(rates * jnp.exp(-self.log_factor(pairs, rates)))
+        return rate_of_all(self.rates_of(pairs, rates) * jnp.exp(-self.log_factor(pairs, rates)))
+
+    def rates_of(self, pairs: Pairs, rates: Float[Array, " P"]) -> Float[Array, " P"]:
+        """The rates of pairs that the network's factor is relative to."""
+        return rates / root(binding(pairs), self.order) if self.for_any_e else rates
 
     def log_factor(self, pairs: Pairs, rates: Float[Array, " P"]) -> Float[Array, " P"]:
         """What the network says of pairs that have these rates."""
@@ -174,7 +185,8 @@ class OrbitalRule(FieldRule):
         seen = jnp.clip(jnp.asarray(self.tolerance, dtype), *self.tolerances) / REFERENCE_TOLERANCE
         column = jnp.full((pairs.mu.size, 1), jnp.log(seen) / np.log(10.0), dtype)
         seen_of_others = [surroundings(pairs, rates, self.softening)] if self.sees_others else []
-        inputs = jnp.concatenate([orbital_inputs(pairs), *seen_of_others, column], axis=-1)
+        inputs_of = eccentric_inputs if self.for_any_e else orbital_inputs
+        inputs = jnp.concatenate([inputs_of(pairs), *seen_of_others, column], axis=-1)
         return self.network.apply(self.variables, inputs)[:, 0]
 
     def scaled(self, factor: Number, /) -> Rule:

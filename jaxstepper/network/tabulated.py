@@ -43,7 +43,8 @@ def tabulated(rule: Rule) -> Rule:
         return tabulated(rule.rule).on(rule.scheme)
     if not isinstance(rule, OrbitalRule) or rule.sees_others:
         raise UserError(
-            f"{type(rule).__name__} cannot be tabulated; a trained rule of feature_type orbital can"
+            f"{type(rule).__name__} cannot be tabulated; a trained rule of feature_type orbital or "
+            "eccentric can"
         )
     own = {each.name: getattr(rule, each.name) for each in fields(OrbitalRule)}
     return TabulatedRule(**own, table=_table_of(rule))
@@ -60,7 +61,7 @@ class TabulatedRule(OrbitalRule):
 
     def _rate_of_pairs(self, particles: Particles) -> Float[Array, ""]:
         pairs, rates = encounters(square_of_dynamical_rate, particles, self.softening)
-        return rate_of_all(rates * self._looked_up(pairs).astype(rates.dtype))
+        return rate_of_all(self.rates_of(pairs, rates) * self._looked_up(pairs).astype(rates.dtype))
 
     def _looked_up(self, pairs: Pairs) -> Float[Array, " P"]:
         """exp(-network) of each pair."""

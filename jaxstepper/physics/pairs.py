@@ -49,6 +49,7 @@ class Pairs(NamedTuple):
         r_dot_v: `[P]`.
         speed_squared: `[P]`, v^2.
         acceleration: `[P]`, |a|.
+        beside: `[P]`, the sum of mass / distance of all bodies around, the pair's own left out.
     """
 
     distance_squared: Float[Array, "*P"]
@@ -57,6 +58,7 @@ class Pairs(NamedTuple):
     r_dot_v: Float[Array, "*P"]
     speed_squared: Float[Array, "*P"]
     acceleration: Float[Array, "*P"]
+    beside: Float[Array, "*P"] | float = 0.0
 
     @property
     def distance(self) -> Float[Array, "*P"]:
@@ -194,6 +196,7 @@ def _encounter(
     total, *sums = sums_of_rows([powers, *(powers * x for x in means)])
     nonzero = jnp.where(total > 0, total, 1.0)
     distance_squared, mu, r_dot_v, speed_squared = (x / nonzero for x in sums)
+    depths = jnp.where(others, particles.mass / pairs.distance, 0.0)
     typical = Pairs(
         distance_squared,
         mu,
@@ -201,6 +204,7 @@ def _encounter(
         r_dot_v,
         speed_squared,
         safe_sqrt(jnp.sum(powers * pairs.acceleration**2) / nonzero),
+        beside=jnp.sum(depths) - jnp.sum(powers * depths) / nonzero,
     )
     return typical, safe_sqrt(unit * safe_sqrt(total))
 

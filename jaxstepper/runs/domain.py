@@ -60,7 +60,7 @@ def virial_radius(table: Float[np.ndarray, "N C"], softening: float) -> float:
 
 
 def outside(domain: Domain, systems: Sequence[Mapping[str, float]]) -> list[str]:
-    """What of systems lies outside a domain, as in "eccentricity 0.999, not 0 to 0.97"."""
+    """What of systems lies outside a domain, as in "eccentricity 0.999, not 0 to 0.96"."""
     said = []
     for name, ends in domain.items():
         values = [system[name] for system in systems if name in system]

@@ -51,11 +51,11 @@ CONTROLLERS = (
 CRITERIA = ("aarseth", "learned")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
-ORBITAL, ENCOUNTERS = "orbital", "encounters"
+ORBITAL, ECCENTRIC, ENCOUNTERS = "orbital", "eccentric", "encounters"
 # Derivatives are of one body's motion, for its individual steps; pairs are for shared steps.
 DERIVATIVES, PAIRS = "derivatives", "pairs"
 # Inputs without a scale of their own; the torch system does not have them.
-NATIVE_FEATURES = (ORBITAL, ENCOUNTERS, DERIVATIVES, PAIRS)
+NATIVE_FEATURES = (ORBITAL, ECCENTRIC, ENCOUNTERS, DERIVATIVES, PAIRS)
 # The inputs of a weighted sum in the place of a network, on Hermite's scheme.
 OF_WEIGHTS = (DERIVATIVES, PAIRS)
 
@@ -212,10 +212,11 @@ class Config:
         one_of("delta_mag", "basic", "rich", *NATIVE_FEATURES),
         "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
-        "window; encounters, for many bodies, also sees what is around each; with objective window "
+        "window; eccentric is the same for orbits up to a parabola; encounters, for many bodies, "
+        "also sees what is around each; with objective window "
         "pairs have orbital and others encounters unless this, history_len or normalize_inputs is "
         "set; derivatives, of one body's motion for individual steps, and pairs, for a step that "
-        "few bodies share, belong to objective evolution; there is no export of these four",
+        "few bodies share, belong to objective evolution; there is no export of these five",
     )
     fastest: int = _features(
         0,
@@ -358,7 +359,9 @@ class Config:
         "the rule's factor; for fixed its dt, for learned a factor on dt; else the rule's own",
     )
     tolerance: float = _rule(
-        1e-3, POSITIVE, "energy error that a network with inputs orbital or encounters aims for"
+        1e-3,
+        POSITIVE,
+        "energy error that a network with inputs orbital, eccentric or encounters aims for",
     )
     power: float = _rule(1.5, number(), "the power of power-law, eta r^power")
     symmetrize: bool = _rule(

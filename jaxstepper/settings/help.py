@@ -110,8 +110,8 @@ BRIEF = {
     "restart": "go on with the rollout that this file of --output records",
     "objective": "two-phase training on single steps (gate), training through whole orbits "
     "(window), or on whole rollouts, for individual steps and for few bodies (evolution)",
-    "feature_type": "what the network sees: orbital, of pairs, and encounters, of many bodies, are "
-    "free of scale and what objective window takes",
+    "feature_type": "what the network sees: orbital and eccentric, of pairs, and encounters, of "
+    "many bodies, are free of scale and what objective window takes",
     "scheme": "how a step is taken: second order (leapfrog) or fourth (chin, bm4, hermite)",
     "num_orbits": "how many systems",
     "draw": "what --multi-orbit draws",

@@ -9,7 +9,13 @@ import pytest
 
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import learned_rule
-from jaxstepper.network.orbital_inputs import orbital_inputs, square_of_dynamical_rate, surroundings
+from jaxstepper.network.orbital_inputs import (
+    binding,
+    eccentric_inputs,
+    orbital_inputs,
+    square_of_dynamical_rate,
+    surroundings,
+)
 from jaxstepper.network.step_network import StepNetwork, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, plummer, pythagorean, random_table
@@ -26,7 +32,7 @@ from jaxstepper.stepping.rule import scaled, symmetrized
 
 GRAVITY = Gravity()
 NETWORK = StepNetwork((8,), dropout=0.0, positive=False)
-KINDS = ("orbital", "encounters")
+KINDS = ("orbital", "eccentric", "encounters")
 
 
 def rule(tolerance=1e-3, kind="orbital"):
@@ -117,8 +123,41 @@ def test_an_encounter_is_that_of_the_closest_pair_if_all_else_is_far():
     table = kepler_pair(0.5, phase=1.0)
     alone = pair_of(table)
     far = np.concatenate([table, [[1.0, 1e4, 0, 0, 0]]])
-    for mine, other in zip(pair_of(far), alone, strict=True):
+    *others, beside = pair_of(far)
+    for mine, other in zip(others, alone[:-1], strict=True):
         np.testing.assert_allclose(mine[:2], np.repeat(other, 2), rtol=1e-7)
+    assert alone.beside == 0
+    np.testing.assert_allclose(beside[:2], 1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("e", [0.3, 0.97, 0.999, 0.99999, 1.2])
+def test_the_binding_of_a_pair_is_its_energy_over_all_that_adds_up_to_it(e):
+    """v^2 / 2 - mu / r at pericentre over v^2 / 2 + mu / r; a parabola's stays above zero."""
+    speed = np.sqrt(1 + e)
+    pair = pair_of(np.array([[0.3, 0, 0, 0, 0], [0.7, 1, 0, 0, speed]]))
+    wanted = abs(speed**2 / 2 - 1) / (speed**2 / 2 + 1)
+    np.testing.assert_allclose(binding(pair), np.hypot(wanted, 1e-5), rtol=1e-9)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.3])
+def test_towards_a_parabola_only_the_binding_still_changes(phase):
+    """On orbits of one pericentre the inputs settle, and the binding goes as 1 - e."""
+
+    def seen(e):
+        pair = pair_of(kepler_pair(e, 1 / (1 - e), phase=phase))
+        return float(binding(pair)[0]), eccentric_inputs(pair)[0]
+
+    (near, inputs), (nearer, limit) = seen(0.99), seen(0.999)
+    np.testing.assert_allclose(inputs, limit, atol=0.01)
+    assert near / nearer == pytest.approx(10, rel=0.01)
+
+
+def test_the_others_keep_the_binding_of_a_pair_above_zero_as_it_becomes_unbound():
+    # At distance 1 and a sum of masses of 2 the speed of escape is 2.
+    pair = [[1.0, 0, 0, 0, 0], [1.0, 1, 0, 0, 2.0]]
+    alone, among = (pair_of(np.array(bodies)) for bodies in (pair, [*pair, [6.0, 0, 30, 0, 0]]))
+    np.testing.assert_allclose(binding(alone), 1e-5, rtol=1e-9)
+    np.testing.assert_allclose(binding(among)[:2], 0.25 * 6 / 30 / 2, rtol=1e-3)
 
 
 def test_nothing_jumps_as_another_body_becomes_the_closest():
