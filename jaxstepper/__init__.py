@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jaxstepper.physics.rebound_systems import from_rebound, to_rebound
     from jaxstepper.physics.systems import System
     from jaxstepper.physics.units import Units, read_units
-    from jaxstepper.runs.keeping import go_on, record_to
+    from jaxstepper.runs.keeping import go_on, go_on_individual, record_individual, record_to
     from jaxstepper.runs.models import load_controller, load_criterion, load_rule
     from jaxstepper.runs.recordings import Recording, read_recording
     from jaxstepper.stepping.criteria import Aarseth, Criterion
@@ -109,6 +109,7 @@ __all__ = [
     "from_rebound",
     "from_table",
     "go_on",
+    "go_on_individual",
     "kepler_pair",
     "load_controller",
     "load_criterion",
@@ -118,6 +119,7 @@ __all__ = [
     "read_recording",
     "read_units",
     "record",
+    "record_individual",
     "record_to",
     "run_individual",
     "run_steps",
@@ -148,7 +150,7 @@ _HOMES = {
     "physics.rebound_systems": ("from_rebound", "to_rebound"),
     "physics.systems": ("System",),
     "physics.units": ("Units", "read_units"),
-    "runs.keeping": ("go_on", "record_to"),
+    "runs.keeping": ("go_on", "go_on_individual", "record_individual", "record_to"),
     "runs.models": ("load_controller", "load_criterion", "load_rule"),
     "runs.recordings": ("Recording", "read_recording"),
     "stepping.criteria": ("Aarseth", "Criterion"),

@@ -5,6 +5,7 @@ appear at once.
 """
 
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -67,9 +68,9 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> NoRet
         _complain(f"jaxstepper {command}: error: {error}")
         code = 2
         _leave_the_others(code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _complain(f"jaxstepper {command}: interrupted")
-        code = 130
+        code = 128 + (error.args[0] if error.args else signal.SIGINT)
         _leave_the_others(code)
     except BrokenPipeError:
         # The reader of standard output has left; nothing is wrong.

@@ -50,7 +50,6 @@ from jaxstepper.training.run import Result, run
 WINDOWS = {
     "objective": "window",
     "lr": 4e-3,
-    "weight_decay": 0.0,
     "window_steps": 256,
     "window_length": 4.0,
 }
@@ -224,8 +223,7 @@ def _request(
         asked["objective"] = objective
         require(objective in KINDS, f"train(objective={objective!r}): choose {' or '.join(KINDS)}")
     if objective == "window":
-        pairs = tables is None or tables.shape[1] == 2
-        asked |= {**WINDOWS, "feature_type": "orbital" if pairs else "encounters"}
+        asked |= WINDOWS
     asked |= {"dtype": jnp.zeros((), float).dtype.name, **options}
     if gravity is not None:
         asked["softening"] = float(gravity.softening)

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 
-from jaxstepper.errors import UserError, require
+from jaxstepper.errors import needing, require
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.pictures.rollout_picture import rollout_figure
 from jaxstepper.stepping import recording
+from jaxstepper.stepping.output import record_at
 from jaxstepper.stepping.rollout import Limits, Rollout
 from jaxstepper.stepping.rule import Rule
 
@@ -28,12 +29,10 @@ class Trajectory(recording.Trajectory):
     """
 
     def __repr__(self) -> str:
-        """One line: how many steps, of how many bodies, over which time."""
-        bodies, dim = self.position.shape[1:]
-        return (
-            f"Trajectory({len(self.dt)} steps of {bodies} bodies in {dim}D, "
-            f"time {self.time[0]:g} to {self.time[-1]:g})"
-        )
+        """One line: how many states, of how many bodies, over which time."""
+        states, bodies, dim = self.position.shape
+        when = f", time {self.time[0]:g} to {self.time[-1]:g}" if states else ""
+        return f"Trajectory({states} states of {bodies} bodies in {dim}D{when})"
 
     def plot(self, title: str = "") -> Any:
         """A matplotlib figure of the orbits, dt along them and along time, and the energy error.
@@ -51,10 +50,8 @@ class Trajectory(recording.Trajectory):
         Raises:
             UserError: xarray is missing.
         """
-        try:
+        with needing("to_xarray needs xarray: pip install xarray"):
             import xarray
-        except ImportError as error:
-            raise UserError("to_xarray needs xarray: pip install xarray") from error
         vectors = ("time", "body", "axis")
         variables = {
             "position": (vectors, self.position),
@@ -73,10 +70,8 @@ class Trajectory(recording.Trajectory):
         Raises:
             UserError: pandas is missing.
         """
-        try:
+        with needing("to_pandas needs pandas: pip install pandas"):
             import pandas
-        except ImportError as error:
-            raise UserError("to_pandas needs pandas: pip install pandas") from error
         times, bodies, dim = self.position.shape
         index = pandas.MultiIndex.from_product([self.time, range(bodies)], names=["time", "body"])
         columns = {
@@ -93,10 +88,13 @@ def record(
     particles: Particles,
     limits: Limits,
     report: Callable[[float], None] = lambda share: None,
+    *,
+    times: Sequence[float] | None = None,
 ) -> tuple[Rollout, Trajectory]:
-    """A rollout up to the limits, with every state on the way.
+    """A rollout up to the limits, with every state on the way, or with those at given times.
 
-    It runs in device calls of bounded length and memory; where they end does not change the result.
+    It runs in device calls of bounded length and memory; where they end does not change the result,
+    and neither do the times. `dt` is the step that led to a state, or led past its time.
 
     Args:
         rule: the step-size rule.
@@ -104,10 +102,12 @@ def record(
         particles: the first state.
         limits: where the rollout ends.
         report: called after every device call with the share of the rollout that is done.
+        times: those of the states, in any order, and none before the first; those beyond the end
+            are left out.
 
     Raises:
-        UserError: the rule cannot step these bodies, they are a batch, or this is inside of a
-            transformation such as `vmap`.
+        UserError: the rule cannot step these bodies, they are a batch, a time is before the first
+            state, or this is inside of a transformation such as `vmap`.
     """
     inside = any(isinstance(each, jax.core.Tracer) for each in jax.tree.leaves((particles, limits)))
     message = "record keeps states on the host, which vmap, jit and grad cannot see; "
@@ -117,7 +117,10 @@ def record(
         f"record takes one system, not a batch of {len(particles.mass)}; call it once for each, "
         "or jax.vmap(run_until) for their ends",
     )
-    rollout, states = recording.record(rule, gravity, particles, limits, report)
+    if times is None:
+        rollout, states = recording.record(rule, gravity, particles, limits, report)
+    else:
+        rollout, states = record_at(rule, gravity, particles, limits, times, report)
     return rollout, Trajectory(*states)
 
 

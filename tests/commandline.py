@@ -68,6 +68,11 @@ def unchanged_jax():
 def call(*argv):
     """A command in this process, whose settings of JAX stay as they were; texts are split."""
     words = [each.split() if isinstance(each, str) else [str(each)] for each in argv]
+    return outcome_of(cli.main, None, [word for each in words for word in each])
+
+
+def outcome_of(function, *args, **options):
+    """The outcome of what leaves as a command does."""
     # Files: the type checker takes nothing less for a stream.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with (
@@ -78,7 +83,7 @@ def call(*argv):
             pytest.raises(SystemExit) as left,
         ):
             warnings.simplefilter("always")
-            cli.main(None, [word for each in words for word in each])
+            function(*args, **options)
         out.seek(0)
         err.seek(0)
         warned = "\n".join(str(each.message) for each in caught)

@@ -1,5 +1,6 @@
 """Tests run in float64, and most of their time is compiling programs that run once."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -38,6 +39,13 @@ def pytest_configure(config):
     jax.config.update("jax_enable_x64", True)
     if hasattr(config, "cache"):
         keep_programs(config)
+    # Tracing makes objects by the million, nearly all of which die with their last reference.
+    gc.set_threshold(50_000, 20, 50)
+
+
+def pytest_collection_finish():
+    """The modules of packages and tests stay: looking through them again would take seconds."""
+    gc.freeze()
 
 
 def keep_programs(config):

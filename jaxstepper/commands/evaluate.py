@@ -16,13 +16,14 @@ from jaxstepper.commands.rollout_words import warn_of_domain, warn_of_unbound
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation.curves import curves
 from jaxstepper.evaluation.method import Method, timed
-from jaxstepper.evaluation.problems import Problem, problem
+from jaxstepper.evaluation.problems import Problem, problem, problem_of
 from jaxstepper.evaluation.run import Run
 from jaxstepper.evaluation.work_precision import summary
 from jaxstepper.physics.units import read_units
 from jaxstepper.pictures.work_precision_picture import plot_work_precision
 from jaxstepper.reporting.bars import Bars, open_bars, part_of
 from jaxstepper.reporting.note import note, result
+from jaxstepper.runs.bodies import read_bodies
 from jaxstepper.runs.jax_setup import configure_jax
 from jaxstepper.runs.places import check_folder_place
 from jaxstepper.settings.config import Config
@@ -62,15 +63,24 @@ def _problems(options: argparse.Namespace) -> list[Problem]:
         raise UserError(f"--G {options.G}: and units both say what G is; give one of them")
     units = read_units(options.units, "--units") if options.units else None
     G = units.G if units is not None else options.G or 1.0
+    softening = options.softening or 0.0
     of_files = [name for name in options.problems if Path(name).is_file()]
-    if G != 1 and not of_files:
-        raise UserError("--units and --G are for bodies of files; the other problems have G = 1")
-    how = (options.orbits, options.seed, options.end_time, options.systems, units, G)
-    problems = [problem(name, *how) for name in options.problems]
-    for each in problems:
-        if each.name in of_files:
-            warn_of_unbound(each.name, each.tables, each.softening, G)
-    return problems
+    if not of_files and (G != 1 or softening != 0):
+        rule = "the other problems have G = 1, and a softening of their own"
+        raise UserError(f"--units, --G and --softening are for bodies of files; {rule}")
+
+    def found(name: str) -> Problem:
+        end_time = options.end_time
+        if name not in of_files:
+            return problem(name, options.orbits, options.seed, end_time, options.systems)
+        if end_time is None:
+            raise UserError(f"--problems {name}: bodies of a file run for --end-time T; give it")
+        bodies = read_bodies(name, units=units, G=G).table
+        mine = problem_of(name, bodies, end_time, G, softening)
+        warn_of_unbound(name, mine.tables, softening, G)
+        return mine
+
+    return [found(name) for name in options.problems]
 
 
 def _warn_of_domains(to_judge: Sequence[Candidate], problems: Sequence[Problem]) -> None:

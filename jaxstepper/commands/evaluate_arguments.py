@@ -9,7 +9,7 @@ from jaxstepper.evaluation.rebound_peers import IAS15, REBOUND_LEAPFROG
 from jaxstepper.evaluation.run import LEAPFROG, LOGARITHMIC
 from jaxstepper.evaluation.work_precision import TARGETS
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir, value_of
-from jaxstepper.settings.values import COUNT, PATH, POSITIVE, integer
+from jaxstepper.settings.values import COUNT, NOT_NEGATIVE, PATH, POSITIVE, integer
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.scheme import BY_NAME
 
@@ -104,8 +104,9 @@ def _add_problems(parser: CommandParser) -> None:
         "--problems",
         nargs="+",
         metavar="NAME",
-        help=f"{NAMES}; default: {' '.join(FULL['problems'])}; planet-in-binary is judged by the "
-        "position at the end",
+        help=f"{NAMES}, as simulate --ic-path reads it, or the last states of an --output; "
+        f"default: {' '.join(FULL['problems'])}; planet-in-binary is judged by the position at the "
+        "end",
     )
     parser.take(
         "--orbits",
@@ -121,6 +122,8 @@ def _add_problems(parser: CommandParser) -> None:
         help="of the bodies of files and of --end-time, such as au yr Msun; G = 1 without",
     )
     parser.take("--G", allowed=POSITIVE, metavar="X", help="gravitational constant, instead")
+    words = "of the force on bodies of files (default: 0)"
+    parser.take("--softening", allowed=NOT_NEGATIVE, metavar="X", help=words)
     parser.take(
         "--systems",
         allowed=COUNT,

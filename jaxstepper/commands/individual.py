@@ -5,63 +5,97 @@ from functools import partial
 
 from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
 from jaxstepper.commands.output_size import check_recording
+from jaxstepper.commands.recorder import Plan, open_recorder
 from jaxstepper.machine.devices import choose_mesh, everywhere
 from jaxstepper.machine.processes import on_main
-from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.reporting.bars import open_bars
+from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, criterion_of_model
 from jaxstepper.settings.config import Config
-from jaxstepper.settings.request import Request
 from jaxstepper.stepping.criteria import DEFAULT_ETA, Aarseth, Criterion
 from jaxstepper.stepping.individual import longest_step
-from jaxstepper.stepping.individual_rollouts import roll_out_individually
+from jaxstepper.stepping.individual_rollouts import (
+    begin_individually,
+    gone_on,
+    record_individually,
+)
 from jaxstepper.stepping.individual_state import (
     Individual,
     at_common_time,
     evaluations,
     where_it_stopped,
 )
-from jaxstepper.stepping.rollout import Limits
+from jaxstepper.stepping.output import Going
+from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.stepping.status import ENDED
 from jaxstepper.stepping.watch import Watch
 
 
-def take_individual_steps(
-    request: Request,
-    model: TrainedModel | None,
-    gravity: Gravity,
-    starts: list[Particles],
-    limits: list[Limits],
-) -> Outcomes:
+def take_individual_steps(plan: Plan, model: TrainedModel | None) -> Outcomes:
     """Rolls out the criterion of the request, that of the model if it is learned.
 
     Raises:
-        UserError: a rollout has no time at which it ends, or the model is for shared steps.
+        UserError: a rollout has no time at which it ends, the model is for shared steps, or a file
+            cannot be written.
     """
-    config = request.config
-    ends = [float(limit.time) for limit in limits]
+    config, gravity, starts = plan.config, plan.gravity, plan.starts
+    ends = [float(limit.time) for limit in plan.limits]
     if not all(map(math.isfinite, ends)):
         rule = "needs --duration T: where each body has its own steps, --steps ends nothing"
-        raise request.refusal("individual", rule)
+        raise plan.request.refusal("individual", rule)
     longest = [
         config.dt if config.dt > 0 else longest_step(gravity, first, end)
         for first, end in zip(starts, ends, strict=True)
     ]
     spans = [abs(end - config.start_time) for end in ends]
-    most = max(math.ceil(span / dt) for span, dt in zip(spans, longest, strict=True))
-    on_main(partial(check_recording, config, most, len(starts)))
+    most = [math.ceil(span / dt) for span, dt in zip(spans, longest, strict=True)]
+    on_main(partial(check_recording, config, plan.limits, most))
     criterion = everywhere(_criterion(config, model))
+    mesh = choose_mesh(len(starts))
+    paths: list[Trajectory] = []
     with open_bars(config.quiet) as bars:
         tell = partial(bars.show_share, words_of_many(starts))
         tell(0.0)
-        keep = config.output is not None or config.movie
-        mesh = choose_mesh(len(starts))
-        ended, trajectories = roll_out_individually(
-            mesh, criterion, gravity, starts, ends, longest, tell, keep
-        )
-    outcomes = [_outcome(first, *end) for first, end in zip(starts, ended, strict=True)]
-    return outcomes, trajectories
+        goings = begin_individually(criterion, gravity, starts, ends, longest)
+        if plan.is_recorded:
+            with open_recorder(plan, tell, bars.close) as recorder:
+                goings = [
+                    gone_on(plan.going(i, each), end)
+                    for i, (each, end) in enumerate(zip(goings, ends, strict=True))
+                ]
+                if plan.source is not None:
+                    _say_if_longest_differ(plan, goings, longest)
+                recorder.begin(goings)
+                times = [plan.times(i) for i in range(len(starts))]
+                at_times = [each for each in times if each is not None]
+                goings = record_individually(
+                    mesh,
+                    criterion,
+                    gravity,
+                    goings,
+                    recorder.keep,
+                    at_times or None,
+                    recorder.report,
+                )
+            paths = recorder.paths()
+        else:
+            goings = record_individually(mesh, criterion, gravity, goings, report=tell)
+    return [_outcome(each.first, each.rollout, each.watch) for each in goings], paths
+
+
+def _say_if_longest_differ(plan: Plan, goings: list[Going], longest: list[float]) -> None:
+    """Notes that the whole rollout in one would have had other longest steps."""
+    for going, wanted in zip(goings, longest, strict=True):
+        kept = abs(float(going.rollout.length))
+        if not math.isclose(kept, wanted, rel_tol=1e-6):
+            end, dt = float(going.rollout.end), f"--dt {kept!r}"
+            note(
+                f"no step is longer than {kept:g}, as in {plan.config.restart}; a run to {end:g} "
+                f"in one has {wanted:g}, unless {dt}",
+                quiet=plan.config.quiet,
+            )
+            return
 
 
 def _criterion(config: Config, model: TrainedModel | None) -> Criterion:

@@ -11,8 +11,10 @@ from jaxstepper.errors import UserError, require
 from jaxstepper.machine.memory import require_memory
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.tables import TEXT_SUFFIXES, Table, save_table, validate_table
-from jaxstepper.reporting.note import result
+from jaxstepper.physics.units import read_units
+from jaxstepper.reporting.note import note, result
 from jaxstepper.runs.places import check_file_place
+from jaxstepper.runs.units import as_fast_as
 from jaxstepper.settings.command_parser import CommandParser
 from jaxstepper.settings.values import COUNT, FINITE, PATH, POSITIVE, Allowed, integer
 
@@ -31,17 +33,23 @@ def run_make_ics(arguments: list[str]) -> int:
     check_file_place(path, f"--out {path}")
     bodies, dim = getattr(options, "num_particles", 2), getattr(options, "dim", 3)
     require_memory(8 * (options.count or 1) * bodies * (1 + 2 * dim), "so many bodies")
+    units = read_units(options.units, "--units") if options.units else None
     if options.count is None:
         tables = draw(options, rng)
     else:
         require(path.suffix == ".npy", f"--out {path}: many systems (--count) need a .npy file")
         tables = np.stack([draw(options, rng) for _ in range(options.count)])
+    if units is not None and options.kind != "random":  # whose velocities are given
+        tables = as_fast_as(units.G, tables)
     validate_table(tables, options.kind)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror})") from error
-    save_table(path, tables)
+    save_table(path, tables, units)
+    if units is not None and path.suffix == ".npy":
+        words = f"{path} keeps no units: read it with --units {' '.join(options.units)}"
+        note(words, quiet=options.quiet)
     result(path)
     return 0
 
@@ -49,9 +57,10 @@ def run_make_ics(arguments: list[str]) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="jaxstepper make-ics",
-        description="Writes a table of bodies (columns mass, x..., v...; G = 1), or a batch.",
+        description="Writes a table of bodies (columns mass, x..., v...), or a batch; where G = 1, "
+        "or in --units.",
         examples=(
-            "jaxstepper make-ics kepler -e 0.9 --out pair.csv",
+            "jaxstepper make-ics kepler -e 0.2 -a 5.2 --units au yr Msun --out jupiter.csv",
             "jaxstepper make-ics plummer --num-particles 64 --seed 1 --out sphere.csv",
             "jaxstepper make-ics kepler -e 0.1 0.9 --count 100 --seed 1 --out pairs.npy",
         ),
@@ -65,6 +74,8 @@ def _parser() -> CommandParser:
         each.take("--out", allowed=PATH, metavar="FILE", required=True, help=words)
         each.take("--count", allowed=COUNT, metavar="B", help="a batch of B systems (.npy)")
         each.take("--seed", allowed=integer(0), help="of what is drawn; else a fresh one")
+        words = "of all that is given and written, such as au yr Msun; G = 1 without"
+        each.add_argument("--units", nargs="+", metavar="UNIT", help=words)
         if planar:
             words = "dimensions (default: 2)"
             each.take("--dim", allowed=integer(2), default=2, metavar="D", help=words)

@@ -18,36 +18,31 @@ COPIES = 2
 
 
 def check_size(config: Config, rule: Rule, limits: Sequence[Limits]) -> None:
-    """`check_recording` of rollouts with these limits; passes if their steps are unknown.
-
-    They are if the rule chooses the steps to a given time. `config` has the shape of the bodies.
-
-    Raises:
-        UserError: the recorded states exceed the memory, or their file exceeds the free disk.
-    """
-    most = max(_most_rows(config, rule, each) for each in limits)
-    check_recording(config, most, len(limits))
+    """`check_recording` of rollouts of a rule, whose steps to a given time may be unknown."""
+    most = [most_steps(rule, each, config.start_time) for each in limits]
+    check_recording(config, limits, most)
 
 
-def check_recording(config: Config, steps: int, rollouts: int) -> None:
+def check_recording(config: Config, limits: Sequence[Limits], most: Sequence[int]) -> None:
     """Says how large a recording of a gigabyte or more will be, and refuses one that cannot fit.
 
     Args:
         config: with the shape of the bodies.
-        steps: the states that the longest rollout records.
-        rollouts: how many there are.
+        limits: of each rollout.
+        most: how many states each records where all are; 0 if unknown.
 
     Raises:
         UserError: the recorded states exceed the memory, or their file exceeds the free disk.
     """
     if config.output is None and not config.movie:
         return
+    steps = max(_most_rows(config, *each) for each in zip(limits, most, strict=True))
     # Time, dt and energy, and the position and velocity of every body.
     numbers = 3 + 2 * config.num_particles * config.dim
-    size = rollouts * steps * numbers * np.dtype(config.dtype).itemsize
+    size = len(limits) * steps * numbers * np.dtype(config.dtype).itemsize
     what = f"a recording of {steps:,} states, {size / GIGABYTE:,.1f} GB"
     what = what if config.output is None else f"--output {config.output}: {what}"
-    if config.movie or config.individual:
+    if config.movie:
         require_memory(COPIES * size, what)
     if config.output is not None:
         copies = 1 if config.output.endswith(".h5") else COPIES
@@ -56,14 +51,14 @@ def check_recording(config: Config, steps: int, rollouts: int) -> None:
         note(what, quiet=config.quiet)
 
 
-def _most_rows(config: Config, rule: Rule, limits: Limits) -> int:
+def _most_rows(config: Config, limits: Limits, most: int) -> int:
     """The number of states of a rollout that are recorded; 0 if unknown."""
     span = abs(float(limits.time) - config.start_time)
     if config.output_times is not None:
         return len(config.output_times)
     if config.output_every is not None and math.isfinite(span):
         return int(span / config.output_every) + 1
-    return most_steps(rule, limits, config.start_time)
+    return most
 
 
 def most_steps(rule: Rule, limits: Limits, begin: float = 0.0) -> int:

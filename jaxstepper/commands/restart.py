@@ -88,8 +88,8 @@ def read_source(request: Request) -> Source:
     )
     require(
         goes_on,
-        f"--restart {path}: does not hold what a rollout goes on from (individual steps divide the "
-        f"whole time, so theirs never does); start anew from its end: --ic-path {path}",
+        f"--restart {path}: does not hold what a rollout goes on from; start anew from its end: "
+        f"--ic-path {path}",
     )
     return Source(path, recording)
 

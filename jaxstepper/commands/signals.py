@@ -17,8 +17,8 @@ NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 @contextmanager
-def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a signal has asked for a stop.
+def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Callable[[], int]]:
+    """Yields a function that says which signal has asked for a stop; 0 if none has.
 
     A second signal, if not too soon, calls `at_once` and ends the process. Python runs signal
     handlers only between its own instructions, and a device call may take minutes, so a thread
@@ -50,7 +50,7 @@ def stop_on_signal(at_once: Callable[[], None] = lambda: None) -> Iterator[Calla
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield lambda: bool(received)
+        yield lambda: received[0] if received else 0
     finally:
         signal.set_wakeup_fd(wakeup_before)
         for number, handler in before.items():

@@ -13,7 +13,7 @@ import numpy as np
 from jaxstepper.commands.individual import take_individual_steps
 from jaxstepper.commands.movies import movie_options, movie_path
 from jaxstepper.commands.outcome import print_report
-from jaxstepper.commands.recording_words import about
+from jaxstepper.commands.recorder import Plan
 from jaxstepper.commands.restart import read_source
 from jaxstepper.commands.rollout_words import (
     aimed_at,
@@ -24,13 +24,13 @@ from jaxstepper.commands.rollout_words import (
     warn_of_unbound,
 )
 from jaxstepper.commands.run_artifacts import open_wandb
-from jaxstepper.commands.shared_steps import Plan, take_shared_steps
+from jaxstepper.commands.shared_steps import take_shared_steps
 from jaxstepper.errors import UserError, require
 from jaxstepper.machine.devices import describe, everywhere, sharded
 from jaxstepper.machine.processes import on_main
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import orbital_period
-from jaxstepper.physics.particles import Particles, from_table
+from jaxstepper.physics.particles import from_table
 from jaxstepper.physics.precision import check_precision
 from jaxstepper.physics.tables import Bodies
 from jaxstepper.pictures.film import film_of
@@ -41,7 +41,7 @@ from jaxstepper.runs.jax_setup import choose_seed, configure_jax
 from jaxstepper.runs.models import TrainedModel, load_model, rule_of_model
 from jaxstepper.runs.places import check_file_place
 from jaxstepper.runs.plans import adopt, make_gravity
-from jaxstepper.runs.recordings import check_going_on, open_writer
+from jaxstepper.runs.recordings import check_going_on
 from jaxstepper.runs.units import (
     attracting,
     massive,
@@ -54,7 +54,6 @@ from jaxstepper.settings.checks import warn_of_ineffective
 from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
-from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.rule import Rule, scaled, symmetrized
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
@@ -91,15 +90,13 @@ def run_simulate(request: Request) -> int:
             everywhere(from_table(table, gravity.acceleration, dtype, begin))
             for table in everywhere(list(tables))
         ]
+        plan = Plan(request, gravity, starts, limits, names, source)
         began = time.perf_counter()
         if config.individual:
-            outcomes, trajectories = take_individual_steps(request, model, gravity, starts, limits)
-            if config.output is not None:
-                on_main(partial(_write, request, starts, names, trajectories))
+            outcomes, trajectories = take_individual_steps(plan, model)
         else:
             rule = everywhere(_make_rule(config, gravity, model))
-            plan = Plan(request, gravity, rule, starts, limits, names, source)
-            outcomes, trajectories = take_shared_steps(plan)
+            outcomes, trajectories = take_shared_steps(plan, rule)
         took, units = time.perf_counter() - began, units_in_words(config)
         fine = [print_report(config, gravity, each, took, wandb_run, units) for each in outcomes]
         silent = [outcome for outcome in outcomes if not outcome.is_told_of]
@@ -281,15 +278,3 @@ def _limits(request: Request, table: np.ndarray) -> Limits:
         return after(config.Nperiod * period)
     steps = config.steps if config.steps > 0 else DEFAULT_STEPS
     return Limits(time=way * math.inf, steps=steps)
-
-
-Names = tuple[str, ...]
-Paths = list[Trajectory]
-
-
-def _write(request: Request, starts: list[Particles], names: Names, paths: Paths) -> None:
-    """Writes what individual steps recorded."""
-    masses = np.stack([np.asarray(each.mass) for each in starts])
-    with open_writer(Path(str(request.config.output)), masses, names, about(request)) as writer:
-        for i, path in enumerate(paths):
-            writer.rows(i, path._replace(dt=np.append(0, path.dt)), None)

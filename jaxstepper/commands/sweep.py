@@ -78,7 +78,7 @@ def run_sweep(arguments: list[str]) -> int:
     say = partial(note, quiet=options.quiet or config.quiet)
     measure, warmup = sweep.measure, config.epochs // 4
     with (
-        stop_on_signal() as interrupted,
+        stop_on_signal() as stopped,
         open_study(url, name, _about(sweep), measure.maximise, warmup) as study,
     ):
         claim(folder, options.storage)
@@ -88,7 +88,7 @@ def run_sweep(arguments: list[str]) -> int:
         )
 
         def objective(trial: Any) -> float:
-            trained = run_trial(sweep, trial, interrupted)
+            trained = run_trial(sweep, trial, lambda: stopped() > 0)
             trial.set_user_attr("values", finite_or_none(trained.values))
             trial.set_user_attr("seed", trained.starts[trained.middle].config.seed)
             value, best = trained.values[trained.middle], study.best()

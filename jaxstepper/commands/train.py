@@ -40,7 +40,7 @@ def run_train(request: Request, lines_on_stderr: bool = False) -> int:
     began = time.perf_counter()
     with (
         open_bars(request.config.quiet) as bars,
-        stop_on_signal(bars.close) as interrupted,
+        stop_on_signal(bars.close) as stopped,
         open_job(request) as job,
     ):
         config = job.config
@@ -71,7 +71,7 @@ def run_train(request: Request, lines_on_stderr: bool = False) -> int:
             ]
             told += [metrics_file.epoch] if metrics_file is not None else []
             told += [partial(_debug_epoch, objective)] if config.debug else []
-            result = _train(job, told, training_bars, writer, movie, interrupted)
+            result = _train(job, told, training_bars, writer, movie, lambda: stopped() > 0)
             if result.stopped not in ("", "not finite") and not writer.holds(result.state):
                 writer.save_partial(int(result.state.epoch), result.state, result.metrics)
             writer.finish()

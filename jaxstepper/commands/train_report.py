@@ -7,7 +7,10 @@ import jax
 from jaxstepper.commands.train_job import Job
 from jaxstepper.machine.devices import describe
 from jaxstepper.reporting.note import note
+from jaxstepper.runs.plans import INPUT_FIELDS, NETWORK_FIELDS
 from jaxstepper.runs.writer import RunWriter
+from jaxstepper.settings.config import DEFAULTS, OBJECTIVES, OPTIONS, flag_of
+from jaxstepper.settings.values import setting
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result
 
@@ -22,8 +25,23 @@ def announce(job: Job, seconds: float, wandb_place: str) -> None:
     say(f"checkpoints in {job.folder}; set up in {seconds:.1f}s")
     if wandb_place:
         say(f"W&B: {wandb_place}")
+    if job.checkpoint is None and (suited := _suited(job)):
+        say(f"chosen to suit objective {config.objective}: {', '.join(suited)}")
     if job.checkpoint is not None:
         say(f"goes on from {job.checkpoint.path}, in epoch {int(job.state.epoch)}")
+
+
+def _suited(job: Job) -> list[str]:
+    """The options of a new run that nobody set and that do not have their defaults, as flags."""
+    config = job.config
+    theirs = (*NETWORK_FIELDS, *INPUT_FIELDS) if config.model_path else ()  # from that model
+    unset = {*OBJECTIVES[config.objective].values, "feature_type"}.difference(job.given, theirs)
+    chosen = {name: getattr(config, name) for name in OPTIONS if name in unset}
+    return [
+        setting(name, flag_of(name), value)
+        for name, value in chosen.items()
+        if value != DEFAULTS[name]
+    ]
 
 
 def verdict(result: Result, objective: Objective, writer: RunWriter) -> int:

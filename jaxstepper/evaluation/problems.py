@@ -4,14 +4,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics import initial_conditions as ics
-from jaxstepper.physics.tables import Table, load_table, validate_table
-from jaxstepper.physics.units import Units
+from jaxstepper.physics.tables import Table, validate_table
 
 KEPLER = tuple(f"kepler-{e}" for e in (0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99))
 THREE_BODIES = ("pythagorean", "figure-eight")
@@ -58,8 +56,6 @@ def problem(
     seed: int = 0,
     end_time: float | None = None,
     systems: int | None = None,
-    units: Units | None = None,
-    G: float = 1.0,
 ) -> Problem:
     """The problem with a name.
 
@@ -72,18 +68,14 @@ def problem(
             of all, so that it is judged by position, in orbits of the planet;
             `triples`, `triples-unequal`: `virial_system`s of three bodies, 64 draws, T = 30; equal
             masses, or log-uniform ones from 0.1 to 10 in proportion;
-            `plummer-N`: Henon units, softening 0.01, ten draws, T = 10, or 2 from 1024 bodies on;
-            a path as `load_table` reads it.
+            `plummer-N`: Henon units, softening 0.01, ten draws, T = 10, or 2 from 1024 bodies on.
         orbits: the length of a run in those problems that are measured in orbits.
         seed: of the draws. Whatever it is, no training draws the same systems.
-        end_time: replaces the problem's own end time; a file needs it.
+        end_time: replaces the problem's own end time.
         systems: the number of draws.
-        units: of the bodies of a file; columns in others are converted.
-        G: the gravitational constant for the bodies of a file. The problem's masses are G m, which
-            move as m do, so that all problems have G = 1.
 
     Raises:
-        UserError: no problem has this name, or a file lacks an end time or cannot be read.
+        UserError: no problem has this name.
     """
     family, _, argument = name.partition("-")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(HELD_OUT,)))
@@ -95,17 +87,32 @@ def problem(
         found = _triples(name, rng, systems or NUM_TRIPLES)
     elif re.fullmatch(r"plummer-(\d+)", name):
         found = _spheres(name, rng, int(argument), systems or NUM_SPHERES)
-    elif Path(name).is_file():
-        if end_time is None:
-            raise UserError(f"{name}: bodies of a file need --end-time")
-        tables = validate_table(load_table(name, units=units), name)
-        tables[..., 0] *= G
-        found = _timed(name, tables if tables.ndim == 3 else tables[None], end_time)
     else:
         raise UserError(f"there is no problem {name}; there are {NAMES}")
     if end_time is None or end_time == found.end_time:
         return found
     return replace(found, end_time=end_time, units=found.units * end_time / found.end_time)
+
+
+def problem_of(
+    name: str, bodies: Table, end_time: float, G: float = 1.0, softening: float = 0.0
+) -> Problem:
+    """Bodies of one's own as a problem.
+
+    Args:
+        name: the problem's name.
+        bodies: `[N, 1 + 2 D]`, or systems `[B, N, 1 + 2 D]`.
+        end_time: the time at which a run ends.
+        G: the gravitational constant. The problem's masses are G m, which move as m do, so that all
+            problems have G = 1.
+        softening: the softening length of the force.
+
+    Raises:
+        UserError: the bodies cannot be used.
+    """
+    tables = np.array(validate_table(bodies, name, softening))
+    tables[..., 0] *= G
+    return _timed(name, tables if tables.ndim == 3 else tables[None], end_time, softening)
 
 
 def _kepler(name: str, eccentricity: str, orbits: float) -> Problem:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import needing
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.physics.systems import System, three_axes
@@ -73,6 +73,7 @@ def from_amuse(bodies: Any, units: Words | None = "au yr Msun") -> System:
     return System(from_table(np.stack(columns, axis=1), gravity.acceleration), gravity, names)
 
 
+AMUSE = "this needs AMUSE; see amusecode.org"
 SI_OF_AMUSE = {"mass": "kg", "length": "m", "speed": "ms"}
 
 
@@ -86,10 +87,8 @@ def to_amuse(
     """
     si, nbody = _amuse()
     of = None if units is None else read_units(units, "units")
-    try:
+    with needing(AMUSE):
         from amuse.datamodel import Particles as ParticleSet
-    except ImportError as error:
-        raise UserError("this needs AMUSE; see amusecode.org") from error
     bodies = ParticleSet(len(particles.mass))
 
     def quantity(values: np.ndarray, kind: str) -> Any:
@@ -112,8 +111,6 @@ def to_amuse(
 
 def _amuse() -> tuple[Any, Any]:
     """AMUSE's units and N-body units."""
-    try:
+    with needing(AMUSE):
         from amuse.units import nbody_system, units
-    except ImportError as error:
-        raise UserError("this needs AMUSE; see amusecode.org") from error
     return units, nbody_system

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxstepper.errors import UserError, require
+from jaxstepper.errors import UserError, needing, require
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.physics.systems import System, three_axes
@@ -78,8 +78,6 @@ def _opened(path: Path, snapshot: int) -> Any:
 
 
 def _rebound() -> Any:
-    try:
+    with needing("this needs rebound: pip install 'jaxstepper[rebound]'"):
         import rebound
-    except ImportError as error:
-        raise UserError("this needs rebound: pip install 'jaxstepper[rebound]'") from error
     return rebound

@@ -103,8 +103,13 @@ def load_bodies(
     return Bodies(values, names)
 
 
-def save_table(path: str | Path, table: Table) -> None:
+def save_table(path: str | Path, table: Table, units: Units | None = None) -> None:
     """Writes a table as text that keeps every float64 exactly, or a table or batch as `.npy`.
+
+    Args:
+        path: the file.
+        table: `[N, 1 + 2 D]`, or a batch `[B, N, 1 + 2 D]`.
+        units: those of the table, for the names of the columns of a text.
 
     Raises:
         UserError: the suffix is unknown, a batch would be text, the table is invalid, or the file
@@ -120,6 +125,9 @@ def save_table(path: str | Path, table: Table) -> None:
         else:
             require(table.ndim == 2, f"{path}: text holds one system; save a batch as .npy")
             names = _column_names(table.shape[1])
+            if units is not None:
+                unit_of = {"m": units.mass, "x": units.length, "v": units.speed}
+                names = [f"{name}({unit_of[name[0]].replace(' ', '')})" for name in names]
             if path.suffix == ".csv":
                 header = ",".join(names)
                 np.savetxt(path, table, fmt="%.17g", delimiter=",", header=header, comments="")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jaxstepper.errors import UserError, require
+from jaxstepper.errors import UserError, needing, require
 
 SYSTEMS = {"si": ("m", "s", "kg"), "cgs": ("cm", "s", "g")}
 # Words of other programs, in lower case, that astropy does not know.
@@ -162,11 +162,7 @@ def _name(unit: Any) -> str:
 
 def _astropy() -> tuple[Any, Any]:
     """astropy's units and constants."""
-    try:
+    otherwise = "or leave them out and give the gravitational constant (--G)"
+    with needing(f"units need astropy: pip install 'jaxstepper[units]'; {otherwise}"):
         from astropy import constants, units
-    except ImportError as error:
-        raise UserError(
-            "units need astropy: pip install 'jaxstepper[units]'; or leave them out and give the "
-            "gravitational constant (--G)"
-        ) from error
     return units, constants

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, needing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. Lines also differ in dashes,
 # widths or markers, for print in grey.
@@ -33,10 +33,8 @@ VANISHES = 1e-9
 
 def new_figure(width: float, height: float, **settings: Any) -> Any:
     """A matplotlib figure, its size in inches; a UserError if matplotlib is missing."""
-    try:
+    with needing("pictures need matplotlib: pip install 'jaxstepper[plot]'"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("pictures need matplotlib: pip install 'jaxstepper[plot]'") from error
     return Figure(figsize=(width, height), **settings)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, needing
 from jaxstepper.reporting.note import note
 from jaxstepper.training.objective import Objective
 from jaxstepper.training.run import Result
@@ -123,10 +123,8 @@ def start_wandb(
     Raises:
         UserError: wandb is not installed, or cannot reach its server.
     """
-    try:
+    with needing("--wandb: the package is missing; pip install wandb"):
         import wandb  # 1.5 s, so only when it is asked for
-    except ImportError as error:
-        raise UserError("--wandb: the package is missing; pip install wandb") from error
     try:
         run = wandb.init(
             project=project,

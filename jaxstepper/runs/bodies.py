@@ -1,6 +1,5 @@
 """The initial conditions of a run: drawn, or read from a file."""
 
-import math
 import warnings
 from dataclasses import replace
 
@@ -11,8 +10,9 @@ from jaxstepper.machine.memory import require_memory
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.precision import check_precision
 from jaxstepper.physics.tables import Bodies, load_bodies, validate_table
+from jaxstepper.physics.units import Units
 from jaxstepper.runs.recordings import end_of_recording
-from jaxstepper.runs.units import attracting, units_of
+from jaxstepper.runs.units import as_fast_as, attracting, units_of
 from jaxstepper.settings.checks import check_together
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
@@ -64,13 +64,13 @@ def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
             drawn = ics.virial_batch(seed, systems, config.num_particles, config.mass_range)
         else:
             drawn = ics.plummer_batch(seed, systems, config.num_particles)
-        return _as_fast_as(config.G, drawn)
+        return as_fast_as(config.G, drawn)
     if many and config.draw != "random":
-        return _as_fast_as(config.G, _drawn_pairs(request, seed))
+        return as_fast_as(config.G, _drawn_pairs(request, seed))
     if not many and _is_kepler_pair(request):
         masses = (config.mass, config.mass)
         pair = ics.kepler_table(config.eccentricity, config.semi_major, masses, config.dim)
-        return _as_fast_as(config.G, pair[None])
+        return as_fast_as(config.G, pair[None])
     scales = (config.mass, config.pos_scale, config.vel_scale)
     return ics.random_batch(seed, systems, config.num_particles, config.dim, *scales)
 
@@ -87,16 +87,6 @@ def _drawn_pairs(request: Request, seed: ics.Seed) -> np.ndarray:
     return ics.kepler_batch(seed, config.num_orbits, *ranges, config.mass, config.dim, at_apocentre)
 
 
-def _as_fast_as(G: float, tables: np.ndarray) -> np.ndarray:
-    """Tables of bodies drawn for G = 1, with the velocities that they have under another G."""
-    if G == 1:
-        return tables
-    dim = (tables.shape[-1] - 1) // 2
-    tables = tables.copy()
-    tables[..., 1 + dim :] *= math.sqrt(G)
-    return tables
-
-
 def _is_kepler_pair(request: Request) -> bool:
     asked = request.sets("eccentricity") or request.sets("semi_major")
     return asked and request.config.num_particles == 2 and request.config.dim >= 2
@@ -107,10 +97,7 @@ def _bodies_from_file(request: Request, many: bool) -> Bodies:
     assert config.ic_path is not None
     dim = config.dim if request.sets("dim") else None
     in_field = config.external_field_mass is not None
-    if config.ic_path.endswith((".npz", ".h5")):
-        tables, names = end_of_recording(config.ic_path, units_of(config), config.G)
-    else:
-        tables, names = load_bodies(config.ic_path, dim, in_field, units_of(config))
+    tables, names = read_bodies(config.ic_path, dim, in_field, units_of(config), config.G)
     check_tables(request, tables, config.ic_path)
     tables = tables if tables.ndim == 3 else tables[None]
     if len(tables) > 1 and not many:
@@ -119,6 +106,22 @@ def _bodies_from_file(request: Request, many: bool) -> Bodies:
             "--multi-orbit-sim (simulate), or a file of one table"
         )
     return Bodies(tables, names)
+
+
+def read_bodies(
+    path: str,
+    dim: int | None = None,
+    in_field: bool = False,
+    units: Units | None = None,
+    G: float = 1.0,
+) -> Bodies:
+    """The bodies of a table or batch, or the last states of a recording (.npz or .h5).
+
+    The arguments are those of `load_bodies` and `end_of_recording`, and so are the errors.
+    """
+    if path.endswith((".npz", ".h5")):
+        return Bodies(*end_of_recording(path, units, G))
+    return load_bodies(path, dim, in_field, units)
 
 
 def check_tables(request: Request, tables: np.ndarray, source: str) -> None:

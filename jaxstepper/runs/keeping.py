@@ -18,7 +18,15 @@ from jaxstepper.runs.recordings import (
     open_writer,
     read_recording,
 )
-from jaxstepper.stepping.output import Going, Times, begin, given_times, record_on, times_every
+from jaxstepper.stepping.criteria import Criterion
+from jaxstepper.stepping.individual import longest_step
+from jaxstepper.stepping.individual_rollouts import (
+    begin_individually,
+    gone_on,
+    record_individually,
+)
+from jaxstepper.stepping.individual_state import Individual
+from jaxstepper.stepping.output import Going, Times, begin, chosen_times, record_on
 from jaxstepper.stepping.rollout import Limits, Rollout
 from jaxstepper.stepping.rule import Rule
 from jaxstepper.stepping.scheme import name_of
@@ -60,8 +68,8 @@ def record_to(
     """
     going = begin(rule, gravity, particles, limits)
     first = float(particles.time)
-    chosen = _times(every, times, first, float(limits.time))
-    about = _about(rule, gravity, units)
+    chosen = chosen_times(every, times, first, float(limits.time))
+    about = _about(rule, name_of(rule.scheme), gravity, units)
     return _write(path, rule, gravity, going, limits, chosen, names, about, report)
 
 
@@ -95,33 +103,136 @@ def go_on(
         UserError: the file cannot be read, holds several rollouts, or another rule's, is `path`
             too, or has gone beyond the limits.
     """
-    found = read_recording(source)
-    where = str(source)
-    can = len(found.going) == 1 and bool(found.going[0])
-    require(can, f"{where}: does not hold one rollout that can be gone on with")
+    found = _read_one(source)
     like = begin(rule, gravity, _first(found), limits)
-    going = going_from(found.going[0], like, where)
+    going = going_from(found.going[0], like, str(source))
     check_going_on(found, [limits], source, path)
-    written = found.arrays["time"]
-    after = float(written[-1]) if written.size else None
-    chosen: Times | None = iter(())
-    if path is not None:
-        first = float(going.first.time)
-        chosen = _times(every, times, first, float(limits.time), after)
+    chosen = _chosen_on(found, going, path, every, times, float(limits.time))
     return _write(path, rule, gravity, going, limits, chosen, found.names, found.about, report)
 
 
-def _times(
+def record_individual(
+    path: str | Path,
+    criterion: Criterion,
+    gravity: Gravity,
+    particles: Particles,
+    end_time: float,
+    longest: float | None = None,
+    *,
+    every: float | None = None,
+    times: Sequence[float] | None = None,
+    names: Sequence[str] = (),
+    units: Units | None = None,
+    report: Report = lambda share: None,
+) -> Individual:
+    """`record_to` with individual steps; by default, the states where all bodies meet are written.
+
+    Args:
+        path: a .npz file, or .h5 with h5py.
+        criterion: chooses the steps of each body.
+        gravity: what moves the bodies.
+        particles: the first state.
+        end_time: where the rollout ends; before the time of the first state, it runs backwards.
+        longest: the longest step of any body, after which all of them meet; by default an eighth of
+            the unit of time in which the sum of kinetic and potential energy, in size, is 3/4, or a
+            sixteenth of the rollout if that is shorter.
+        every: the time between states.
+        times: those of the states, in the place of `every`. They do not change the rollout.
+        names: of the bodies, for the file.
+        units: of the bodies, for the file; `gravity` has its own G.
+        report: called after every device call with the share of the rollout that is done.
+
+    Raises:
+        UserError: a time is before the first state, or the file cannot be written.
+    """
+    longest = longest or longest_step(gravity, particles, end_time)
+    (going,) = begin_individually(criterion, gravity, [particles], [end_time], [longest])
+    chosen = chosen_times(every, times, float(particles.time), end_time)
+    about = _about(criterion, "hermite", gravity, units)
+    return _write_individual(path, criterion, gravity, going, chosen, names, about, report)
+
+
+def go_on_individual(
+    source: str | Path,
+    criterion: Criterion,
+    gravity: Gravity,
+    end_time: float,
+    path: str | Path | None = None,
+    *,
+    every: float | None = None,
+    times: Sequence[float] | None = None,
+    report: Report = lambda share: None,
+) -> Individual:
+    """`go_on` with individual steps, none of which is longer than the longest one of the file.
+
+    Args:
+        source: the file of `record_individual`, or of `simulate --individual --output`.
+        criterion: the criterion that it was recorded with.
+        gravity: likewise.
+        end_time: where it ends.
+        path: the file to write; by default none.
+        every: the time between states, counted from the first start.
+        times: those of the states, in the place of `every`.
+        report: called after every device call with the share of the rollout that is done.
+
+    Raises:
+        UserError: the file cannot be read, holds several rollouts, or one with shared steps, is
+            `path` too, or has gone beyond the end.
+    """
+    found = _read_one(source)
+    (like,) = begin_individually(criterion, gravity, [_first(found)], [end_time], [1.0])
+    going = going_from(found.going[0], like, str(source))
+    check_going_on(found, [Limits(time=end_time)], source, path)
+    chosen = _chosen_on(found, going, path, every, times, end_time)
+    return _write_individual(
+        path,
+        criterion,
+        gravity,
+        gone_on(going, end_time),
+        chosen,
+        found.names,
+        found.about,
+        report,
+    )
+
+
+def _read_one(source: str | Path) -> Recording:
+    found = read_recording(source)
+    can = len(found.going) == 1 and bool(found.going[0])
+    require(can, f"{source}: does not hold one rollout that can be gone on with")
+    return found
+
+
+def _chosen_on(
+    found: Recording,
+    going: Going,
+    path: str | Path | None,
     every: float | None,
     times: Sequence[float] | None,
-    first: float,
     end: float,
-    after: float | None = None,
 ) -> Times | None:
-    require(every is None or times is None, "every and times both say when; give one of them")
-    if times is not None:
-        return given_times(list(times), first, end, after)
-    return None if every is None else times_every(first, every, end, after)
+    if path is None:
+        return iter(())
+    return chosen_times(every, times, float(going.first.time), end, found.after(0))
+
+
+def _write_individual(
+    path: str | Path | None,
+    criterion: Criterion,
+    gravity: Gravity,
+    going: Going,
+    times: Times | None,
+    names: Sequence[str],
+    about: dict[str, Any],
+    report: Report,
+) -> Individual:
+    if path is None:
+        (end,) = record_individually(None, criterion, gravity, [going], report=report)
+        return end.rollout
+    masses, chosen = np.asarray(going.first.mass)[None], None if times is None else [times]
+    with open_writer(Path(path), masses, names, about) as writer:
+        (end,) = record_individually(None, criterion, gravity, [going], writer.rows, chosen, report)
+    return end.rollout
 
 
 def _write(
@@ -151,9 +262,11 @@ def _first(found: Recording) -> Particles:
     return Particles(**{name: jnp.asarray(leaves[f"first/{name}"]) for name in fields})
 
 
-def _about(rule: Rule, gravity: Gravity, units: Units | None) -> dict[str, Any]:
+def _about(
+    rule: Rule | Criterion, scheme: str, gravity: Gravity, units: Units | None
+) -> dict[str, Any]:
     from jaxstepper import __version__
 
-    said = {"rule": type(rule).__name__, "scheme": name_of(rule.scheme), "version": __version__}
+    said = {"rule": type(rule).__name__, "scheme": scheme, "version": __version__}
     made = {"G": gravity.G, "softening": gravity.softening}
     return said | made | ({} if units is None else {"units": units.names})

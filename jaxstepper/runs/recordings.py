@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxstepper.errors import UserError, require
+from jaxstepper.errors import UserError, needing, require
 from jaxstepper.physics.units import Units
 from jaxstepper.stepping.output import Going
 from jaxstepper.stepping.recording import Trajectory
@@ -49,12 +49,33 @@ class Recording:
     about: dict[str, Any]
     going: tuple[Arrays, ...]
 
+    def after(self, system: int) -> float | None:
+        """The time beyond which new states of a system follow on its own; None if it has none."""
+        progress = _progress(self.going[system])
+        times = np.atleast_2d(self.arrays["time"])[system]
+        times = times[np.isfinite(times)]
+        if progress is None or (progress.steps == 0 and not times.size):
+            return None
+        return float(progress.furthest(times))
+
+
+class Progress(NamedTuple):
+    """How far a recorded rollout has come: the times where it began and stands, and its steps."""
+
+    begin: np.ndarray
+    time: np.ndarray
+    steps: int
+
+    def furthest(self, times: np.ndarray) -> np.ndarray:
+        """The time that is reached, by the rollout or by the last of the states at these times."""
+        return np.asarray(max([self.time, *times[-1:]], key=lambda at: abs(at - self.begin)))
+
 
 class Writer:
     """Writes a file, as a context; it is complete when the context ends, by an exception too."""
 
-    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
-        """Adds states of a system, those of a file's systems one after the other."""
+    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
+        """Adds states of a system, which may be none, and from where it can go on."""
         raise NotImplementedError
 
     def __enter__(self) -> "Writer":
@@ -95,6 +116,8 @@ class _Npz(Writer):
         self._counts = [0] * systems
         self._going: list[Arrays] = [{} for _ in range(systems)]
         self._parts: dict[str, IO[bytes]] = {}
+        # Where the parts have the states of each system, and how many bytes, call by call.
+        self._places: list[list[dict[str, tuple[int, int]]]] = [[] for _ in range(systems)]
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
 
     def __enter__(self) -> "_Npz":
@@ -104,11 +127,15 @@ class _Npz(Writer):
                 self._parts[name] = tempfile.TemporaryFile(dir=self._path.parent)
         return self
 
-    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
         with _words_of_errors(self._path):
+            places = {}
             for name, array in _fields(rows, self._counts[system] == 0):
                 self._kinds[name] = (array.dtype, array.shape[1:])
+                places[name] = (self._parts[name].tell(), array.nbytes)
                 self._parts[name].write(np.ascontiguousarray(array).data)
+        # At once, so that an interruption leaves all of the states or none.
+        self._places[system].append(places)
         self._counts[system] += len(rows.time)
         self._going[system] = leaves_of(going)
 
@@ -130,19 +157,20 @@ class _Npz(Writer):
     def _assemble(self, archive: zipfile.ZipFile, name: str) -> None:
         """Copies an array into the archive, piece by piece."""
         dtype, shape = self._kinds[name]
-        missing = 1 if name == "dt" else 0
-        counts = [max(0, count - missing) for count in self._counts]
-        longest, row = max(counts), dtype.itemsize * math.prod(shape)
+        row = dtype.itemsize * math.prod(shape)
+        places = [[each[name] for each in calls] for calls in self._places]
+        counts = [sum(size for _, size in each) // row for each in places]
+        longest = max(counts)
         whole = (longest, *shape) if len(counts) == 1 else (len(counts), longest, *shape)
         part = self._parts[name]
-        part.seek(0)
         with archive.open(f"{name}.npy", "w", force_zip64=True) as out:
             header = {"descr": dtype.str, "fortran_order": False, "shape": whole}
             np.lib.format.write_array_header_2_0(out, header)
-            for count in counts:
-                left = count * row
-                while left:
-                    left -= out.write(part.read(min(left, COPIED_AT_ONCE)))
+            for count, calls in zip(counts, places, strict=True):
+                for begin, left in calls:
+                    part.seek(begin)
+                    while left:
+                        left -= out.write(part.read(min(left, COPIED_AT_ONCE)))
                 empty = np.full((min(longest - count, 1), *shape), np.nan, dtype).tobytes()
                 for _ in range(longest - count):
                     out.write(empty)
@@ -167,7 +195,7 @@ class _Hdf5(Writer):
                 self._file["names"] = self._names
         return self
 
-    def rows(self, system: int, rows: Trajectory, going: Going | None) -> None:
+    def rows(self, system: int, rows: Trajectory, going: Going) -> None:
         several = len(self._counts) > 1
         begun = self._counts[system]
         self._counts[system] = begun + len(rows.time)
@@ -175,7 +203,8 @@ class _Hdf5(Writer):
             for name, array in _fields(rows, begun == 0):
                 if name not in self._file:
                     lead = (len(self._counts), 0) if several else (0,)
-                    chunk = max(1, 2**16 // max(1, array[:1].nbytes))
+                    row = array.dtype.itemsize * math.prod(array.shape[1:])
+                    chunk = max(1, 2**16 // row)
                     self._file.create_dataset(
                         name,
                         (*lead, *array.shape[1:]),
@@ -229,7 +258,7 @@ class _words_of_errors:
             raise UserError(f"{self._path}: cannot be written ({why})") from error
 
 
-def leaves_of(going: Going | None) -> Arrays:
+def leaves_of(going: Going) -> Arrays:
     """The leaves of a rollout on its way, by name."""
     paths = jax.tree_util.tree_flatten_with_path(going)[0]
     return {
@@ -279,22 +308,36 @@ def check_going_on(
     for leaves, times, limit in zip(
         found.going, np.atleast_2d(found.arrays["time"]), limits, strict=True
     ):
-        if "rollout/clock/begin" not in leaves:
+        progress = _progress(leaves)
+        if progress is None:
             continue  # `going_from` refuses it
-        begin, time = leaves["rollout/clock/begin"], leaves["rollout/particles/time"]
-        end = np.asarray(limit.time, time.dtype)
-        reached = max(time, *times[np.isfinite(times)][-1:], key=lambda at: abs(at - begin))
+        begin, end = progress.begin, np.asarray(limit.time, progress.time.dtype)
+        reached = progress.furthest(times[np.isfinite(times)])
         require(
             not np.sign(reached - begin) * (end - reached) < 0,
             f"{source}: reached time {reached:g} already, and cannot go on to {end:g}; the end "
             f"counts from the first start, at {begin:g}",
         )
-        steps = int(leaves["rollout/steps"])
         require(
-            int(limit.steps) >= steps,
+            int(limit.steps) >= progress.steps,
             f"{source}: took more than {int(limit.steps)} steps already; steps count from the "
             "first start",
         )
+
+
+def _progress(leaves: Arrays) -> Progress | None:
+    """That of a rollout with shared or individual steps; None if these are the leaves of none."""
+
+    def of(name: str) -> np.ndarray:
+        return leaves[f"rollout/{name}"]
+
+    try:
+        if "rollout/clock/begin" in leaves:
+            return Progress(of("clock/begin"), of("particles/time"), int(of("steps")))
+        time = of("begin") + of("length") * (of("block") + of("now"))
+        return Progress(of("begin"), time.astype(of("begin").dtype), int(of("steps")))
+    except KeyError:
+        return None
 
 
 def read_recording(path: str | Path) -> Recording:
@@ -408,10 +451,6 @@ def _read_hdf5(path: Path) -> Arrays:
 
 
 def _h5py(path: Path) -> Any:
-    try:
+    with needing(f"{path}: HDF5 needs h5py: pip install 'jaxstepper[hdf5]'; or use a .npz file"):
         import h5py
-    except ImportError as error:
-        raise UserError(
-            f"{path}: HDF5 needs h5py: pip install 'jaxstepper[hdf5]'; or use a .npz file"
-        ) from error
     return h5py

@@ -23,6 +23,7 @@ from jaxstepper.runs.models import TrainedModel, load_model, variables_for
 from jaxstepper.runs.objectives import NO_OVERRIDES, Overrides, make_objective
 from jaxstepper.runs.plans import adopt, with_scales
 from jaxstepper.runs.units import attracting, with_G_of_units
+from jaxstepper.settings.checks import suited_features
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import CHECKPOINT
@@ -97,7 +98,10 @@ def complete(
     if tables is None:
         tables = initial_tables(Request(config, request.sources), config.multi_orbit)
     tables = attracting(tables, config.G)
-    return with_scales(with_shape_of(config, tables), tables), tables, model
+    config = with_shape_of(config, tables)
+    if model is None and not request.sets("feature_type"):
+        config = replace(config, feature_type=suited_features(config))
+    return with_scales(config, tables), tables, model
 
 
 def prepare(

@@ -1,5 +1,6 @@
 """The units of a run, and the G that follows from them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,16 @@ def massive(tables: Table, G: float) -> Table:
         return tables
     tables = np.array(tables)
     tables[..., 0] /= G
+    return tables
+
+
+def as_fast_as(G: float, tables: Table) -> Table:
+    """Tables `[..., N, 1 + 2 D]` of orbits where G = 1, with their velocities where it is not."""
+    if G == 1:
+        return tables
+    dim = (tables.shape[-1] - 1) // 2
+    tables = tables.copy()
+    tables[..., 1 + dim :] *= math.sqrt(G)
     return tables
 
 

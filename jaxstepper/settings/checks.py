@@ -6,9 +6,12 @@ import warnings
 from jaxstepper.settings.config import (
     CRITERIA,
     DERIVATIVES,
+    ENCOUNTERS,
     NATIVE_FEATURES,
     OBJECTIVES,
     OPTIONS,
+    ORBITAL,
+    Config,
     flag_of,
 )
 from jaxstepper.settings.option import Command
@@ -114,15 +117,10 @@ def _field_position(request: Request) -> tuple[float, ...] | None:
 
 
 def _check_output(request: Request) -> None:
-    """Refuses times of output without a file, and what individual steps cannot do."""
+    """Refuses times of output without a file, and two that contradict each other."""
     config = request.config
-    for name in ("output_every", "output_times", "restart"):
-        if not request.sets(name):
-            continue
-        if config.individual:
-            rule = "is for shared steps; --individual writes the states where all bodies meet"
-            raise request.refusal(name, rule)
-        if name != "restart" and config.output is None and not config.movie:
+    for name in ("output_every", "output_times"):
+        if request.sets(name) and config.output is None and not config.movie:
             raise request.refusal(name, "needs --output FILE, to which the states are written")
     if request.sets("output_every") and request.sets("output_times"):
         raise request.refusal("output_every", "and output_times both say when; give one of them")
@@ -157,9 +155,16 @@ def _check_objective(request: Request) -> Request:
             rule = f"must be 0 with objective {config.objective}, {suits.no_dropout}"
             raise request.refusal("dropout", rule)
         request = request.replace(dropout=0.0)
-    if suits.hidden_dims and not request.sets("hidden_dims"):
-        request = request.replace(hidden_dims=suits.hidden_dims)
-    return request
+    unset = {name: value for name, value in suits.values.items() if not request.sets(name)}
+    return request.replace(**unset)
+
+
+def suited_features(config: Config) -> str:
+    """The feature type, unless one is set, for the objective and the bodies of a config."""
+    suits = OBJECTIVES[config.objective]
+    if suits.individual or not suits.native or config.history_len or config.normalize_inputs:
+        return config.feature_type
+    return ORBITAL if config.num_particles == 2 else ENCOUNTERS
 
 
 def _for_individual_steps(request: Request, individual: bool) -> Request:

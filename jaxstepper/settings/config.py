@@ -3,7 +3,8 @@
 The command line, the help text, and the readers of TOML files and checkpoints follow from `Config`.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -50,10 +51,11 @@ CONTROLLERS = (
 CRITERIA = ("aarseth", "learned")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
-# Inputs without a scale of their own; the torch system does not have them.
-NATIVE_FEATURES = ("orbital", "encounters", "derivatives")
+ORBITAL, ENCOUNTERS = "orbital", "encounters"
 # These are of one body's motion, for its individual steps, and need an objective for them.
-ORBITAL, DERIVATIVES = "orbital", "derivatives"
+DERIVATIVES = "derivatives"
+# Inputs without a scale of their own; the torch system does not have them.
+NATIVE_FEATURES = (ORBITAL, ENCOUNTERS, DERIVATIVES)
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,14 @@ class Suits:
     """What suits an objective.
 
     Attributes:
-        hidden_dims: the hidden widths, unless others are set; None for the default.
+        values: those of options, unless others are set.
         native: whether it trains networks with `NATIVE_FEATURES`.
         no_dropout: why their dropout must be 0; "" if it need not.
         schemes: whether it trains through any scheme, or the leapfrog alone.
         individual: whether it trains for individual steps.
     """
 
-    hidden_dims: tuple[int, ...] | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False
     no_dropout: str = ""
     schemes: bool = False
@@ -77,9 +79,14 @@ class Suits:
 
 OBJECTIVES = {
     "gate": Suits(),
-    # One iteration with the default widths takes half a minute.
-    "window": Suits((32, 32), True, "where all steps of a window are of one network", True),
-    "evolution": Suits(None, True, "where nothing is dropped", individual=True),
+    # One iteration with the default widths takes half a minute; these learn fast.
+    "window": Suits(
+        {"lr": 2.5e-3, "weight_decay": 0.0, "hidden_dims": (32, 32)},
+        True,
+        "where all steps of a window are of one network",
+        True,
+    ),
+    "evolution": Suits({}, True, "where nothing is dropped", individual=True),
 }
 
 _optimisation = partial(option, group="optimisation", takes="train")
@@ -113,8 +120,10 @@ class Config:
     """All options of a run; `parse` and `from_dict` check the values."""
 
     optimizer: str = _optimisation("adam", OPTIMIZERS, "optimiser", also="-o")
-    lr: float = _optimisation(1e-4, POSITIVE, "learning rate")
-    weight_decay: float = _optimisation(1e-2, NOT_NEGATIVE, "L2 weight decay")
+    lr: float = _optimisation(1e-4, POSITIVE, "learning rate; 0.0025 with objective window")
+    weight_decay: float = _optimisation(
+        1e-2, NOT_NEGATIVE, "L2 weight decay; 0 with objective window"
+    )
     momentum: float = _optimisation(0.9, FRACTION, "momentum of sgd; refused with the others")
 
     epochs: int = _loop(1000, COUNT, "epochs to train", also="-n")
@@ -201,8 +210,10 @@ class Config:
         one_of("delta_mag", "basic", "rich", *NATIVE_FEATURES),
         "input of the network; delta_mag without history is basic; orbital is free of scale, has a "
         "tolerance among its inputs and dt in units of a dynamical time, and needs objective "
-        "window; encounters, for many bodies, also sees what is around each; derivatives, of one "
-        "body's motion, belongs to objective evolution; there is no export of these three",
+        "window; encounters, for many bodies, also sees what is around each; with objective window "
+        "pairs have orbital and others encounters unless this, history_len or normalize_inputs is "
+        "set; derivatives, of one body's motion, belongs to objective evolution; there is no "
+        "export of these three",
     )
     history_len: int = _features(0, integer(0), "past states that the network sees")
     normalize_inputs: bool = _scales(False, YES_NO, "divide the features by the scales below")

@@ -111,7 +111,7 @@ BRIEF = {
     "objective": "two-phase training on single steps (gate), training through whole orbits "
     "(window), or of a criterion for individual steps (evolution)",
     "feature_type": "what the network sees: orbital, of pairs, and encounters, of many bodies, are "
-    "free of scale and for objective window",
+    "free of scale and what objective window takes",
     "scheme": "how a step is taken: second order (leapfrog) or fourth (chin, bm4, hermite)",
     "num_orbits": "how many systems",
     "draw": "what --multi-orbit draws",

@@ -2,7 +2,7 @@
 
 All bodies are predicted to the next time at which some are due; these are evaluated, by the pull of
 all, and corrected; a criterion chooses the next step of each. Steps are powers of two of a longest
-one (`block_steps`), at whose ends all bodies meet.
+one (`block_steps`), at whose ends all bodies meet; the last ones are cut short to end on time.
 
 The bodies that are due are gathered into a tile of static size, so the work follows their number;
 if they are more than a tile holds, it takes several turns. A turn is the same for all systems of a
@@ -26,7 +26,15 @@ from jaxstepper.physics.jerk import Pull, pull_on
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.block_steps import first_step, least_step, next_step
 from jaxstepper.stepping.criteria import Criterion, Derivatives
-from jaxstepper.stepping.individual_state import LOWER_BITS, Individual, is_running
+from jaxstepper.stepping.individual_state import (
+    LOWER_BITS,
+    Individual,
+    as_particles,
+    block_end,
+    due_times,
+    in_block,
+    is_running,
+)
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 # Bodies evaluated at once on a CPU, up to so many bodies in all, and beyond (tried: 4 to 64).
@@ -53,19 +61,17 @@ def start(
         gravity: what moves the bodies.
         particles: the first state.
         end_time: where the rollout ends, exactly; before the time of the state, it runs backwards.
-        longest: the longest step of any body, > 0; it is shortened to divide the time to the end.
+        longest: the longest step of any body, > 0.
     """
     p, dtype = particles, particles.time.dtype
-    end = jnp.asarray(end_time, dtype)
-    blocks = _whole_number(jnp.abs(end - p.time) / longest)
-    length = jnp.where(blocks > 0, (end - p.time) / jnp.maximum(blocks, 1), longest)
+    length = jnp.asarray(longest, dtype)
     where = jnp.concatenate((p.position.T, p.velocity.T))
     pull, snap = _pull_and_snap(gravity, p)
-    wanted = criterion.first_step(pull.acceleration, pull.jerk, snap) / jnp.abs(length)
+    wanted = criterion.first_step(pull.acceleration, pull.jerk, snap) / length
     motion = jnp.stack((p.position.T, p.velocity.T, pull.acceleration.T, pull.jerk.T))
     fine = jnp.all(jnp.isfinite(motion)) & ~jnp.any(jnp.isnan(wanted)) & jnp.isfinite(length)
     none = jnp.zeros((), jnp.int32)
-    return Individual(
+    begin = Individual(
         mass=p.mass,
         motion=motion,
         own_time=jnp.zeros_like(p.mass),
@@ -73,13 +79,35 @@ def start(
         predicted=where,
         now=jnp.zeros_like(p.time),
         begin=p.time,
-        end=end,
-        length=length.astype(dtype),
+        end=p.time,
+        length=length,
         block=none,
-        blocks=blocks,
+        blocks=none,
+        last=jnp.ones_like(p.time),
         steps=none,
         evaluated=jnp.stack((none, none + EVALUATIONS_AT_START * p.mass.shape[0])),
-        status=_running(none, blocks, ~fine, jnp.asarray(False)),
+        status=none + RUNNING,
+    )
+    begin = towards(begin, end_time)
+    broken = ~fine & (begin.blocks > 0)
+    return begin.replace(status=jnp.where(broken, NOT_FINITE, begin.status))
+
+
+def towards(state: Individual, end_time: Float[Array, ""] | float) -> Individual:
+    """The rollout with another end, not before its last step; where it has failed, it stays so."""
+    end = jnp.asarray(end_time, state.begin.dtype)
+    length = jnp.where(end < state.begin, -1, 1) * jnp.abs(state.length)
+    span = (end - state.begin) / length
+    rounding = 4 * jnp.finfo(span.dtype).eps * span
+    blocks = jnp.ceil(span - rounding).astype(jnp.int32)
+    last = span - (blocks - 1)
+    status = jnp.where(state.block < blocks, RUNNING, ENDED).astype(jnp.int32)
+    return state.replace(
+        end=end,
+        length=length,
+        blocks=blocks,
+        last=jnp.where(last > 1 - rounding, 1, last).astype(span.dtype),
+        status=jnp.where(state.status >= STALLED, state.status, status),
     )
 
 
@@ -100,8 +128,8 @@ def turn(
         tile: how many bodies are evaluated at once; by default as suits the platform.
     """
     count = state.mass.shape[0]
-    tile = min(count, tile or _tile(count))
-    due = state.own_time + state.step
+    tile = min(count, tile or tile_of(count))
+    due = due_times(state)
     now = jnp.min(due)
     is_new = now > state.now
     predicted = jnp.where(is_new, _predicted(state, now), state.predicted)
@@ -118,17 +146,18 @@ def turn(
     time = state.begin + state.length * (state.block.astype(now.dtype) + now)
     pull = pull_on(gravity, predicted[:, who], predicted, state.mass, time)
     step = state.step[who]
+    taken = jnp.where(chosen > 0, now - state.own_time[who], step)
     velocities = _velocities(gravity, predicted, state.mass)
     mass = gravity.attracting(state.mass[who])
-    after, wanted = _stepped(criterion, state, who, mass, pull, state.length * step, velocities)
+    after, wanted = _stepped(criterion, state, who, mass, pull, state.length * taken, velocities)
     next_steps = next_step(step, wanted, now)
     broken = ~jnp.all(jnp.isfinite(after), axis=(0, 1)) | jnp.isnan(wanted)
     stuck = next_steps < least_step(now.dtype)
-    meet = (now == 1) & (left <= tile) & going
+    meet = (now == block_end(state)) & (left <= tile) & going
     block = state.block + meet
-    status = _running(
-        block, state.blocks, jnp.any(broken & (chosen > 0)), jnp.any(stuck & (chosen > 0))
-    )
+    status = jnp.where(block < state.blocks, RUNNING, ENDED)
+    status = jnp.where(jnp.any(stuck & (chosen > 0)), STALLED, status)
+    status = jnp.where(jnp.any(broken & (chosen > 0)), NOT_FINITE, status)
     return state.replace(
         motion=written(state.motion, after),
         own_time=jnp.where(meet, 0.0, written(state.own_time, now)),
@@ -138,8 +167,23 @@ def turn(
         block=block,
         steps=state.steps + (is_new & going),
         evaluated=_counted(state.evaluated, jnp.minimum(left, tile)),
-        status=jnp.where(state.status == RUNNING, status, state.status),
+        status=jnp.where(state.status == RUNNING, status, state.status).astype(jnp.int32),
     )
+
+
+def state_at(gravity: Gravity, state: Individual, time: Float[Array, ""] | float) -> Particles:
+    """The bodies at a time between their own and when they are due, each by a step cut short.
+
+    It costs an evaluation of all bodies. `dt` is the shortest of the steps that are cut.
+    """
+    now = in_block(state, time)
+    time = jnp.asarray(time, now.dtype)
+    predicted = _predicted(state, now)
+    pull = pull_on(gravity, predicted, predicted, state.mass, time)
+    h = state.length * (now - state.own_time)
+    there = correct(Motion(*state.motion), pull.acceleration.T, pull.jerk.T, h)
+    dt = state.length * jnp.min(state.step)
+    return as_particles(state, jnp.stack(there), state.block).replace(time=time, dt=dt)
 
 
 @partial(jax.jit, static_argnames=("gravity", "tile"))
@@ -249,23 +293,13 @@ def _above(z: Float[Array, "D K"], level: Float[Array, " K"]) -> Float[Array, "D
     return jnp.where(jnp.sum(z * z, axis=0) > level * level, z, 0.0)
 
 
-def _whole_number(blocks: Float[Array, ""]) -> Int[Array, ""]:
-    """The number of blocks, rounded up, except for what rounding added to it."""
-    return jnp.ceil(blocks * (1 - 4 * jnp.finfo(blocks.dtype).eps)).astype(jnp.int32)
-
-
-def _running(block: Array, blocks: Array, broken: Array, stuck: Array) -> Int[Array, ""]:
-    status = jnp.where(block < blocks, RUNNING, ENDED)
-    status = jnp.where(stuck, STALLED, status)
-    return jnp.where(broken & (blocks > 0), NOT_FINITE, status).astype(jnp.int32)
-
-
 def _counted(evaluated: Int[Array, "2"], more: Int[Array, ""]) -> Int[Array, "2"]:
     lower = evaluated[1] + more
     return jnp.stack((evaluated[0] + (lower >> LOWER_BITS), lower & ((1 << LOWER_BITS) - 1)))
 
 
-def _tile(count: int) -> int:
+def tile_of(count: int) -> int:
+    """How many of so many bodies are evaluated at once."""
     if jax.default_backend() != "cpu":
         return TILE_ON_ACCELERATOR
     return TILE if count <= LARGE else LARGE_TILE

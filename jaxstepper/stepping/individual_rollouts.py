@@ -2,11 +2,15 @@
 
 The states at the ends of blocks, where all bodies meet, are kept during a call. Their energies are
 measured after it, so that no turn waits for a sum over pairs.
+
+A rollout pauses before the steps that end it, which may be cut short: from there it can go on to
+another end as if it had never had this one.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from itertools import islice, takewhile
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +25,33 @@ from jaxstepper.machine.processes import to_host
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.criteria import Criterion
-from jaxstepper.stepping.individual import start, turn
-from jaxstepper.stepping.individual_state import Individual, as_particles, is_running
+from jaxstepper.stepping.individual import start, state_at, tile_of, towards, turn
+from jaxstepper.stepping.individual_state import (
+    Individual,
+    as_particles,
+    due_times,
+    in_block,
+    is_at_last_step,
+    is_running,
+)
+from jaxstepper.stepping.output import Going, Times
 from jaxstepper.stepping.recording import (
     MOST_NUMBERS_PER_CALL,
     MOST_STEPS_PER_CALL,
     Trajectory,
+    buffer,
     first_rows,
     joined,
+    row_of,
     snapshot,
 )
 from jaxstepper.stepping.watch import Watch, look, watch_of
 
 # Turns in the first device call, whose cost is not known yet, and in the largest.
 FIRST_TURNS, MOST_TURNS = 1, 100_000_000
+
+Keep = Callable[[int, Trajectory, Going], None]
+Watched = tuple[Individual, Watch]
 
 
 class Met(NamedTuple):
@@ -49,8 +66,22 @@ class Met(NamedTuple):
     steps: Int[Array, "*B M"]
 
 
-Shared = tuple[Criterion, Int[Array, ""]]
-Watched = tuple[Individual, Watch]
+class Work(NamedTuple):
+    """A rollout within a device call.
+
+    Attributes:
+        state: where it stands.
+        met: its states at the ends of blocks.
+        rows: those at the given times.
+        written: `[]`, how many of the times were reached.
+        turns: `[]`, how many were taken; states at given times count as many as cost the same.
+    """
+
+    state: Individual
+    met: Met
+    rows: Trajectory | None
+    written: Int[Array, "*B"]
+    turns: Int[Array, "*B"]
 
 
 class Looked(NamedTuple):
@@ -58,15 +89,118 @@ class Looked(NamedTuple):
 
     Attributes:
         turns: `[]`, how many were taken.
-        goes_on: `[]`, whether the rollout does.
+        is_running: `[]`, whether the rollout has not ended.
+        pauses: `[]`, whether it is before the steps that end it.
         share: `[]`, that is done.
-        states: `[M, ...]`, those at the ends of blocks, of which only the first are filled.
+        kept: `[]`, how many states are.
+        rows: `[M, ...]`, states, of which only the first `kept` are filled.
     """
 
     turns: Int[Array, "*B"]
-    goes_on: Bool[Array, "*B"]
+    is_running: Bool[Array, "*B"]
+    pauses: Bool[Array, "*B"]
     share: Float[Array, "*B"]
-    states: Trajectory | None
+    kept: Int[Array, "*B"]
+    rows: Trajectory | None
+
+
+def begin_individually(
+    criterion: Criterion,
+    gravity: Gravity,
+    starts: Sequence[Particles],
+    end_times: Sequence[float],
+    longest: Sequence[float],
+) -> list[Going]:
+    """Rollouts before their first steps; arguments as those of `roll_out_individually`."""
+    particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    ends, steps = (np.asarray(x, particles.time.dtype) for x in (end_times, longest))
+    state, watch = to_host(_begin(gravity, criterion, particles, ends, steps))
+    return [
+        Going(first, *jax.tree.map(lambda x, i=i: x[i], (state, watch)))
+        for i, first in enumerate(starts)
+    ]
+
+
+def gone_on(going: Going, end_time: float) -> Going:
+    """A rollout on its way to another end."""
+    return going._replace(rollout=to_host(_towards(going.rollout, end_time)))
+
+
+def record_individually(
+    mesh: Mesh | None,
+    criterion: Criterion,
+    gravity: Gravity,
+    goings: Sequence[Going],
+    keep: Keep | None = None,
+    times: Sequence[Times] | None = None,
+    report: Callable[[float], None] = lambda share: None,
+) -> list[Going]:
+    """The rollouts at their ends; their states are handed out on the way.
+
+    Several of equal shapes run as one batch. A CPU takes its systems one after the other. On an
+    accelerator they share every turn, of which those that have ended cost their share. Where device
+    calls end does not change the results, and neither does output.
+
+    Args:
+        mesh: the devices that share the rollouts.
+        criterion: chooses the steps of each body.
+        gravity: what moves the bodies.
+        goings: where each rollout stands.
+        keep: gets the number of a system, its states of a device call (`dt` as long as `time`), and
+            from where to go on; by default, no states are recorded.
+        times: those of the states of each system, in order; by default its first state and the ends
+            of blocks, where `dt` is a block.
+        report: called after every device call with the share of the work that is done.
+    """
+    watched = jax.tree.map(lambda *x: jnp.stack(x), *[each[1:] for each in goings])
+    size = _rows(watched[0])
+    run = each_its_share(mesh, partial(_run, gravity, size, keep is not None, times is not None))
+    left = [iter(())] * len(goings) if times is None else list(map(_up_to_end, goings, times))
+    waiting = [list(islice(each, size)) for each in left]
+    if keep is not None:
+        for i, going in enumerate(goings):
+            is_fresh = int(going.rollout.steps) == 0
+            is_now = waiting[i][:1] == [float(going.first.time)]
+            count = int(is_fresh if times is None else is_now)
+            keep(i, first_rows(count, row_of(gravity, going.first)), going)
+            waiting[i] = waiting[i][is_now:]
+    safe, at_end = list(goings), keep is None
+
+    def call(budget: int) -> tuple[int, bool]:
+        nonlocal watched, safe, at_end
+        asked = np.full((len(goings), size), np.inf, watched[0].begin.dtype)
+        for row, some in zip(asked, waiting, strict=True):
+            row[: len(some)] = some
+        shared = criterion, np.int32(budget), np.bool_(at_end)
+        watched, looked = run(shared, (*watched, asked))
+        looked = to_host(looked)
+        if keep is not None:
+            if not at_end:
+                host = to_host(watched)
+                safe = [
+                    Going(each.first, *jax.tree.map(lambda x, i=i: x[i], host))
+                    for i, each in enumerate(goings)
+                ]
+            for i, count in enumerate(map(int, looked.kept)):
+                rows = jax.tree.map(lambda x, i=i: x[i], looked.rows)
+                keep(i, first_rows(count, rows), safe[i])
+                if times is not None:
+                    waiting[i] = waiting[i][count:]
+                    waiting[i] += islice(left[i], size - len(waiting[i]))
+        report(float(np.mean(looked.share)))
+        has_more = np.array([at_end or bool(each) for each in waiting])
+        if not np.any(looked.is_running & (has_more | ~looked.pauses)):
+            if at_end or not np.any(looked.is_running):
+                return int(np.max(looked.turns)), False
+            at_end = True
+        return int(np.max(looked.turns)), True
+
+    in_bounded_calls(call, FIRST_TURNS, MOST_TURNS)
+    watched = to_host(watched)
+    return [
+        Going(each.first, *jax.tree.map(lambda x, i=i: x[i], watched))
+        for i, each in enumerate(goings)
+    ]
 
 
 def roll_out_individually(
@@ -79,10 +213,7 @@ def roll_out_individually(
     report: Callable[[float], None] = lambda share: None,
     keep: bool = False,
 ) -> tuple[list[Watched], list[Trajectory]]:
-    """Rollouts to their ends; several of equal shapes run as one batch.
-
-    A CPU takes the systems of a batch one after the other. On an accelerator they share every
-    turn, of which those that have ended cost their share.
+    """Rollouts to their ends, as `record_individually` has them, with their states in memory.
 
     Args:
         mesh: the devices that share the rollouts.
@@ -98,31 +229,17 @@ def roll_out_individually(
         Every rollout at its end, and its energy errors at the ends of blocks, on the host. With
         `keep`, its recorded states, of which the first is its start; otherwise none.
     """
-    particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    dtype = particles.time.dtype
-    ends, steps = (np.asarray(x, dtype) for x in (end_times, longest))
-    watched = _begin(gravity, criterion, particles, ends, steps)
-    rows = _rows(watched[0])
-    run = each_its_share(mesh, partial(_run, gravity, rows, keep))
-    kept: list[list[Trajectory]] = [[] for _ in starts] if keep else []
+    goings = begin_individually(criterion, gravity, starts, end_times, longest)
+    pieces: list[list[Trajectory]] = [[] for _ in starts]
 
-    def call(budget: int) -> tuple[int, bool]:
-        nonlocal watched
-        begun = to_host(watched[0].block)
-        watched, looked = run((criterion, np.int32(budget)), watched)
-        blocks, looked = to_host((watched[0].block - begun, looked))
-        for i, pieces in enumerate(kept):
-            states = jax.tree.map(lambda x, i=i: x[i], looked.states)
-            pieces.append(first_rows(int(blocks[i]), states))
-        report(float(np.mean(looked.share)))
-        return int(np.max(looked.turns)), bool(np.any(looked.goes_on))
+    def add(i: int, rows: Trajectory, _: Going) -> None:
+        pieces[i].append(rows)
 
-    in_bounded_calls(call, FIRST_TURNS, MOST_TURNS)
-    watched = to_host(watched)
-    ended = [jax.tree.map(lambda x, i=i: x[i], watched) for i in range(len(starts))]
-    firsts = [snapshot(gravity, first) for first in starts] if keep else []
-    paths = [joined(first, pieces) for first, pieces in zip(firsts, kept, strict=True)]
-    return ended, paths
+    ended = record_individually(
+        mesh, criterion, gravity, goings, add if keep else None, report=report
+    )
+    paths = [joined(each) for each in pieces] if keep else []
+    return [each[1:] for each in ended], paths
 
 
 @partial(jax.jit, static_argnums=0)
@@ -136,66 +253,133 @@ def _begin(
     return jax.vmap(of_one)(particles, ends, longest)
 
 
+_towards = jax.jit(towards)
+
+
+def _up_to_end(going: Going, times: Times) -> Times:
+    end, way = going.rollout.end, np.sign(going.rollout.length)
+    return takewhile(lambda time: way * np.asarray(time, end.dtype) <= way * end, times)
+
+
 def _rows(state: Individual) -> int:
     """How many states of each system a call keeps."""
-    numbers = max(1, state.predicted.size)
-    most = min(MOST_STEPS_PER_CALL, MOST_NUMBERS_PER_CALL // numbers, int(jnp.max(state.blocks)))
-    return max(1, most)
+    numbers = max(1, 2 * state.predicted.size)
+    return max(1, min(MOST_STEPS_PER_CALL, MOST_NUMBERS_PER_CALL // numbers))
 
 
 def _run(
-    gravity: Gravity, rows: int, keep: bool, shared: Shared, batch: Watched
+    gravity: Gravity,
+    size: int,
+    keep: bool,
+    at_times: bool,
+    shared: tuple[Criterion, Int[Array, ""], Bool[Array, ""]],
+    batch: tuple[Individual, Watch, Float[Array, "B M"]],
 ) -> tuple[Watched, Looked]:
-    criterion, num_turns = shared
-    states, watches = batch
+    criterion, num_turns, to_the_end = shared
+    bodies = batch[0].mass.shape[-1]
+    # The cost of a state at a given time: an evaluation of all bodies, and their energy.
+    turns_per_state = max(1, bodies // tile_of(bodies))
 
-    def empty(state: Individual) -> Met:
-        motion = jnp.zeros((rows, *state.motion[:2].shape), state.motion.dtype)
-        return Met(motion, jnp.zeros((rows,), jnp.int32))
+    def begun(state: Individual) -> Work:
+        motion = jnp.zeros((size, *state.motion[:2].shape), state.motion.dtype)
+        met = Met(motion, jnp.zeros((size,), jnp.int32))
+        none = jnp.zeros((), jnp.int32)
+        rows = buffer(gravity, as_particles(state, motion[0], none), size) if at_times else None
+        return Work(state, met, rows, none, none)
 
-    def may_go_on(state: Individual, begin: Array, turns: Array) -> Array:
-        return is_running(state) & (turns < num_turns) & (state.block - begin < rows)
+    def is_due(work: Work, times: Array) -> Array:
+        """Whether a state at a given time is next."""
+        if not at_times:
+            return jnp.asarray(False)
+        time = times[jnp.minimum(work.written, size - 1)]
+        reached = jnp.min(due_times(work.state)) >= in_block(work.state, time)
+        waits = (work.written < size) & jnp.isfinite(time) & reached
+        return waits & is_running(work.state) & (work.turns < num_turns)
 
-    def one_turn(
-        state: Individual, met: Met, begin: Array, turns: Array
-    ) -> tuple[Individual, Met, Array, Array]:
-        going = may_go_on(state, begin, turns)
+    def may_go_on(work: Work, times: Array, begin: Array) -> Array:
+        state = work.state
+        has_room = (state.block - begin < size) & (work.written < size)
+        pauses = is_at_last_step(state) & ~to_the_end
+        goes_on = is_running(state) & (work.turns < num_turns) & has_room & ~pauses
+        return goes_on & ~is_due(work, times)
+
+    def one_turn(work: Work, times: Array, begin: Array) -> Work:
+        state, met = work.state, work.met
+        going = may_go_on(work, times, begin)
         new = turn(criterion, gravity, state, going)
         # Beyond the last row, writing has no effect.
-        row = jnp.where(new.block > state.block, state.block - begin, rows)
+        row = jnp.where(new.block > state.block, state.block - begin, size)
         motion = met.motion.at[row].set(new.motion[:2], mode="drop")
         steps = met.steps.at[row].set(new.steps, mode="drop")
-        return new, Met(motion, steps), begin, turns + going
+        return work._replace(state=new, met=Met(motion, steps), turns=work.turns + going)
 
-    def after(
-        state: Individual, watch: Watch, met: Met, begin: Array, turns: Array
-    ) -> tuple[Watched, Looked]:
-        def state_at(row: Array) -> Particles:
+    def write(work: Work, times: Array) -> Work:
+        due = is_due(work, times)
+        there = state_at(gravity, work.state, times[jnp.minimum(work.written, size - 1)])
+        row = jnp.where(due, work.written, size)
+        rows = jax.tree.map(
+            lambda all_, x: all_.at[row].set(x, mode="drop"), work.rows, snapshot(gravity, there)
+        )
+        turns = work.turns + due * turns_per_state
+        return work._replace(rows=rows, written=work.written + due, turns=turns)
+
+    def after(work: Work, watch: Watch, begin: Array) -> tuple[Watched, Looked]:
+        state, met = work.state, work.met
+        blocks = state.block - begin
+
+        def met_at(row: Array) -> Particles:
             return as_particles(state, met.motion[row], begin + row + 1)
 
         def seen(row: Array, watch: Watch) -> Watch:
-            return look(gravity, watch, state_at(row), met.steps[row])
+            return look(gravity, watch, met_at(row), met.steps[row])
 
-        watch = lax.fori_loop(0, state.block - begin, seen, watch)
-        path = lax.map(lambda row: snapshot(gravity, state_at(row)), jnp.arange(rows))
-        looked = Looked(turns, is_running(state), _share_done(state), path if keep else None)
+        def kept(row: Array, rows: Trajectory) -> Trajectory:
+            new = snapshot(gravity, met_at(row))
+            return jax.tree.map(lambda all_, x: all_.at[row].set(x), rows, new)
+
+        watch = lax.fori_loop(0, blocks, seen, watch)
+        rows = work.rows
+        if keep and not at_times:
+            rows = buffer(gravity, met_at(jnp.zeros((), jnp.int32)), size)
+            rows = lax.fori_loop(0, blocks, kept, rows)
+        looked = Looked(
+            work.turns,
+            is_running(state),
+            is_at_last_step(state),
+            _share_done(state),
+            work.written if at_times else blocks,
+            rows,
+        )
         return (state, watch), looked
 
-    def alone(state: Individual, watch: Watch) -> tuple[Watched, Looked]:
-        carry = (state, empty(state), state.block, jnp.zeros((), jnp.int32))
-        carry = lax.while_loop(lambda c: may_go_on(c[0], c[2], c[3]), lambda c: one_turn(*c), carry)
-        return after(carry[0], watch, *carry[1:])
+    def roll(each: Callable[..., Any], batch: Any) -> tuple[Watched, Looked]:
+        """A batch, or one system, for which `each` is nothing."""
+        states, watches, times = batch
+        begin = states.block
+
+        def taken(works: Work) -> Work:
+            # A loop of its own: that of `vmap` would copy all states in every turn.
+            return lax.while_loop(
+                lambda works: jnp.any(each(may_go_on)(works, times, begin)),
+                lambda works: each(one_turn)(works, times, begin),
+                works,
+            )
+
+        def taken_and_written(works: Work) -> Work:
+            works = taken(works)
+            due = jnp.any(each(is_due)(works, times))
+            return lax.cond(due, lambda: each(write)(works, times), lambda: works)
+
+        def goes_on(works: Work) -> Array:
+            return jnp.any(each(is_due)(works, times) | each(may_go_on)(works, times, begin))
+
+        works = each(begun)(states)
+        works = lax.while_loop(goes_on, taken_and_written, works) if at_times else taken(works)
+        return each(after)(works, watches, begin)
 
     if jax.default_backend() == "cpu":
-        return lax.map(lambda one: alone(*one), (states, watches))
-    # In a loop of its own: that of `vmap` would copy the states of all systems in every turn.
-    carry = (states, jax.vmap(empty)(states), states.block, jnp.zeros_like(states.block))
-    carry = lax.while_loop(
-        lambda c: jnp.any(jax.vmap(may_go_on)(c[0], c[2], c[3])),
-        lambda c: jax.vmap(one_turn)(*c),
-        carry,
-    )
-    return jax.vmap(after)(carry[0], watches, *carry[1:])
+        return lax.map(lambda one: roll(lambda function: function, one), batch)
+    return roll(jax.vmap, batch)
 
 
 def _share_done(state: Individual) -> Float[Array, ""]:

@@ -34,6 +34,7 @@ class Individual:
         length: `[]`, that of a block; negative where time runs backwards.
         block: `[]`, the number of blocks behind.
         blocks: `[]`, the number of blocks in all.
+        last: `[]`, how much of the last block is before the end, in (0, 1].
         steps: `[]`, the number of times at which bodies were evaluated, after the first.
         evaluated: `[2]`, how many bodies were evaluated in all; `evaluations` reads it.
         status: `[]`, one of the codes of `status`; the first failure stays.
@@ -50,6 +51,7 @@ class Individual:
     length: Float[Array, "*B"]
     block: Int[Array, "*B"]
     blocks: Int[Array, "*B"]
+    last: Float[Array, "*B"]
     steps: Int[Array, "*B"]
     evaluated: Int[Array, "*B 2"]
     status: Int[Array, "*B"]
@@ -62,6 +64,27 @@ class Individual:
 def is_running(state: Individual) -> Bool[Array, ""]:
     """Whether the end is not reached, and no step has failed."""
     return state.status == RUNNING
+
+
+def due_times(state: Individual) -> Float[Array, " N"]:
+    """When each body is due next, in the present block; beyond its end for those that are there."""
+    due, last = state.own_time + state.step, block_end(state)
+    return jnp.where(state.own_time < last, jnp.minimum(due, last), due)
+
+
+def block_end(state: Individual) -> Float[Array, ""]:
+    """Where the present block ends: at 1, or before, where the rollout does."""
+    return jnp.where(state.block == state.blocks - 1, state.last, 1)
+
+
+def is_at_last_step(state: Individual) -> Bool[Array, ""]:
+    """Whether the next steps are those that end the rollout, and may be cut short for it."""
+    return (state.block == state.blocks - 1) & (jnp.min(due_times(state)) >= state.last)
+
+
+def in_block(state: Individual, time: Float[Array, ""] | float) -> Float[Array, ""]:
+    """A time up to the end as a fraction of a block, since the present one began."""
+    return jnp.minimum(_since_block(state, time), state.blocks - 1 + state.last - state.block)
 
 
 def evaluations(state: Individual) -> int:
@@ -77,8 +100,7 @@ def at_common_time(state: Individual) -> Particles:
 
 def at_time(state: Individual, time: Float[Array, ""] | float) -> Particles:
     """The bodies at a time close to their own, by prediction; the error of a step h goes as h^4."""
-    fraction = (time - state.begin) / state.length - state.block
-    h = state.length * (fraction - state.own_time)
+    h = state.length * (_since_block(state, time) - state.own_time)
     before = Motion(*state.motion)
     x, v = predict(before, h)
     moved = jnp.stack((x, v, before.acceleration + h * before.jerk, before.jerk))
@@ -105,3 +127,9 @@ def as_particles(
         time=jnp.where(block == state.blocks, state.end, time),
         dt=jnp.where(block > 0, state.length, 0),
     )
+
+
+def _since_block(state: Individual, time: Float[Array, ""] | float) -> Float[Array, ""]:
+    # Where a rollout has ended, its last block may be a part of one.
+    behind = jnp.minimum(state.block, state.blocks - 1 + state.last)
+    return (time - state.begin) / state.length - behind

@@ -5,10 +5,11 @@ on with whole steps, as it would without output. What a rollout needs to go on l
 before its last step, since that one may have been cut short to end on time.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,10 @@ from jaxstepper.stepping.recording import (
     MOST_NUMBERS_PER_CALL,
     MOST_STEPS_PER_CALL,
     Trajectory,
+    buffer,
     first_rows,
+    joined,
+    row_of,
     snapshot,
 )
 from jaxstepper.stepping.rollout import (
@@ -50,12 +54,12 @@ class Going(NamedTuple):
 
     Attributes:
         first: the state in which it began.
-        rollout: where it stands.
+        rollout: where it stands: a `Rollout`, or an `Individual` where steps are individual.
         watch: the energy errors so far.
     """
 
     first: Particles
-    rollout: Rollout
+    rollout: Any
     watch: Watch
 
 
@@ -69,6 +73,8 @@ class Pair(NamedTuple):
 _start = jax.jit(start, static_argnums=1)
 
 Times = Iterator[float]
+# Of a time that is a multiple, so that the last one is not beyond the end.
+ROUNDING = 1e-14
 Count = Int[Array, ""] | int
 
 
@@ -87,7 +93,8 @@ def times_every(first: float, between: float, end: float, after: float | None = 
     """Times from `first` on, so far apart, towards the end; only those beyond `after`, if given."""
     way = -1.0 if end < first else 1.0
     begin = 0 if after is None else max(0, int(way * (after - first) / between) - 1)
-    times = (first + way * k * between for k in count(begin))
+    exact = (first + way * k * between for k in count(begin))
+    times = (end if math.isclose(t, end, rel_tol=ROUNDING) else t for t in exact)
     return times if after is None else (t for t in times if way * t > way * after)
 
 
@@ -104,6 +111,44 @@ def given_times(
     require(not early, f"output at time {early[:1]}: the rollout begins at {first:g}")
     ordered = sorted((float(t) for t in times), key=lambda t: way * t)
     return (t for t in ordered if after is None or way * t > way * after)
+
+
+def chosen_times(
+    every: float | None,
+    times: Sequence[float] | None,
+    first: float,
+    end: float,
+    after: float | None = None,
+) -> Times | None:
+    """`times`, or times so far apart, or None for every step; only those beyond `after`, if given.
+
+    Raises:
+        UserError: both say when, or a time is before the first state.
+    """
+    require(every is None or times is None, "every and times both say when; give one of them")
+    if times is not None:
+        return given_times(list(times), first, end, after)
+    return None if every is None else times_every(first, every, end, after)
+
+
+def record_at(
+    rule: Rule,
+    gravity: Gravity,
+    particles: Particles,
+    limits: Limits,
+    times: Sequence[float],
+    report: Callable[[float], None] = lambda share: None,
+) -> tuple[Rollout, Trajectory]:
+    """As `recording.record`, with the states at the given times alone."""
+    chosen = chosen_times(None, times, float(particles.time), float(limits.time))
+    pieces: list[Trajectory] = []
+
+    def keep(rows: Trajectory, _: Going) -> None:
+        pieces.append(rows)
+
+    going = begin(rule, gravity, particles, limits)
+    end = record_on(rule, gravity, going, limits, keep, chosen, report)
+    return end.rollout, joined(pieces)
 
 
 def record_on(
@@ -135,10 +180,8 @@ def record_on(
     at = float(rollout.particles.time)
     waiting: list[float] = [] if times is None else list(islice(times, size))
     is_now = times is None or (bool(waiting) and waiting[0] == at)
-    if is_now:
-        rows = jax.tree.map(lambda x: np.asarray(x)[None], snapshot(gravity, rollout.particles))
-        keep(rows, going)
-        waiting = waiting[1:]
+    keep(first_rows(int(is_now), row_of(gravity, rollout.particles)), going)
+    waiting = waiting[is_now:]
     never = -np.inf if limits.time < rollout.clock.begin else np.inf
 
     def call(budget: int) -> tuple[int, bool]:
@@ -179,11 +222,6 @@ def _step(rule: Rule, gravity: Gravity, pair: Pair, limits: Limits) -> Pair:
     return Pair(pair.after, (new, lax.cond(due, seen, lambda: watch)))
 
 
-def _buffer(gravity: Gravity, particles: Particles, size: int) -> Trajectory:
-    shapes = jax.eval_shape(partial(snapshot, gravity), particles)
-    return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
-
-
 @partial(jax.jit, static_argnames=("gravity", "size"))
 def _steps(
     rule: Rule, gravity: Gravity, pair: Pair, limits: Limits, num_steps: Count, size: int
@@ -201,9 +239,9 @@ def _steps(
         state = snapshot(gravity, new.after[0].particles)
         return new, jax.tree.map(lambda rows, x: rows.at[row].set(x), carry[1], state)
 
-    buffer = _buffer(gravity, pair.after[0].particles, size)
-    pair, buffer = lax.while_loop(running, body, (pair, buffer))
-    return pair, buffer, pair.after[0].steps - begin
+    rows = buffer(gravity, pair.after[0].particles, size)
+    pair, rows = lax.while_loop(running, body, (pair, rows))
+    return pair, rows, pair.after[0].steps - begin
 
 
 @partial(jax.jit, static_argnames=("gravity", "size"))
@@ -251,6 +289,6 @@ def _at_times(
 
         return pair, *lax.cond(is_due(pair, row), written, lambda: (rows, row))
 
-    carry = (pair, _buffer(gravity, pair.after[0].particles, size), jnp.zeros((), jnp.int32))
+    carry = (pair, buffer(gravity, pair.after[0].particles, size), jnp.zeros((), jnp.int32))
     pair, rows, row = lax.while_loop(running, body, carry)
     return pair, rows, row, (row >= size) & ~is_running(pair.after[0], limits)

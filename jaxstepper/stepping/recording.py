@@ -71,8 +71,7 @@ def record(
     """
     rule.check_masses(np.asarray(particles.mass))
     rollout = _start(rule, gravity, particles, limits.time)
-    first = rollout.particles
-    pieces: list[Trajectory] = []
+    pieces = [row_of(gravity, rollout.particles)]
     size = min(MOST_STEPS_PER_CALL, max(1, MOST_NUMBERS_PER_CALL // (2 * particles.position.size)))
 
     def call(budget: int) -> tuple[int, bool]:
@@ -86,7 +85,7 @@ def record(
 
     if is_running(rollout, limits):
         in_bounded_calls(call, 1, size)
-    return with_status(rollout, limits), joined(snapshot(gravity, first), pieces)
+    return with_status(rollout, limits), joined(pieces)
 
 
 def snapshot(gravity: Gravity, particles: Particles) -> Trajectory:
@@ -95,15 +94,25 @@ def snapshot(gravity: Gravity, particles: Particles) -> Trajectory:
     return Trajectory(p.time, p.dt, p.position, p.velocity, total_energy(p, gravity))  # type: ignore[arg-type]
 
 
+def row_of(gravity: Gravity, particles: Particles) -> Trajectory:
+    """A state as the only row of a trajectory, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x)[None], snapshot(gravity, particles))
+
+
+def buffer(gravity: Gravity, particles: Particles, size: int) -> Trajectory:
+    """Rows for so many states like this one, on the device."""
+    shapes = jax.eval_shape(partial(snapshot, gravity), particles)
+    return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+
+
 def first_rows(count: int, states: Trajectory) -> Trajectory:
     """Copies of the first rows, on the host, so that the rest of the arrays can be freed."""
     return jax.tree.map(lambda x: np.array(np.asarray(x)[:count]), states)
 
 
-def joined(first: Trajectory, pieces: Sequence[Trajectory]) -> Trajectory:
-    """The trajectory of a first row, to which no step led, and the rows after it."""
-    begin = jax.tree.map(lambda x: np.asarray(x)[None], first)
-    states = jax.tree.map(lambda *parts: np.concatenate(parts), begin, *pieces)
+def joined(pieces: Sequence[Trajectory]) -> Trajectory:
+    """The trajectory of some rows, to the first of which no step led."""
+    states = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
     return states._replace(dt=states.dt[1:])
 
 
@@ -120,8 +129,6 @@ def _record_some(
     size: int,
 ) -> tuple[Rollout, Trajectory]:
     """Up to `num_steps` <= `size` steps, and a buffer `[size]` that begins with their states."""
-    shapes = jax.eval_shape(partial(snapshot, gravity), rollout.particles)
-    buffer = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
     before = rollout.steps
 
     def running(carry: tuple[Rollout, Trajectory]) -> Array:
@@ -136,4 +143,5 @@ def _record_some(
         )
         return new, kept
 
-    return lax.while_loop(running, body, (rollout, buffer))
+    empty = buffer(gravity, rollout.particles, size)
+    return lax.while_loop(running, body, (rollout, empty))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import needing
 from jaxstepper.settings.values import line_error
 from jaxstepper.sweep.trial import Interrupted, TrialFailed, TrialPruned
 
@@ -102,10 +102,8 @@ def _open_storage(optuna: Any, url: str) -> Any:
 
 def import_optuna() -> Any:
     """Optuna; a UserError if it is not installed."""
-    try:
+    with needing("a sweep needs Optuna: pip install 'jaxstepper[sweep]'"):
         import optuna
-    except ImportError as error:
-        raise UserError("a sweep needs Optuna: pip install 'jaxstepper[sweep]'") from error
     return optuna
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxstepper.errors import UserError
+from jaxstepper.errors import UserError, needing
 from jaxstepper.torch_files.content import TorchCheckpoint, from_content, to_content
 from jaxstepper.torch_files.variants import ANEW, refuse_what_torch_cannot_load
 
@@ -128,12 +128,9 @@ def _load(torch: Any, path: Path) -> Any:
 
 
 def _import_torch() -> Any:
-    try:
+    what = "a checkpoint of the torch simulator"
+    with needing(f"{what} needs torch: pip install 'jaxstepper[torch]'"):
         import torch
-    except ImportError:
-        raise UserError(
-            "a checkpoint of the torch simulator needs torch: pip install 'jaxstepper[torch]'"
-        ) from None
     return torch
 
 

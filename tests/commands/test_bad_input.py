@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sandbox
-from commandline import assert_refused, call
+from commandline import assert_refused, call, outcome_of
 
 from jaxstepper.runs import seal
 
@@ -389,10 +390,25 @@ def test_archives_that_are_no_rollouts(box, changes):
 
 
 @pytest.mark.processes
+def test_a_process_refuses_in_one_line_and_writes_nothing(box):
+    (box / "bad.txt").write_text("1 0 0 0\n1 1 0 0\n")
+    before = sandbox.snapshot(box)
+    argv = "--ic-path bad.txt --save-name new --wandb"
+    run = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "train.py", *argv.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(box / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.count("\n") == 1
+    assert "bad.txt: has 4 columns" in run.stderr
+    assert sandbox.snapshot(box) == before
+
+
 @pytest.mark.parametrize(
     ("script", "argv", "words"),
     [
-        ("train.py", "--ic-path bad.txt --save-name new --wandb", "bad.txt: has 4 columns"),
         ("train.py", "--epochs -3", "--epochs -3: must be an integer >= 1"),
         ("simulate.py", "--ic-path trap.npy", "trap.npy: is not a plain .npy array"),
         ("export_torch.py", "none", "none: no checkpoint there"),
@@ -400,19 +416,14 @@ def test_archives_that_are_no_rollouts(box, changes):
         ("plot.py", "none.npz", "none.npz: cannot be read"),
     ],
 )
-def test_scripts_refuse_in_one_line_and_write_nothing(box, script, argv, words):
-    (box / "bad.txt").write_text("1 0 0 0\n1 1 0 0\n")
+def test_scripts_refuse_in_one_line_and_write_nothing(box, script, argv, words, monkeypatch):
     (box / "trap.npy").write_bytes(pickle.dumps(Trap()))
     before = sandbox.snapshot(box)
-    run = subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, *argv.split()],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(box / "cache")},
-        capture_output=True,
-        text=True,
-    )
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.count("\n") == 1
-    assert words in run.stderr
+    monkeypatch.setattr(sys, "argv", [script, *argv.split()])
+    path = str(ROOT / "scripts" / script)
+    outcome = outcome_of(runpy.run_path, path, run_name="__main__")
+    assert_refused(outcome, words)
+    assert outcome.warned == ""
     assert sandbox.snapshot(box) == before
 
 

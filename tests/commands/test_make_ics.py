@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
+import jaxstepper as js
 from jaxstepper.physics import initial_conditions as ics
 from jaxstepper.physics.tables import load_table
 
@@ -71,9 +72,48 @@ def test_simulate_starts_from_what_was_written(suffix):
     assert outcome.reports()[0]["energy_initial"] == pytest.approx(energy)
 
 
+@pytest.mark.parametrize("units", ["au yr Msun", "si", "pc km/s Msun", "au 1e-3yr Mearth"])
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".npy"])
+def test_bodies_in_units_are_read_as_they_were_written(units, suffix):
+    path, G = f"pair{suffix}", js.read_units(units).G
+    outcome = call(f"make-ics kepler -e 0.5 -a 3 --units {units} --out {path}")
+    assert outcome.code == 0, outcome.err
+    assert (f"read it with --units {units}" in outcome.err) == (suffix == ".npy")
+    expected = ics.kepler_pair(0.5, 3.0)
+    expected[:, 3:] *= np.sqrt(G)
+    np.testing.assert_array_equal(load_table(path, units=js.read_units(units)), expected)
+    if suffix != ".npy":
+        assert_refused(
+            call(f"simulate --ic-path {path} --steps 1"), "columns have units", "--units"
+        )
+
+
+def test_a_pair_made_in_units_goes_round_in_its_period():
+    """Kepler's third law: a = 4 au around one solar mass takes 8 years, of 365.25 days."""
+    units = "--units au yr Msun"
+    flags = f"make-ics kepler -e 0.3 -a 4 --total-mass 1 -q 1e-3 {units} --out pair.csv"
+    assert call(flags).code == 0
+    flags = f"--ic-path pair.csv {units} --controller free-fall --eta 0.01 --Nperiod 1 --symmetrize"
+    outcome = call(f"simulate --no-compilation-cache {flags} --output orbit.npz")
+    (report,) = outcome.reports()
+    assert report["end_time"] == pytest.approx(8, rel=1e-4)  # to the GM of the Sun
+    m1, m2 = 1 / 1.001, 1e-3 / 1.001
+    assert report["energy_initial"] == pytest.approx(-js.read_units("au yr Msun").G * m1 * m2 / 8)
+    with np.load("orbit.npz") as orbit:
+        np.testing.assert_allclose(orbit["position"][-1], orbit["position"][0], atol=0.01)
+
+
+def test_speeds_that_are_given_stay_in_units():
+    flags = "random -n 4 --seed 7 --vel-scale 3"
+    plain = made(flags, "plain.csv")
+    assert call(f"make-ics {flags} --units pc km/s Msun --out pc.csv").code == 0
+    np.testing.assert_array_equal(load_table("pc.csv", units=js.read_units("pc km/s Msun")), plain)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ("kepler --units furlong yr Msun --out a.txt", ("--units", "furlong")),
         ("frog --out a.txt", ("frog", "kepler")),
         ("kepler", ("--out",)),
         ("kepler --out a.xyz", ("a.xyz", "unknown suffix")),

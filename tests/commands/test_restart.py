@@ -7,6 +7,7 @@ import pytest
 from commandline import assert_refused, call
 
 import jaxstepper as js
+from jaxstepper.reporting.bars import Bars
 from jaxstepper.runs.recordings import read_recording
 
 PLANETS = """name,m (Msun),x (au),y (au),vx (km/s),vy (km/s)
@@ -164,39 +165,81 @@ def test_output_at_times_backwards_from_a_start_time():
         ("--output a.npz --output-every 1 --output-times 1", "both say when"),
         ("--output a.npz --output-times 2 1", "each larger than the one before"),
         ("--output a.npz --output-times -1 --duration 1", "the rollout begins at 0"),
-        (
-            "--individual --scheme hermite --controller aarseth --restart a.npz",
-            "is for shared steps",
-        ),
     ],
 )
 def test_what_is_refused(flags, said):
     assert_refused(call(f"{SIMULATE} -e 0.5 {flags}"), said)
 
 
-def test_individual_steps_are_kept_with_their_names():
-    flags = "--scheme hermite --individual --controller aarseth --softening 0.01 --duration 1"
-    told = report(
-        f"{SIMULATE} --ic-path planets.csv --units au yr msun {flags} --start-time 2 --output a.h5"
-    )
-    found = read_recording("a.h5")
-    assert told["end_time"] == 3 and found.arrays["time"][[0, -1]].tolist() == [2, 3]
-    assert found.names == ("Sun", "Jupiter", "Dust") and found.about["scheme"] == "hermite"
-    outcome = call(f"{SIMULATE} --restart a.h5 --duration 2")
-    assert_refused(outcome, "individual steps divide the whole time", "--ic-path a.h5")
+INDIVIDUAL = "--scheme hermite --individual --controller aarseth --softening 0.01 --start-time 2"
 
 
-def test_ctrl_c_leaves_a_file_and_says_so(monkeypatch):
-    from jaxstepper.reporting.bars import Bars
+def test_individual_steps_are_kept_at_given_times_and_gone_on_with():
+    planets = f"{SIMULATE} --ic-path planets.csv --units au yr msun {INDIVIDUAL} --dt 0.3"
+    whole = report(planets, "--duration 2 --output-every 0.25 --output whole.h5")
+    report(planets, "--duration 1.1 --output-every 0.25 --output first.npz")
+    rest = report(f"{SIMULATE} --restart first.npz --duration 2 --output-every 0.25 --output b.h5")
+    assert rest == whole and whole["end_time"] == 4
+    found, expected = read_recording("b.h5"), read_recording("whole.h5")
+    np.testing.assert_array_equal(found.arrays["time"], [3.25, 3.5, 3.75, 4])
+    for name in ("position", "velocity", "energy"):
+        np.testing.assert_array_equal(found.arrays[name], expected.arrays[name][5:])
+    assert found.names == expected.names == ("Sun", "Jupiter", "Dust")
+    assert found.about["scheme"] == "hermite"
+    go_on = f"{SIMULATE} --restart first.npz"
+    assert_refused(call(go_on, "--duration 1"), "reached time 3.05 already")
+    assert_refused(call(go_on, "--steps 9999"), "needs --duration")
+    assert_refused(call(go_on, "--duration 2 --output first.npz"), "would replace")
 
+
+def test_without_dt_a_restart_says_where_the_whole_rollout_would_differ():
+    planets = f"{SIMULATE} --ic-path planets.csv --units au yr msun {INDIVIDUAL}"
+    report(planets, "--duration 1 --output first.npz")
+    outcome = call(f"{SIMULATE} --restart first.npz --duration 2")
+    assert "no step is longer than 0.0625, as in first.npz" in outcome.err
+    assert "a run to 4 in one has 0.125, unless --dt 0.0625" in outcome.err
+    assert outcome.reports() == call(planets, "--duration 2 --dt 0.0625").reports()
+
+
+def test_several_systems_with_individual_steps_are_gone_on_with():
+    flags = "--draw plummer --num-particles 5 --multi-orbit-sim --num-orbits 2 --seed 1 --dt 0.2"
+    several = f"{SIMULATE} {INDIVIDUAL} {flags}"
+    whole = call(several, "--duration 1 --output whole.npz")
+    assert call(several, "--duration 0.7 --output first.npz").code == 0
+    rest = call(f"{SIMULATE} --restart first.npz --duration 1 --output rest.npz")
+    assert len(rest.reports()) == 2 and rest.reports() == whole.reports()
+    found, expected = read_recording("rest.npz").arrays, read_recording("whole.npz").arrays
+    np.testing.assert_allclose(expected["time"], [2 + 0.2 * np.arange(6)] * 2)
+    np.testing.assert_array_equal(found["position"], expected["position"][:, -2:])
+
+
+def test_several_systems_can_be_gone_on_with_before_the_last_has_begun(monkeypatch):
+    several = f"{SIMULATE} --controller free-fall --eta 0.1 --multi-orbit-sim --num-orbits 2"
+    flags = f"{several} --seed 1 --Nperiod 0 --steps 20 --output-times 0 1"
+    whole = call(flags, "--output whole.npz")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2)
+        assert call(flags, "--output first.npz").code == 130
+    rest = call(f"{SIMULATE} --restart first.npz --steps 20 --output-times 0 1 --output rest.npz")
+    assert rest.reports() == whole.reports()
+    found, expected = read_recording("rest.npz").arrays, read_recording("whole.npz").arrays
+    np.testing.assert_array_equal(found["position"][1], expected["position"][1])
+
+
+def interrupt_at(monkeypatch, call):
+    """Ctrl-C at the end of a device call, of which the first is 1."""
     shares = []
 
     def interrupted(self, name, share, figures=""):
         shares.append(share)
-        if len(shares) == 4:
+        if len(shares) == call + 1:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Bars, "show_share", interrupted)
+
+
+def test_ctrl_c_leaves_a_file_and_says_so(monkeypatch):
+    interrupt_at(monkeypatch, 3)
     outcome = call(SOLAR, "--duration 200 --output a.npz")
     assert outcome.code == 130
     assert "a.npz holds the states so far; --restart a.npz goes on with them" in outcome.err

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from jaxstepper.commands.signals import NAMES, stop_on_signal
+from jaxstepper.runs.recordings import read_recording
 
 
 def wait_until(true):
@@ -59,3 +60,39 @@ with signals.stop_on_signal(lambda: print("at once", flush=True)) as stopped:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == (0 if too_soon else 128 + signal.SIGTERM), run.stderr
     assert run.stdout == ("" if too_soon else "at once\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "output"),
+    [
+        ("SIGTERM", "--controller free-fall", "a.npz"),
+        ("SIGTERM", "--individual --scheme hermite --controller aarseth", "a.npz"),
+        ("SIGINT", "--individual --scheme hermite --controller aarseth", "a.h5"),
+    ],
+)
+@pytest.mark.processes
+def test_a_signal_leaves_a_rollout_that_can_be_gone_on_with(name, flags, output, tmp_path):
+    # It signals itself at the end of the third device call.
+    program = f"""
+import os, signal
+from jaxstepper import cli
+from jaxstepper.reporting.bars import Bars
+shares = []
+def show_share(self, name, share, figures=""):
+    shares.append(share)
+    if len(shares) == 4:
+        os.kill(os.getpid(), signal.{name})
+Bars.show_share = show_share
+cli.main("simulate", "-e 0.5 --no-compilation-cache --duration 1e4 {flags}".split() +
+    ["--output-every", "1e-2", "--output", {output!r}])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert run.returncode == 128 + getattr(signal, name), run.stderr
+    assert f"{output} holds the states so far; --restart {output} goes on with them" in run.stderr
+    assert [each.name for each in tmp_path.iterdir()] == [output]
+    found = read_recording(tmp_path / output)
+    time = found.arrays["time"]
+    assert len(time) > 3 and len(found.arrays["position"]) == len(time)
+    assert found.going[0]["rollout/steps"] > 0

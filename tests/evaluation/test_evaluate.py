@@ -12,21 +12,24 @@ import numpy as np
 import pytest
 from commandline import assert_refused, call
 
+from jaxstepper.commands.evaluate import _problems
+from jaxstepper.commands.evaluate_arguments import parse_evaluate
 from jaxstepper.commands.evaluate_output import COLUMNS
 from jaxstepper.errors import UserError
 from jaxstepper.evaluation import measure as protocol
 from jaxstepper.evaluation.curves import Curve, curves, evaluations_at
 from jaxstepper.evaluation.measure import evaluate
-from jaxstepper.evaluation.problems import KEPLER, problem
+from jaxstepper.evaluation.problems import KEPLER, problem, problem_of
 from jaxstepper.evaluation.rebound_peers import Ias15
 from jaxstepper.evaluation.work_precision import summary
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import pythagorean
 from jaxstepper.physics.particles import from_table
-from jaxstepper.physics.tables import save_table
+from jaxstepper.physics.tables import load_table
 from jaxstepper.physics.units import read_units
 from jaxstepper.pictures.work_precision_picture import colours_of, work_precision_figure
+from jaxstepper.runs.recordings import read_recording
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import Limits
@@ -274,14 +277,20 @@ def test_a_kepler_problem_starts_at_apocentre_and_lasts_whole_orbits():
     assert problem("triple", orbits=2).end_time == pytest.approx(4 * np.pi * np.sqrt(1000 / 3))
 
 
-def test_the_bodies_of_a_file_are_a_problem(tmp_path):
-    path = tmp_path / "bodies.csv"
-    save_table(path, pythagorean())
-    mine = problem(str(path), end_time=2.0)
+def test_bodies_of_ones_own_are_a_problem():
+    bodies = pythagorean()
+    mine = problem_of("mine", bodies, 2.0, softening=0.1)
     assert (mine.tables.shape, mine.unit, mine.units) == ((1, 3, 5), "time", 2.0)
-    np.testing.assert_array_equal(mine.tables[0], pythagorean())
-    with pytest.raises(UserError, match="need --end-time"):
-        problem(str(path))
+    assert (mine.end_time, mine.softening) == (2.0, 0.1)
+    np.testing.assert_array_equal(mine.tables[0], bodies)
+    two = np.stack([bodies, bodies])
+    np.testing.assert_array_equal(problem_of("two", two, 2.0).tables, two)
+    np.testing.assert_array_equal(
+        problem_of("heavy", bodies, 2.0, G=2.0).tables[0, :, 0], [6, 8, 10]
+    )
+    np.testing.assert_array_equal(bodies, pythagorean())  # not changed by that
+    with pytest.raises(UserError, match="mine: bodies 0 and|mine: body 0"):
+        problem_of("mine", np.array([[1.0, 0, 0, 0, 0], [1.0, 0, 0, 1, 1]]), 2.0)
 
 
 @pytest.mark.usefixtures("_in_empty_folder")
@@ -289,7 +298,7 @@ def test_the_bodies_of_a_file_may_have_units():
     earth = "m (Msun),x (au),y (au),vx (km/s),vy (km/s)\n1,0,0,0,0\n0,1,0,0,29.7847\n"
     Path("earth.csv").write_text(earth)
     units = read_units("au yr Msun")
-    found = problem("earth.csv", end_time=1.0, units=units, G=units.G)
+    found = problem_of("earth", load_table("earth.csv", units=units), 1.0, units.G)
     # It goes round in a year, 2 pi au, and is held there by G m = 4 pi^2.
     expected = [[4 * np.pi**2, 0, 0, 0, 0], [0, 1, 0, 0, 2 * np.pi]]
     np.testing.assert_allclose(found.tables[0], expected, rtol=1e-4)
@@ -299,6 +308,31 @@ def test_the_bodies_of_a_file_may_have_units():
         outcome = run_command(f"{flags} {given} --out {out}")
         assert outcome.code == 0
         assert ("plain.csv fly apart" in outcome.err) == (out == "wrong")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+@pytest.mark.usefixtures("_in_empty_folder")
+def test_the_last_states_of_a_rollout_are_a_problem(suffix):
+    np.savetxt("three.csv", pythagorean())
+    flags = f"--ic-path three.csv --steps 3 --dt 0.25 --softening 0.1 --output rollout{suffix}"
+    assert call("simulate --no-compilation-cache", flags).code == 0
+    arguments = f"--problems rollout{suffix} three.csv kepler-0.5 --end-time 2 --softening 0.1"
+    mine, three, kepler = _problems(parse_evaluate(arguments.split()))
+    states = read_recording(f"rollout{suffix}").arrays
+    x, v = states["position"][-1], states["velocity"][-1]
+    expected = np.hstack([three.tables[0, :, :1], x, v])
+    np.testing.assert_array_equal(mine.tables, expected[None])
+    assert np.any(mine.tables != three.tables)
+    assert (mine.softening, three.softening, kepler.softening) == (0.1, 0.1, 0.0)
+    assert mine.end_time == three.end_time == kepler.end_time == 2.0
+
+
+@pytest.mark.usefixtures("_in_empty_folder")
+def test_bodies_of_a_file_need_to_know_how_long_they_run():
+    np.savetxt("three.csv", pythagorean())
+    assert_refused(run_command("--problems three.csv"), "--problems three.csv", "--end-time T")
+    for flags in ("--softening 0.1", "--G 2"):
+        assert_refused(run_command(f"--problems kepler-0.5 {flags}"), "for bodies of files")
 
 
 @pytest.mark.parametrize(

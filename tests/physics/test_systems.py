@@ -106,14 +106,27 @@ class Unit(SimpleNamespace):
         return Quantity(number, self)
 
 
-@pytest.fixture
-def amuse(monkeypatch):
-    """What is used of AMUSE, which cannot be installed everywhere."""
+class Set(SimpleNamespace):
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+
+@pytest.fixture(params=["stand-in", "AMUSE"])
+def amuse(request, monkeypatch):
+    """What is used of AMUSE, which cannot be installed everywhere; and itself, where it is."""
+    if request.param == "AMUSE":
+        pytest.importorskip("amuse.datamodel")
+        from amuse.units import nbody_system, units
+
+        return SimpleNamespace(units=units, nbody_system=nbody_system)
     si = SimpleNamespace(
         kg=Unit(kind="kg", factor=1.0),
         m=Unit(kind="m", factor=1.0),
         ms=Unit(kind="m/s", factor=1.0),
-        MSun=Unit(kind="kg", factor=1.988409870698051e30),
+        MSun=Unit(kind="kg", factor=1.98892e30),
         AU=Unit(kind="m", factor=149597870700.0),
         kms=Unit(kind="m/s", factor=1000.0),
     )
@@ -123,7 +136,7 @@ def amuse(monkeypatch):
     modules = {
         "amuse": ModuleType("amuse"),
         "amuse.units": SimpleNamespace(units=si, nbody_system=nbody),
-        "amuse.datamodel": SimpleNamespace(Particles=lambda count: SimpleNamespace(count=count)),
+        "amuse.datamodel": SimpleNamespace(Particles=Set),
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -139,13 +152,15 @@ def test_a_set_of_amuse_there_and_back(amuse):
     particles, gravity, names = js.from_amuse(bodies)
     assert names == ("Sun", "Jupiter")
     assert pytest.approx(4 * np.pi**2, rel=1e-4) == gravity.G
-    np.testing.assert_allclose(particles.mass, [1, 1e-3], rtol=1e-12)
-    np.testing.assert_allclose(particles.position[1], [5.2, 0, 0], rtol=1e-12)
+    # Its solar mass is heavier than that of astropy, 1.988409870698051e30 kg.
+    np.testing.assert_allclose(particles.mass, [1.000256551, 1.000256551e-3], rtol=1e-9)
+    np.testing.assert_allclose(particles.position[1], [5.2, 0, 0], rtol=1e-9)
     np.testing.assert_allclose(particles.velocity[1, 1], 13.06 * 2 * np.pi / 29.7847, rtol=1e-4)
     back = js.to_amuse(particles, names=names)
     np.testing.assert_allclose(back.vy.value_in(u.kms), [0, 13.06], rtol=1e-12)
     np.testing.assert_allclose(back.x.value_in(u.AU), [0, 5.2], rtol=1e-12)
-    assert back.name == ["Sun", "Jupiter"] and back.count == 2
+    np.testing.assert_allclose(back.mass.value_in(u.MSun), [1, 1e-3], rtol=1e-12)
+    assert list(back.name) == ["Sun", "Jupiter"] and len(back) == 2
 
 
 def test_a_set_of_amuse_in_nbody_units(amuse):
@@ -172,6 +187,7 @@ def test_what_is_missing_is_named(monkeypatch, package, call):
     if package == "rebound":
         particles = js.from_rebound(simulation()).particles
         call = lambda: js.to_rebound(particles)  # noqa: E731
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in (package, f"{package}.units"):  # also if it is imported already
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match="needs? (rebound|AMUSE|astropy)"):
         call()

@@ -114,7 +114,7 @@ def recorded():
 
 def test_a_trajectory_is_a_line_and_a_picture(recorded):
     path = recorded[1]
-    assert repr(path) == "Trajectory(6 steps of 2 bodies in 2D, time 0 to 0.6)"
+    assert repr(path) == "Trajectory(7 states of 2 bodies in 2D, time 0 to 0.6)"
     orbits = path.plot("pair").axes[0]
     ends = [line.get_xydata()[-1] for line in orbits.get_lines() if len(line.get_xydata()) > 1]
     np.testing.assert_array_equal(ends, path.position[-1])

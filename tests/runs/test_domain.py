@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from jaxstepper.physics.elements import from_elements
 from jaxstepper.physics.initial_conditions import (
     hierarchical_triple,
     kepler_pair,
@@ -100,3 +101,11 @@ def test_every_shipped_model_says_what_it_is_good_for(name):
     # The bodies that it was trained on are among them.
     low, high = domain["bodies"]
     assert low <= words["config"]["num_particles"] <= high
+
+
+def test_planets_are_outside_of_what_kepler_is_good_for():
+    planets = from_elements([1.0, 1e-3, 1e-4], [1.0, 2.0], e=0.05)
+    (path,) = folders.paths_of(folders.SHIPPED / "kepler")
+    domain = checkpoints.words_of(path)["about"]["domain"]
+    assert outside(domain, [quantities(planets, 0.0)]) == ["bodies 3, not 2"]
+    assert outside(domain, [quantities(planets[:2], 0.0)]) == []

@@ -52,6 +52,24 @@ def test_going_on_ends_as_a_rollout_that_did_not_end(tmp_path, suffix):
     assert found.names == ("a", "b")
 
 
+def test_individual_steps_go_on_too(tmp_path, suffix):
+    first, rest, whole = (tmp_path / f"{name}.{suffix}" for name in ("first", "rest", "whole"))
+    criterion, kept = js.Aarseth(0.02), {"every": 1.0}
+    on = js.record_individual(first, criterion, GRAVITY, START, 4.2, 0.5, names=("a", "b"), **kept)
+    assert js.read_recording(first).about["scheme"] == "hermite"
+    on = js.go_on_individual(first, criterion, GRAVITY, 9.0, rest, **kept)
+    expected = js.record_individual(whole, criterion, GRAVITY, START, 9.0, 0.5, **kept)
+    np.testing.assert_array_equal(on.motion, expected.motion)
+    found, all_ = js.read_recording(rest), js.read_recording(whole)
+    np.testing.assert_array_equal(found.arrays["time"], [5, 6, 7, 8, 9])
+    np.testing.assert_array_equal(found.arrays["position"], all_.arrays["position"][5:])
+    assert found.names == ("a", "b")
+    alone = js.go_on_individual(first, criterion, GRAVITY, 9.0)
+    np.testing.assert_allclose(alone.motion, expected.motion, atol=1e-12)
+    with pytest.raises(UserError, match="was recorded with another rule"):
+        js.go_on(first, RULE, GRAVITY, js.Limits(time=9.0))
+
+
 def test_an_interruption_leaves_a_file_to_go_on_with(tmp_path, suffix):
     path, calls = tmp_path / f"run.{suffix}", []
 

@@ -25,10 +25,12 @@ from jaxstepper.runs import checkpoints, folders, seal
 from jaxstepper.runs.writer import superseded, unwanted
 
 ROOT = Path(__file__).parents[2]
+# In calls of three attempts, as of a run that is cut, a long phase 2 is many calls.
+SHORT = f"{TINY} --replay-steps 20"
 # Steps that are often refused before they are accepted, a phase 2 that trains, and dropout.
-ONE = f"{TINY} --num-orbits 1 --lr 0.01 --energy-threshold 5e-6 --E_upper 5e-6 --dropout 0.2"
-WINDOW = f"{TINY} --num-orbits 1 --history-len 3 --feature-type delta_mag --dtype float32"
-MANY = f"{TINY} --draw random --multi-orbit --num-orbits 3 --fresh-every 2 --band both"
+ONE = f"{SHORT} --num-orbits 1 --lr 0.01 --energy-threshold 5e-6 --E_upper 5e-6 --dropout 0.2"
+WINDOW = f"{SHORT} --num-orbits 1 --history-len 3 --feature-type delta_mag --dtype float32"
+MANY = f"{SHORT} --draw random --multi-orbit --num-orbits 3 --fresh-every 2 --band both"
 RUNS = {"one": ONE, "window": WINDOW, "many": MANY}
 EPOCHS = "--epochs 7 --checkpoint-interval 3 --quiet --save-name"
 

@@ -41,6 +41,12 @@ def test_a_run_goes_on_where_it_was_found_and_not_where_it_was_begun():
     assert (now.save_name, now.checkpoint_dir) == ("moved", "checkpoints")
 
 
+def test_a_window_run_from_before_its_rate_and_inputs_were_suited_keeps_its_own():
+    old = {"lr": 1e-4, "weight_decay": 1e-2, "feature_type": "delta_mag"}
+    now = resumed("--objective window --epochs 9", kept("--objective window", came_to=old))
+    assert {name: getattr(now, name) for name in old} == old
+
+
 def test_what_is_computed_may_not_change_and_all_of_it_is_named():
     with pytest.raises(UserError) as caught:
         resumed("--lr 0.25 --dim 3 --epochs 9", kept("--lr 0.5"))

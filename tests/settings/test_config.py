@@ -510,3 +510,15 @@ def test_what_the_objective_cannot_train_is_refused(typed: str, message: str) ->
 def test_the_window_objective_has_no_dropout() -> None:
     config = parse("train", ["--objective", "window"]).config
     assert config.dropout == 0.0
+
+
+def test_what_suits_the_window_objective_is_for_it_alone_and_what_is_set_wins() -> None:
+    suited = ("lr", "weight_decay", "hidden_dims")
+
+    def values(typed: str) -> list[object]:
+        config = parse("train", typed.split()).config
+        return [getattr(config, name) for name in suited]
+
+    assert values("--objective window") == [2.5e-3, 0.0, (32, 32)]
+    assert values("--objective window --lr 1e-4 --weight-decay 1e-2") == [1e-4, 1e-2, (32, 32)]
+    assert values("") == values("--objective gate") == [DEFAULTS[name] for name in suited]

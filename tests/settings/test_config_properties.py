@@ -20,6 +20,7 @@ from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.config import (
     DEFAULTS,
     NATIVE_FEATURES,
+    OBJECTIVES,
     OPTIONS,
     accepts,
     flag_of,
@@ -302,7 +303,8 @@ def test_allowed_values_are_the_same_from_flags_a_file_and_a_checkpoint(
     for name, value in values.items():
         assert getattr(config, name) == value and type(getattr(config, name)) is type(value), name
     assert sources == dict.fromkeys(values, f"{file} [{command}]")
-    untouched = OPTIONS.keys() - values.keys() - {"dropout", "hidden_dims"}
+    untouched = OPTIONS.keys() - values.keys() - {"dropout"}
+    untouched -= OBJECTIVES[config.objective].values.keys() if command == "train" else set()
     assert all(getattr(config, name) == DEFAULTS[name] for name in untouched)
 
     back, unknown = from_dict(json.loads(json.dumps(to_dict(config))))

@@ -105,3 +105,31 @@ def test_times_before_the_start_are_refused():
 def test_a_rollout_of_no_length_has_one_state():
     ended, rows, _ = rolled(PLAIN, 0.0)
     assert rows.time.tolist() == [0.0] and int(ended.rollout.steps) == 0
+
+
+def test_record_takes_times():
+    times = [9.0, 0.0, 3.7, 50.0]
+    end, path = js.record(PLAIN, GRAVITY, START, js.Limits(time=12.0), times=times)
+    ended, rows, _ = rolled(PLAIN, 12.0, times=output.given_times(times, 0.0, 12.0))
+    assert path.time.tolist() == [0.0, 3.7, 9.0] and path.dt.shape == (2,)
+    np.testing.assert_array_equal(path.position, rows.position)
+    assert repr(path) == "Trajectory(3 states of 2 bodies in 2D, time 0 to 9)"
+    same(end, ended.rollout)
+    _, every_step = js.record(PLAIN, GRAVITY, START, js.Limits(time=12.0))
+    # The steps that led past the times.
+    led = np.searchsorted(every_step.time, path.time[1:]) - 1
+    np.testing.assert_array_equal(path.dt, every_step.dt[led])
+    with pytest.raises(UserError, match="the rollout begins at 0"):
+        js.record(PLAIN, GRAVITY, START, js.Limits(time=12.0), times=[-1.0])
+    _, nothing = js.record(PLAIN, GRAVITY, START, js.Limits(time=12.0), times=[13.0])
+    assert repr(nothing) == "Trajectory(0 states of 2 bodies in 2D)"
+
+
+def test_the_last_of_many_times_is_the_end():
+    _, rows, _ = rolled(PLAIN, 0.3, times=every(0.1, 0.3))  # 3 x 0.1 is above 0.3
+    assert rows.time.tolist() == [0, 0.1, 0.2, 0.3]
+
+
+def test_times_that_a_rollout_has_passed_are_not_made_up():
+    # A file that ends at 5.3 with states at 0 and 5 goes on with states at each 0.1 from there on.
+    assert list(output.chosen_times(None, [5.1, 5.2, 5.4], 0.0, 6.0, after=5.25)) == [5.4]

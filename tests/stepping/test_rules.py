@@ -14,7 +14,7 @@ from stepping.round_trip import there_and_back
 from jaxstepper.errors import UserError
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import LearnedRule, OrbitalRule
-from jaxstepper.network.step_network import StepNetwork, init_variables
+from jaxstepper.network.step_network import StepNetwork
 from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import (
@@ -60,11 +60,15 @@ def state_of(table, gravity=GRAVITY):
 
 
 def network(features):
-    """A network whose steps vary from state to state."""
-    net = StepNetwork((8,), "tanh", 0.0)
-    variables = jax.jit(lambda: init_variables(net, jax.random.key(1), features.size))()
-    last = {**variables["params"]["Dense_1"], "bias": jnp.full(2, -4.0)}
-    return net, {**variables, "params": {**variables["params"], "Dense_1": last}}
+    """A network whose steps vary from state to state; drawn by numpy, which compiles nothing."""
+    draw, inputs, width = np.random.default_rng(1), features.size, 8
+
+    def layer(fan_in, fan_out, bias):
+        kernel = draw.uniform(-1, 1, (fan_in, fan_out)) / np.sqrt(fan_in)
+        return {"kernel": jnp.asarray(kernel), "bias": jnp.full(fan_out, bias)}
+
+    params = {"Dense_0": layer(inputs, width, 0.0), "Dense_1": layer(width, 2, -4.0)}
+    return StepNetwork((width,), "tanh", 0.0), {"params": params}
 
 
 def learned_rule(features=FeatureSpec()):  # noqa: B008

@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import sqlite3
+import sys
 from pathlib import Path
 
 import optuna
@@ -21,6 +22,7 @@ from jaxstepper.settings.stored import to_dict
 from jaxstepper.settings.toml_file import read_sweep
 from jaxstepper.sweep.kept_runs import STORAGE, claim
 from jaxstepper.sweep.seeds import SeedsResult, SeedStates
+from jaxstepper.sweep.study import import_optuna
 from jaxstepper.sweep.trial import Measure, TrialFailed, TrialPruned, _Watch
 from jaxstepper.training.run import Member
 from jaxstepper.training.two_phase.objective import TwoPhase
@@ -341,3 +343,11 @@ def test_the_example_can_be_swept():
     path = str(ROOT / "scripts/configs/sweep.toml")
     assert read_sweep(path)
     parse("train", ["--config", path])
+
+
+def test_without_optuna_one_line_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(
+        UserError, match=r"^a sweep needs Optuna: pip install 'jaxstepper\[sweep\]'$"
+    ):
+        import_optuna()
