@@ -8,6 +8,8 @@ The names below are what most programs need; the modules of the package hold the
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jaxstepper.machine import small_loops
+
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
     from jaxstepper.machine.devices import everywhere, sharded
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from jaxstepper.trajectory import Trajectory, record
 
 __version__ = "0.1.0"
+
+small_loops.compile_whole()
 
 __all__ = [
     "Aarseth",

@@ -2,9 +2,9 @@
 
     python scripts/benchmark.py [--only PATTERN] [--gpu] [--json FILE] [--plot FILE] [--quick]
 
-PATTERN is a group (rollouts, systems, learned, trained, retrain, replay, orbits, chip, startup,
-growth) or matches names of rows. Of a row, `ratio` says how many times better than the reference we
-are, and a ratio >= goal is good. Times are the best of some runs, in turns with the peer's; compile
+PATTERN is a group (rollouts, systems, clock, learned, trained, retrain, replay, orbits, chip,
+startup, growth) or matches names of rows. Of a row, `ratio` says how many times better than the
+reference we are, and a ratio >= goal is good. Times are the best of some runs, in turns with the
 time is in a column of its own, and in no other figure. On a GPU, systems, orbits and chip go to
 larger sizes. Peers that are not installed (the packages `rebound` and `torch`) leave NaN.
 
@@ -24,6 +24,9 @@ rollouts: leapfrog with a constant dt, against rebound's in C on one core. Three
     scratch memory, which a matrix of all pairs would make grow by N numbers a body.
 systems: independent systems of three bodies. The same arithmetic, with full vectors; memory
     bandwidth where the states outgrow the caches.
+clock: the same steps in rollouts that lose none of them from their time and stop where they lead
+    nowhere (`run_until`), and in those of `simulate`, which also watch the energy: at every step
+    up to 64 bodies, at every sixteenth beyond. A watched step forms its pairs twice.
 learned: rollouts whose dt the default network chooses. One system: reading the network's weights
     (11 MB) from cache or memory at every step. Many: the network's matrix products, at the rate
     that one large product reaches on this machine.
@@ -78,6 +81,7 @@ def groups(quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
     return {
         "rollouts": lambda: rollouts.rollouts(many, (3, 64) if quick else (3, 64, 1024, 4096)),
         "systems": lambda: rollouts.systems(many, (256,) if quick else _systems()),
+        "clock": lambda: rollouts.clocks(many, (3, 64) if quick else (3, 64, 1024)),
         "learned": lambda: rollouts.learned_steps(many, 64 if quick else 1024),
         "trained": lambda: rollouts.trained_pairs(many, 4 if quick else 64),
         "retrain": lambda: training.retrain(many, 5 if quick else 100),

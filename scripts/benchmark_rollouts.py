@@ -18,9 +18,18 @@ from jaxstepper.physics.initial_conditions import kepler_batch, random_batch
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.runs.models import load_rule
 from jaxstepper.stepping.literature import free_fall
-from jaxstepper.stepping.rollout import run_steps, run_systems
+from jaxstepper.stepping.rollout import (
+    MOST_STEPS,
+    Limits,
+    Rollout,
+    run_steps,
+    run_systems,
+    run_until,
+    start,
+)
 from jaxstepper.stepping.rule import fixed, symmetrized
 from jaxstepper.stepping.scheme import BlanesMoan, Chin, Leapfrog
+from jaxstepper.stepping.watch import Watch, watch_of, watch_on
 
 DT = 1e-3
 GRAVITY = Gravity(0.05)
@@ -116,6 +125,29 @@ def systems(repeats: int, counts: tuple[int, ...]) -> Iterator[Row]:
         theirs *= count / len(for_peer)
         name, unit, goal = f"systems B={count}", "system-steps/s", 4.0 if count > 1 else None
         yield faster(name, count * steps, unit, ours, "rebound, one by one", theirs, goal)
+
+
+def clocks(repeats: int, bodies: tuple[int, ...]) -> Iterator[Row]:
+    """Steps per second with a clock that loses none of them, and with the energy watched too."""
+    for count in bodies:
+        steps, _ = ROLLOUTS[count]
+        begin = one(starts(tables_of(1, count, 2 if count == 3 else 3)))
+        limits = Limits(steps=jnp.asarray(steps))
+        plain, timed, watched = best_times(
+            repeats,
+            partial(run_steps, fixed(DT), GRAVITY, begin, steps),
+            partial(run_until, fixed(DT), GRAVITY, begin, limits),
+            partial(_watched, begin, limits),
+        )
+        for name, ours in (("clock", timed), ("watch", watched)):
+            yield faster(f"{name} N={count}", steps, "steps/s", ours, "plain steps", plain.best)
+
+
+@jax.jit
+def _watched(begin: Particles, limits: Limits) -> tuple[Rollout, Watch]:
+    """As `simulate` rolls out."""
+    first = start(fixed(DT), GRAVITY, begin, limits.time)
+    return watch_on(fixed(DT), GRAVITY, first, watch_of(GRAVITY, begin), limits, MOST_STEPS)
 
 
 def learned_steps(repeats: int, many: int) -> Iterator[Row]:

@@ -63,6 +63,12 @@ LINES = (
         ("systems B=4096", "systems B=1048576"),
     ),
     Line(
+        "the same with an exact clock, N = 3, 64, 1024; with the energy watched too",
+        "of the speed without",
+        "clock",
+        tuple(f"{name} N={count}" for name in ("clock", "watch") for count in (3, 64, 1024)),
+    ),
+    Line(
         "dt of the default network, one system, and 1024",
         "of the network's passes alone; of the peak of matrix products",
         "learned",
