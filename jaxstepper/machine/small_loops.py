@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 OPTIONS = "xla_backend_extra_options"
 LIMIT = "xla_cpu_small_while_loop_byte_threshold"
 # Larger loops gain more from XLA's vectors and threads than from being one function.
-BYTES = 65_536
+BYTES = 262_144
 
 
 def compile_whole(environment: MutableMapping[str, str] = os.environ) -> None:
