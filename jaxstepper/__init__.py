@@ -8,8 +8,6 @@ The names below are what most programs need; the modules of the package hold the
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from jaxstepper.machine import small_loops
-
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
     from jaxstepper.machine.devices import everywhere, sharded
@@ -63,7 +61,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-small_loops.compile_whole()
+import_module("jaxstepper.machine.small_loops").compile_whole()
 
 __all__ = [
     "Aarseth",

@@ -195,7 +195,8 @@ def test_simulate_and_evaluate_ask_the_network_about_the_fastest_bodies(tmp_path
     assert few["steps"] == pytest.approx(all_bodies["steps"], rel=0.2)
     done = call(
         "evaluate --problems plummer-8 --end-time 0.1 --systems 2 --rules huayno --num-factors 2 "
-        "--model plummer --fastest 4 --no-time --quiet"
+        "--model plummer --fastest 4 --no-time --quiet --out",
+        tmp_path / "evaluation",
     )
     assert done.code == 0, done.err
     assert "learned:plummer:fastest-4" in done.out

@@ -102,7 +102,8 @@ def maximum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
     """The largest `quantity`, which is positive, of any pair, `[]`; 0 if there is none."""
-    return -jnp.minimum(minimum_over_pairs(lambda pairs: -quantity(pairs), particles, softening), 0)
+    least = minimum_over_pairs(lambda pairs: -quantity(pairs), particles, softening)
+    return jnp.maximum(-least, 0)
 
 
 def sum_over_pairs(

@@ -444,7 +444,7 @@ def test_the_command_runs_schemes_times_them_and_gives_intervals():
         ("--systems 0", ("--systems", ">= 1")),
         ("--units au yr --problems star.txt --end-time 1", ("--units au yr", "a mass")),
         ("--units au yr Msun --G 2", ("--G 2.0", "give one of them")),
-        ("--G 2", ("--units and --G are for bodies of files",)),
+        ("--G 2", ("--units, --G and --softening are for bodies of files",)),
         ("--model nowhere", ("nowhere",)),
         ("--problems kepler-0.5 --rules acceleration", ("can run",)),
         (
