@@ -79,7 +79,7 @@ def groups(quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
     many = 2 if quick else 10
     few = 1 if quick else 3
     return {
-        "rollouts": lambda: rollouts.rollouts(many, (3, 64) if quick else (3, 64, 1024, 4096)),
+        "rollouts": lambda: rollouts.rollouts(many, (3, 64) if quick else (3, 16, 64, 1024, 4096)),
         "systems": lambda: rollouts.systems(many, (256,) if quick else _systems()),
         "clock": lambda: rollouts.clocks(many, (3, 64) if quick else (3, 64, 1024)),
         "learned": lambda: rollouts.learned_steps(many, 64 if quick else 1024),

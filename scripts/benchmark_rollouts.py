@@ -36,7 +36,7 @@ GRAVITY = Gravity(0.05)
 # Systems that rebound runs one by one; for more, its time is as many times longer.
 MOST_FOR_PEER = 4096
 # Bodies: steps in one timed run, and the goal against rebound.
-ROLLOUTS = {3: (20_000, 1.2), 64: (2_000, 1.8), 1024: (20, 1.5), 4096: (2, 1.5)}
+ROLLOUTS = {3: (20_000, 1.2), 16: (5_000, 1.2), 64: (2_000, 1.8), 1024: (20, 1.5), 4096: (2, 1.5)}
 # The trained rules of pairs, and what each steps with.
 TRAINED = {"kepler": Leapfrog(), "kepler_chin": Chin(), "kepler_bm4": BlanesMoan()}
 

@@ -51,10 +51,10 @@ def _direct(way: str, dtype: str) -> Line:
 
 LINES = (
     Line(
-        "leapfrog, fixed dt, N = 3, 64, 1024, 4096",
+        "leapfrog, fixed dt, N = 3, 16, 64, 1024, 4096",
         "times rebound's in C",
         "rollouts",
-        tuple(f"rollout N={count}" for count in (3, 64, 1024, 4096)),
+        tuple(f"rollout N={count}" for count in (3, 16, 64, 1024, 4096)),
     ),
     Line(
         "4096, and 2^20 systems of three bodies at once",
@@ -63,7 +63,7 @@ LINES = (
         ("systems B=4096", "systems B=1048576"),
     ),
     Line(
-        "the same with an exact clock, N = 3, 64, 1024; with the energy watched too",
+        "leapfrog with an exact clock, N = 3, 64, 1024; with the energy watched too",
         "of the speed without",
         "clock",
         tuple(f"{name} N={count}" for name in ("clock", "watch") for count in (3, 64, 1024)),

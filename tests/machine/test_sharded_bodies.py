@@ -146,6 +146,7 @@ def test_four_devices_share_the_pairs() -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.slow  # four devices of one process stand for it
 def test_two_processes_share_the_pairs() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -51,12 +51,13 @@ def alone(start, given):
         # Seed 1 needs more than three retrain iterations on a step; seed 0 does not.
         (f"{STRICT} --epochs 4 --max-retrain-steps 3", True, ["", "stuck"], [0, 1]),
         # Bodies, units of the inputs and new draws of each seed's own.
-        (
+        pytest.param(
             "--multi-orbit --num-orbits 3 --fresh-every 2 --epochs 4 --normalize-inputs "
             "--steps-per-epoch 2 --draw random",
             False,
             ["", ""],
             [1],
+            marks=pytest.mark.slow,
         ),
         (
             f"{WINDOW} --window-iterations 2 --window-batch 3 -e 0.5 --epochs 3",
