@@ -342,6 +342,10 @@ class Symmetrized(_Wrapper):
         # A rho of 0 marks the start.
         return jnp.zeros((), particles.time.dtype), self.rule.init(particles)
 
+    def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
+        rho, inner = memory
+        return rho, self.rule.told(inner, carried, way)
+
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         rho, inner = memory
         wanted, inner = self.rule.step_size(inner, particles)

@@ -517,3 +517,22 @@ def test_small_steps_agree_with_ias15_and_converge_as_their_square(table, end, e
     coarse, fine = error(1.0), error(1 / 16)
     assert fine < accuracy
     assert np.log(coarse / fine) / np.log(16) == pytest.approx(2, abs=0.05)
+
+
+class Told(Rule):
+    """Counts how often it was told what the scheme carries."""
+
+    def init(self, particles):
+        return jnp.zeros((), jnp.int32)
+
+    def told(self, memory, carried, way):
+        return memory + 1
+
+    def step_size(self, memory, particles):
+        return 0.01, memory
+
+
+def test_wrapped_rules_are_told_with_their_own_memory():
+    pair = from_table(KEPLER, GRAVITY.acceleration)
+    assert run_steps(scaled(Told(), 2.0), GRAVITY, pair, 3).memory == 3
+    assert run_steps(symmetrized(Told()), GRAVITY, pair, 3).memory[1] == 3
