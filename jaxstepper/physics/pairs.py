@@ -83,6 +83,7 @@ class Reduction(NamedTuple):
 
 
 MINIMUM = Reduction(jnp.min, jnp.minimum, np.inf)
+MAXIMUM = Reduction(jnp.max, jnp.maximum, 0.0)  # of what is positive
 SUM = Reduction(jnp.sum, operator.add, 0.0)
 
 
@@ -90,32 +91,34 @@ def minimum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
     """The smallest `quantity` of any pair, `[]`; infinite if there is none."""
-    if particles.mass.shape[0] == 1:
-        return jnp.asarray(jnp.inf, particles.time.dtype)
-    if _are_few(particles):
-        acts, pairs = all_pairs(particles, softening)
-        return jnp.min(jnp.where(acts, quantity(pairs), jnp.inf))
-    return jnp.min(_of_each_body(quantity, MINIMUM, particles, softening))
+    return _over_pairs(quantity, MINIMUM, particles, softening)
 
 
 def maximum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
     """The largest `quantity`, which is positive, of any pair, `[]`; 0 if there is none."""
-    least = minimum_over_pairs(lambda pairs: -quantity(pairs), particles, softening)
-    return jnp.maximum(-least, 0)
+    return _over_pairs(quantity, MAXIMUM, particles, softening)
 
 
 def sum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
     """The sum of `quantity` over all pairs, each counted once, `[]`."""
+    total = _over_pairs(quantity, SUM, particles, softening)
+    return total if _are_few(particles) else 0.5 * total
+
+
+def _over_pairs(
+    quantity: Quantity, over: Reduction, particles: Particles, softening: Array | float
+) -> Float[Array, ""]:
+    """The reduction of `quantity` over pairs: once each of a few bodies, else from either end."""
     if particles.mass.shape[0] == 1:
-        return jnp.zeros((), particles.time.dtype)
+        return jnp.asarray(over.neutral, particles.time.dtype)
     if _are_few(particles):
         acts, pairs = all_pairs(particles, softening)
-        return jnp.sum(jnp.where(acts, quantity(pairs), 0.0))
-    return 0.5 * jnp.sum(_of_each_body(quantity, SUM, particles, softening))
+        return over.reduce(jnp.where(acts, quantity(pairs), over.neutral))
+    return over.reduce(_of_each_body(quantity, over, particles, softening))
 
 
 def largest_free_fall_rate(particles: Particles, softening: Array | float) -> Float[Array, ""]:
