@@ -122,12 +122,11 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         taken = any(each.name == name for each in found)
         name = f"learned:{path}" if taken else name
         found.append(Candidate(name, model=model))
-        of_pairs = from_dict(model.config)[0].feature_type in (ORBITAL, ECCENTRIC)
-        if options.tabulate and of_pairs:
+        inputs, few = from_dict(model.config)[0].feature_type, options.fastest
+        if options.tabulate and inputs in (ORBITAL, ECCENTRIC):
             found.append(Candidate(f"{name}:table", model=model, as_table=True))
-        if options.fastest and from_dict(model.config)[0].feature_type == ENCOUNTERS:
-            few = Candidate(f"{name}:fastest-{options.fastest}", model=model)
-            found.append(replace(few, fastest=options.fastest))
+        if few and inputs == ENCOUNTERS:
+            found.append(Candidate(f"{name}:fastest-{few}", model=model, fastest=few))
     return list({each.name: each for each in found}.values())
 
 

@@ -133,8 +133,9 @@ def open_recorder(plan: Plan, report: Report, at_once: Callable[[], None]) -> It
 
             def report_and_stop(share: float) -> None:
                 report(share)
-                if any_of(stopped() > 0):
-                    raise KeyboardInterrupt(*[number for number in [stopped()] if number])
+                number = stopped()
+                if any_of(number > 0):
+                    raise KeyboardInterrupt(number) if number else KeyboardInterrupt
 
             yield Recorder(plan, writer, report_and_stop)
     except KeyboardInterrupt:
