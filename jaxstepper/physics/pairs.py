@@ -35,6 +35,8 @@ UNROLLED_UP_TO = 4
 ALL_PAIRS_UP_TO = 16
 # Sources whose pairs with all bodies are in memory at once, on a CPU.
 SOURCES_AT_ONCE = 16
+# Bodies whose encounters are summed at once, of those that fall fastest.
+BODIES_AT_ONCE = 4
 
 Vectors = list[Float[Array, "*P"]]
 """Vectors by their D components, so that all arithmetic runs along the pairs."""
@@ -174,7 +176,8 @@ def fastest_encounters(
         unit = squares[i] if wide else None
         return _encounter(i, unit, square_of_free_fall, particles, softening)
 
-    typical, rates = jax.vmap(of_body)(bodies)
+    # In a loop, or XLA would sum over the pairs anew for every number that is made of the sums.
+    typical, rates = lax.map(of_body, bodies, batch_size=BODIES_AT_ONCE)
     return _acting(typical)[1], rates
 
 
