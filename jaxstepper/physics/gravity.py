@@ -181,13 +181,62 @@ def self_potential_energy(
         )
         return -sum(terms, start=jnp.zeros((), position.dtype))
 
+    return -0.5 * jnp.sum(mass * _depths(position, mass, softening))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _depths(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, " N"]:
+    """Of each body the sum of mass / distance over the others."""
+    numbers = jnp.arange(position.shape[0], dtype=position.dtype)
+    rows = jnp.column_stack([position, numbers])
+
+    def on(targets: Float[Array, "K C"]) -> Float[Array, " K"]:
+        return _depths_by_sources(targets, position, mass, softening)
+
+    return by_platform(
+        cpu=lambda: share_rows(on, rows),
+        accelerator=lambda: _depths_by_rows(position, mass, softening),
+    )
+
+
+@_depths.defjvp
+def _slope_of_depths(softening: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """That of the sum by rows, which compiles sooner."""
+    return jax.jvp(partial(_depths_by_rows, softening=softening), primals, tangents)
+
+
+def _depths_by_rows(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, " N"]:
+    count = position.shape[0]
+
     def row(i: Array) -> Array:
         dx = position.T - position[i][:, None]
         inverse = inverse_distance(_distance_squared(dx, softening))
-        others = jnp.arange(count) != i
-        return mass[i] * jnp.sum(jnp.where(others, mass * inverse, 0.0))
+        return jnp.sum(jnp.where(jnp.arange(count) != i, mass * inverse, 0.0))
 
-    return -0.5 * jnp.sum(for_each_body(row, count))
+    return for_each_body(row, count)
+
+
+def _depths_by_sources(
+    targets: Float[Array, "K C"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, " K"]:
+    """As `_by_sources`; a target is a position and the number of its body."""
+    *x, own = targets.T
+
+    def add(depth: Array, block: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        x_s, m_s, number = block
+        dx = [x_s[:, k, None] - x_k for k, x_k in enumerate(x)]
+        r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
+        depths = jnp.where(number[:, None] != own, m_s[:, None] * inverse_root(r_squared), 0.0)
+        return sum(depths, start=depth), None
+
+    return lax.scan(add, jnp.zeros_like(own), _blocks_of_sources(position, mass))[0]
 
 
 def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
@@ -318,12 +367,6 @@ def _by_sources(
     that is twice as fast as multiplying rows of the pair matrix by the masses.
     """
     count, dim = position.shape
-    size = min(count, SOURCES_AT_ONCE)
-    missing = -count % size
-    # Massless copies of the last body, whose numbers are no body's, fill up the last block.
-    sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
-    masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
-    numbers = jnp.arange(count + missing).reshape(-1, size)
     x, own = [targets[:, k] for k in range(dim)], targets[:, dim:]
 
     def add_pull(sums: list[Array], block: tuple[Array, Array, Array]) -> tuple[list[Array], None]:
@@ -332,7 +375,7 @@ def _by_sources(
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
         cube = inverse_cube(r_squared)
         # What all sums share, and so is computed once, is the cube or the weight.
-        each = range(size)
+        each = range(len(m_s))
         if falls is None:
             weight = m_s[:, None] * cube
             pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in each] for k in range(dim)]
@@ -346,7 +389,22 @@ def _by_sources(
         return [*a, fall], None
 
     zero = [jnp.zeros_like(x[0])] * (dim if falls is None else dim + 1)
-    return jnp.stack(lax.scan(add_pull, zero, (sources, masses, numbers))[0], axis=1)
+    return jnp.stack(lax.scan(add_pull, zero, _blocks_of_sources(position, mass))[0], axis=1)
+
+
+def _blocks_of_sources(
+    position: Float[Array, "N D"], mass: Float[Array, " N"]
+) -> tuple[Float[Array, "B S D"], Float[Array, "B S"], Int[Array, "B S"]]:
+    """Positions, masses and numbers, a few sources at a time.
+
+    Massless copies of the last body, whose numbers are no body's, fill up the last block.
+    """
+    count, dim = position.shape
+    size = min(count, SOURCES_AT_ONCE)
+    missing = -count % size
+    sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
+    masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
+    return sources, masses, jnp.arange(count + missing).reshape(-1, size)
 
 
 def _falls_of(
