@@ -144,7 +144,7 @@ def turn(
         return field.at[..., to].set(new, mode="drop", unique_indices=True)
 
     time = state.begin + state.length * (state.block.astype(now.dtype) + now)
-    pull = pull_on(gravity, predicted[:, who], predicted, state.mass, time)
+    pull = pull_on(gravity, predicted[:, who], who, predicted, state.mass, time)
     step = state.step[who]
     taken = jnp.where(chosen > 0, now - state.own_time[who], step)
     velocities = _velocities(gravity, predicted, state.mass)
@@ -179,7 +179,8 @@ def state_at(gravity: Gravity, state: Individual, time: Float[Array, ""] | float
     now = in_block(state, time)
     time = jnp.asarray(time, now.dtype)
     predicted = _predicted(state, now)
-    pull = pull_on(gravity, predicted, predicted, state.mass, time)
+    everyone = jnp.arange(state.mass.shape[0])
+    pull = pull_on(gravity, predicted, everyone, predicted, state.mass, time)
     h = state.length * (now - state.own_time)
     there = correct(Motion(*state.motion), pull.acceleration.T, pull.jerk.T, h)
     dt = state.length * jnp.min(state.step)
@@ -229,7 +230,7 @@ def _pull_and_snap(gravity: Gravity, particles: Particles) -> tuple[Pull, Float[
 
     def pull(position: Array, velocity: Array, time: Array) -> Pull:
         where = jnp.concatenate((position.T, velocity.T))
-        return pull_on(gravity, where, where, p.mass, time)
+        return pull_on(gravity, where, jnp.arange(p.mass.shape[0]), where, p.mass, time)
 
     a = gravity.acceleration(p.position, p.mass, p.time)
     rates = (p.velocity, a, jnp.ones_like(p.time))
