@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from jaxstepper.commands.clock_checks import check_times
 from jaxstepper.commands.individual import take_individual_steps
 from jaxstepper.commands.movies import movie_options, movie_path
 from jaxstepper.commands.outcome import print_report
@@ -259,6 +260,7 @@ def _limits(request: Request, table: np.ndarray) -> Limits:
     way = -1 if config.backwards else 1
 
     def after(duration: float) -> Limits:
+        check_times(request, duration)
         return Limits(time=config.start_time + way * duration)
 
     if config.duration is not None:

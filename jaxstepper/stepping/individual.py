@@ -12,6 +12,7 @@ Source: Makino & Aarseth 1992.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -43,6 +44,8 @@ TILE, LARGE_TILE, LARGE = 8, 16, 128
 TILE_ON_ACCELERATOR = 256
 # Changes of an acceleration are taken for noise up to so many rounding errors of its terms.
 NOISE = 4.0
+# More longest steps cannot be counted.
+MOST_BLOCKS = 2.0**31 - 1
 # Of all bodies: their forces and jerks, and the rate of these.
 EVALUATIONS_AT_START = 2
 
@@ -101,7 +104,8 @@ def towards(state: Individual, end_time: Float[Array, ""] | float) -> Individual
     rounding = 4 * jnp.finfo(span.dtype).eps * span
     blocks = jnp.ceil(span - rounding).astype(jnp.int32)
     last = span - (blocks - 1)
-    status = jnp.where(state.block < blocks, RUNNING, ENDED).astype(jnp.int32)
+    status = jnp.where(state.block < blocks, RUNNING, ENDED)
+    status = jnp.where(span > MOST_BLOCKS, STALLED, status).astype(jnp.int32)
     return state.replace(
         end=end,
         length=length,
@@ -212,12 +216,14 @@ def run_individual(
 def longest_step(gravity: Gravity, particles: Particles, end_time: float) -> float:
     """A longest step that suits most systems: 1/8 of the unit of time in which T + |U| is 3/4.
 
-    At least 16 of them make the rollout, so that its energy is measured on the way; they alone
-    decide where the bodies have no mass. Source of the unit: Heggie & Mathieu 1986.
+    T and U are about the barycentre and of the bodies' own pull: an external field acts on bodies
+    of any mass alike. At least 16 of the steps make the rollout, so that its energy is measured on
+    the way; they alone decide where the bodies have no mass. Source of the unit: Heggie & Mathieu
+    1986.
     """
-    p = particles
-    size = kinetic_energy(barycentric(p, gravity))
-    size = size + jnp.abs(gravity.potential_energy(p.position, p.mass, p.time))
+    p, own = particles, replace(gravity, external=None)
+    size = kinetic_energy(barycentric(p, own))
+    size = size + jnp.abs(own.potential_energy(p.position, p.mass, p.time))
     unit = gravity.G * float(jnp.sum(p.mass) ** 2.5 / (4 / 3 * size) ** 1.5)
     span = abs(end_time - float(p.time))
     steps = [unit / 8, span / 16]

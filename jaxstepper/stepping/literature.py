@@ -122,7 +122,10 @@ class Huayno(FieldRule):
 
 
 def huayno_rate(eta: Number, pairs: Pairs) -> Array:
-    """1 / h of every pair, the larger of (1 - min(d, 1) / 2) / t for both times of `Huayno`."""
+    """1 / h of every pair, the larger of (1 - min(d, 1) / 2) / t for both times of `Huayno`.
+
+    Infinite for two bodies in the same place.
+    """
     inverse = inverse_root(pairs.distance_squared)
     inverse_squared = inverse * inverse
     approach = pairs.r_dot_v * inverse_squared
@@ -133,7 +136,8 @@ def huayno_rate(eta: Number, pairs: Pairs) -> Array:
     passage = jnp.where(moving, pairs.speed_squared, 1.0) * inverse_squared
     ahead = _half_a_step_ahead(jnp.sqrt(2 * fall) / eta, 1.5 * approach)
     passing = _half_a_step_ahead(jnp.sqrt(passage) / eta, approach * (1 + fall / passage))
-    return jnp.maximum(ahead, jnp.where(moving, passing, 0.0))
+    rate = jnp.maximum(ahead, jnp.where(moving, passing, 0.0))
+    return jnp.where(pairs.distance_squared > 0, rate, jnp.inf)
 
 
 def _half_a_step_ahead(rate: Array, slope: Array) -> Array:
