@@ -216,18 +216,24 @@ def run_individual(
 def longest_step(gravity: Gravity, particles: Particles, end_time: float) -> float:
     """A longest step that suits most systems: 1/8 of the unit of time in which T + |U| is 3/4.
 
+    At least 16 of them make the rollout, so that its energy is measured on the way; they alone
+    decide where the bodies have no mass.
+    """
+    span = abs(end_time - float(particles.time))
+    steps = [unit_of_time(gravity, particles) / 8, span / 16]
+    return min((dt for dt in steps if 0 < dt < math.inf), default=1.0)
+
+
+def unit_of_time(gravity: Gravity, particles: Particles) -> float:
+    """G M^(5/2) / (4/3 (T + |U|))^(3/2); 0, infinite or NaN where the bodies have no mass.
+
     T and U are about the barycentre and of the bodies' own pull: an external field acts on bodies
-    of any mass alike. At least 16 of the steps make the rollout, so that its energy is measured on
-    the way; they alone decide where the bodies have no mass. Source of the unit: Heggie & Mathieu
-    1986.
+    of any mass alike. Source: Heggie & Mathieu 1986.
     """
     p, own = particles, replace(gravity, external=None)
     size = kinetic_energy(barycentric(p, own))
     size = size + jnp.abs(own.potential_energy(p.position, p.mass, p.time))
-    unit = gravity.G * float(jnp.sum(p.mass) ** 2.5 / (4 / 3 * size) ** 1.5)
-    span = abs(end_time - float(p.time))
-    steps = [unit / 8, span / 16]
-    return min((dt for dt in steps if 0 < dt < math.inf), default=1.0)
+    return gravity.G * float(jnp.sum(p.mass) ** 2.5 / (4 / 3 * size) ** 1.5)
 
 
 def _pull_and_snap(gravity: Gravity, particles: Particles) -> tuple[Pull, Float[Array, "N D"]]:
@@ -297,7 +303,9 @@ def _velocities(
 
 def _above(z: Float[Array, "D K"], level: Float[Array, " K"]) -> Float[Array, "D K"]:
     """Vectors longer than a level; 0 for the others."""
-    return jnp.where(jnp.sum(z * z, axis=0) > level * level, z, 0.0)
+    # Relative to the level, whose square may be too small for a number.
+    relative = z / jnp.where(level > 0, level, 1.0)
+    return jnp.where(jnp.sum(relative * relative, axis=0) > jnp.sign(level), z, 0.0)
 
 
 def _counted(evaluated: Int[Array, "2"], more: Int[Array, ""]) -> Int[Array, "2"]:

@@ -159,6 +159,17 @@ def test_float32_stays_float32():
     np.testing.assert_allclose(end.motion[0], eight().motion[0], atol=1e-4)
 
 
+def test_float32_takes_the_same_steps_in_units_in_which_derivatives_are_small():
+    ends = []
+    for scale in (1.0, 2.0**-26):  # of masses; then the square of a crackle is no number
+        table = EIGHT[0] * ([scale] + [1] * 3 + [scale**0.5] * 3)
+        particles, eta = state(table, dtype=jnp.float32), jnp.float32(0.02)
+        spans = (x / np.float32(scale) ** 0.5 for x in (SPAN, LONGEST))
+        ends.append(run_individual(Aarseth(eta), SOFT, particles, *spans))
+    assert int(ends[0].steps) == int(ends[1].steps)
+    assert evaluations(ends[0]) == evaluations(ends[1])
+
+
 def test_one_body_in_a_field_that_changes_with_time():
     # x'' = -x + cos(2 t) has the solution x = (4 cos t - cos 2t) / 3 from x = 1 at rest, where
     # neither acceleration nor jerk tells how long the first step should be.
