@@ -1,35 +1,42 @@
-"""Whether the derivatives of forces, which some rules see, are numbers of single precision."""
+"""Whether the accelerations and their derivatives, which some rules see, are numbers."""
 
 import math
 from collections.abc import Sequence
 
-import jax.numpy as jnp
+import numpy as np
 
 from jaxstepper.errors import require
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
-from jaxstepper.settings.config import Config
+from jaxstepper.settings.config import PAIRS, Config
 from jaxstepper.stepping.individual import unit_of_time
+
+OF_ACCELERATIONS = ("acceleration", "distance-over-acceleration")
 
 
 def check_derivatives(config: Config, gravity: Gravity, starts: Sequence[Particles]) -> None:
-    """Refuses bodies the squares of whose second derivatives of forces overflow or vanish.
+    """Refuses bodies the squares of whose accelerations, or derivatives of these, are no numbers.
 
-    They are those of the largest acceleration, over the unit of time of `longest_step`.
+    The derivatives are the second ones, which rules with inputs of derivatives see; they are judged
+    by the largest acceleration and the unit of time of `unit_of_time`.
 
     Raises:
-        UserError: they do.
+        UserError: they overflow or vanish.
     """
-    limits = jnp.finfo(config.dtype)
+    limits, order = np.finfo(config.dtype), 2
+    if not (config.individual or config.feature_type == PAIRS):
+        if config.controller not in OF_ACCELERATIONS:
+            return
+        order = 0
     for start in starts:
         unit = unit_of_time(gravity, start)
-        largest = float(jnp.max(jnp.linalg.norm(start.acceleration, axis=1)))
+        largest = np.linalg.norm(np.asarray(start.acceleration, np.float64), axis=1).max()
         if not (0 < unit < math.inf and largest > 0):
             continue
-        square = 2 * (math.log10(largest) - 2 * math.log10(unit))
+        square = 2 * (math.log10(largest) - order * math.log10(unit))
         fits = math.log10(limits.tiny) < square < math.log10(limits.max)
         require(
             fits,
-            f"forces of {largest:.1g} that change within times of {unit:.1g} have derivatives whose"
-            f" squares are no numbers of {config.dtype}; choose other units, or --dtype float64",
+            f"accelerations of {largest:.1g} that change within times of {unit:.1g} are too small"
+            f" or large for this rule in {config.dtype}; choose other units, or --dtype float64",
         )

@@ -53,7 +53,7 @@ from jaxstepper.runs.units import (
     with_G_of_units,
 )
 from jaxstepper.settings.checks import warn_of_ineffective
-from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, PAIRS, Config
+from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.stepping import literature as rules
 from jaxstepper.stepping.rollout import Limits
@@ -92,8 +92,7 @@ def run_simulate(request: Request) -> int:
             everywhere(from_table(table, gravity.acceleration, dtype, begin))
             for table in everywhere(list(tables))
         ]
-        if config.individual or config.feature_type == PAIRS:
-            check_derivatives(config, gravity, starts)
+        check_derivatives(config, gravity, starts)
         plan = Plan(request, gravity, starts, limits, names, source)
         began = time.perf_counter()
         if config.individual:
