@@ -85,6 +85,7 @@ def run_simulate(request: Request) -> int:
         warn_of_domain(model, str(config.model_path), seen, config.softening, asked)
     dtype, begin = jnp.dtype(config.dtype), config.start_time
     limits = [_limits(request, table) for table in tables]
+    _check_drift(config, tables, limits)
     if source is not None:
         check_going_on(source.recording, limits, source.path, config.output)
     with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
@@ -254,6 +255,23 @@ def _plain_rule(config: Config, gravity: Gravity, model: TrainedModel | None) ->
     eta = config.dt if name == "fixed" and config.dt > 0 else None
     rule = rules.by_name(name, gravity, config.eta or eta, config.power)
     return rule.on(SCHEMES[config.scheme])
+
+
+def _check_drift(config: Config, tables: np.ndarray, limits: list[Limits]) -> None:
+    """Refuses bodies that drift so far from the origin that rounding will spoil their energy.
+
+    Raises:
+        UserError: they do.
+    """
+    if config.external_field_mass is not None:
+        return
+    moved, dim = tables.copy(), (tables.shape[2] - 1) // 2
+    spans = np.array([float(limit.time) - config.start_time for limit in limits])
+    share = tables[..., :1] / tables[..., :1].sum(axis=1, keepdims=True)
+    drift = np.sum(share * tables[..., 1 + dim :], axis=1, keepdims=True)
+    moved[..., 1 : 1 + dim] += drift * np.where(np.isfinite(spans), spans, 0.0)[:, None, None]
+    where = f"{config.ic_path or 'the bodies'}, moved to their end"
+    check_precision(attracting(moved, config.G), where, config.dtype, config.softening)
 
 
 def _limits(request: Request, table: np.ndarray) -> Limits:

@@ -64,6 +64,15 @@ def test_a_fixed_step_that_leads_nowhere_is_no_matter_of_softening():
     assert "--softening" not in outcome.err
 
 
+@pytest.mark.parametrize("rule", ["--controller free-fall", INDIVIDUAL])
+def test_a_drift_far_from_the_origin_is_refused_before_it_spoils_the_energy(rule):
+    Path("drift.txt").write_text(".5 -.5 0 0 199.5\n.5 .5 0 0 200.5\n")
+    run = "simulate --no-compilation-cache --ic-path drift.txt --dtype float32"
+    refused = call(run, rule, "--duration 600")
+    assert_refused(refused, "drift.txt, moved to their end", "float32 spoils their energy")
+    assert call(run, rule, "--duration 0.1").code == 0
+
+
 def test_the_largest_error_of_individual_steps_counts_where_they_stopped():
     Path("fall.txt").write_text("1 -.5 0 0 0\n1 .5 0 0 0\n")
     outcome = call("simulate --no-compilation-cache --ic-path fall.txt --duration 2", INDIVIDUAL)
