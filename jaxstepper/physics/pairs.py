@@ -225,8 +225,9 @@ def _slope_of_sums(terms: tuple, changes: tuple) -> tuple[list[Array], list[Arra
 
 
 def square_of_free_fall(pairs: Pairs) -> Float[Array, "*P"]:
-    """mu / r^3, the square of the rate of free fall."""
-    return pairs.mu * inverse_cube(pairs.distance_squared)
+    """mu / r^3, the square of the rate of free fall; infinite for two bodies in the same place."""
+    square = pairs.mu * inverse_cube(pairs.distance_squared)
+    return jnp.where(pairs.distance_squared > 0, square, jnp.inf)
 
 
 def _fourth_power(pairs: Pairs) -> Float[Array, "*P"]:
