@@ -37,6 +37,9 @@ def pytest_configure(config):
     jax.config.update("jax_disable_most_optimizations", True)
     # It must be on before the first array.
     jax.config.update("jax_enable_x64", True)
+    # As commands do, or nothing that is compiled for them serves the library, nor the other way.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_device", jax.local_devices()[0])
     if hasattr(config, "cache"):
         keep_programs(config)
     # Tracing makes objects by the million, nearly all of which die with their last reference.
