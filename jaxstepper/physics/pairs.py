@@ -26,6 +26,7 @@ from jaxstepper.physics.gravity import (
     sum_together,
 )
 from jaxstepper.physics.particles import Particles
+from jaxstepper.physics.reductions import MAXIMUM, MINIMUM, SUM, Reduction
 
 # Up to this many bodies each pair is a number of its own. With slices of three bodies, the gradient
 # of a power of the distance in a `scan` crashes XLA's code for CPUs (jaxlib 0.10.2).
@@ -74,19 +75,6 @@ class Pairs(NamedTuple):
 Quantity = Callable[[Pairs], Array]
 
 
-class Reduction(NamedTuple):
-    """How values of many pairs become one."""
-
-    reduce: Callable[[Array], Array]
-    combine: Callable[[Array, Array], Array]
-    neutral: float
-
-
-MINIMUM = Reduction(jnp.min, jnp.minimum, np.inf)
-MAXIMUM = Reduction(jnp.max, jnp.maximum, 0.0)  # of what is positive
-SUM = Reduction(jnp.sum, operator.add, 0.0)
-
-
 def minimum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
@@ -106,7 +94,7 @@ def sum_over_pairs(
 ) -> Float[Array, ""]:
     """The sum of `quantity` over all pairs, each counted once, `[]`."""
     total = _over_pairs(quantity, SUM, particles, softening)
-    return total if _are_few(particles) else 0.5 * total
+    return total if are_few(particles) else 0.5 * total
 
 
 def _over_pairs(
@@ -115,7 +103,7 @@ def _over_pairs(
     """The reduction of `quantity` over pairs: once each of a few bodies, else from either end."""
     if particles.mass.shape[0] == 1:
         return jnp.asarray(over.neutral, particles.time.dtype)
-    if _are_few(particles):
+    if are_few(particles):
         acts, pairs = all_pairs(particles, softening)
         return over.reduce(jnp.where(acts, quantity(pairs), over.neutral))
     return over.reduce(_of_each_body(quantity, over, particles, softening))
@@ -146,53 +134,62 @@ def encounters(
         return pairs, safe_sqrt(jnp.where(acts, squared_rate(pairs), 0.0))
 
     def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
-        return _encounter(i, None, squared_rate, particles, softening)
+        return _encounter(i, squared_rate, particles, softening)
 
     typical, rates = for_each_body(of_body, particles.mass.shape[0])
     return _acting(typical)[1], rates
 
 
 def fastest_encounters(
-    particles: Particles, softening: Array | float, most: int
+    particles: Particles,
+    softening: Array | float,
+    most: int,
+    fourth_powers: Float[Array, " N"] | None = None,
 ) -> tuple[Pairs, Float[Array, " K"]]:
-    """The `encounters` `[K]` of the K bodies that fall fastest, for more than K >= 1 bodies.
+    """The `encounters` `[K]` among the K bodies that fall fastest, of more than K.
 
-    Their rates are those of free fall, sqrt(mu / r^3). The bodies are found in one pass over all
-    pairs that needs no velocity and, in double precision, no root.
+    Their rates are those of free fall, sqrt(mu / r^3). Both bodies of the fastest pairs are among
+    them, so that slower bodies would add little to the sums.
+
+    Args:
+        particles: the bodies.
+        softening: of the force.
+        most: K; a pair has two bodies, and 1 counts as 2.
+        fourth_powers: `[N]`, of every body the sum of the fourth powers of the rates of its pairs.
+            Without these, one more pass over all pairs finds them; it needs no velocity and, in
+            double precision, no root.
     """
-    wide = particles.time.dtype == jnp.float64
+    if fourth_powers is None:
+        wide = particles.time.dtype == jnp.float64
 
-    def power(pairs: Pairs) -> Array:
-        # In single precision, close pairs overflow, which only makes them the fastest.
-        return _fourth_power(pairs) if wide else square_of_free_fall(pairs) ** 2
+        def power(pairs: Pairs) -> Array:
+            # In single precision, close pairs overflow, which only makes them the fastest.
+            return _fourth_power(pairs) if wide else square_of_free_fall(pairs) ** 2
 
-    squares = jnp.sqrt(lax.stop_gradient(_of_each_body(power, SUM, particles, softening)))
+        fourth_powers = _of_each_body(power, SUM, particles, softening)
     # XLA sorts single precision several times faster, and it has room for the rates themselves.
-    bodies = lax.top_k(jnp.sqrt(squares).astype(jnp.float32), most)[1]
-
-    def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
-        unit = squares[i] if wide else None
-        return _encounter(i, unit, square_of_free_fall, particles, softening)
-
-    typical, rates = jax.vmap(of_body)(bodies)
-    return _acting(typical)[1], rates
+    rates = safe_sqrt(safe_sqrt(lax.stop_gradient(fourth_powers))).astype(jnp.float32)
+    bodies = lax.top_k(rates, max(most, 2))[1]
+    mass, *vectors = (
+        x[bodies]
+        for x in (particles.mass, particles.position, particles.velocity, particles.acceleration)
+    )
+    position, velocity, acceleration = vectors
+    fastest = particles.replace(
+        mass=mass, position=position, velocity=velocity, acceleration=acceleration
+    )
+    return encounters(square_of_free_fall, fastest, softening)
 
 
 def _encounter(
-    i: Array,
-    unit: Float[Array, ""] | None,
-    squared_rate: Quantity,
-    particles: Particles,
-    softening: Array | float,
+    i: Array, squared_rate: Quantity, particles: Particles, softening: Array | float
 ) -> tuple[Pairs, Float[Array, ""]]:
-    """The smoothed pair of a body, and its rate; powers of rates are relative to `unit`, a square.
-
-    Relative to it, or to the largest if there is none, they cannot overflow.
-    """
+    """The smoothed pair of a body, and its rate."""
     others = _others(i, particles)
     pairs = _pairs_of(i, others, particles, softening)
     squares = jnp.where(others, squared_rate(pairs), 0.0)
-    unit = lax.stop_gradient(jnp.max(squares)) if unit is None else unit
+    # Powers of rates are relative to the largest, so that they cannot overflow.
+    unit = lax.stop_gradient(jnp.max(squares))
     unit = jnp.where(unit > 0, unit, 1.0)
     relative = squares / unit
     powers = relative * relative
@@ -228,8 +225,9 @@ def _slope_of_sums(terms: tuple, changes: tuple) -> tuple[list[Array], list[Arra
 
 
 def square_of_free_fall(pairs: Pairs) -> Float[Array, "*P"]:
-    """mu / r^3, the square of the rate of free fall."""
-    return pairs.mu * inverse_cube(pairs.distance_squared)
+    """mu / r^3, the square of the rate of free fall; infinite for two bodies in the same place."""
+    square = pairs.mu * inverse_cube(pairs.distance_squared)
+    return jnp.where(pairs.distance_squared > 0, square, jnp.inf)
 
 
 def _fourth_power(pairs: Pairs) -> Float[Array, "*P"]:
@@ -269,7 +267,8 @@ def _acting(pairs: Pairs) -> tuple[Bool[Array, " P"], Pairs]:
     return acts, pairs._replace(mu=mu, distance_squared=square)
 
 
-def _are_few(particles: Particles) -> bool:
+def are_few(particles: Particles) -> bool:
+    """Whether all pairs are formed at once."""
     return particles.mass.shape[0] <= ALL_PAIRS_UP_TO
 
 
