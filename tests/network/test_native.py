@@ -45,8 +45,13 @@ def state(table):
     return from_table(table, GRAVITY.acceleration, jnp.float64)
 
 
+@jax.jit
+def first_dt(controller, particles):
+    return controller.step_size(controller.init(particles), particles)[0]
+
+
 def step_size(controller, particles):
-    return float(controller.step_size(controller.init(particles), particles)[0])
+    return float(first_dt(controller, particles))
 
 
 def pair_of(table):
