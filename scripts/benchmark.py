@@ -2,11 +2,12 @@
 
     python scripts/benchmark.py [--only PATTERN] [--gpu] [--json FILE] [--plot FILE] [--quick]
 
-PATTERN is a group (rollouts, systems, clock, learned, trained, retrain, replay, orbits, chip,
-startup, growth) or matches names of rows. Of a row, `ratio` says how many times better than the
-reference we are, and a ratio >= goal is good. Times are the best of some runs, in turns with the
-time is in a column of its own, and in no other figure. On a GPU, systems, orbits and chip go to
-larger sizes. Peers that are not installed (the packages `rebound` and `torch`) leave NaN.
+PATTERN is a group (rollouts, systems, clock, learned, trained, clusters, retrain, replay, orbits,
+chip, startup, growth) or matches names of rows. Of a row, `ratio` says how many times better than
+the reference we are, and a ratio >= goal is good. Times are the best of some runs, in turns with
+those of the reference; compile time is in a column of its own, and in no other figure. On a GPU,
+systems, orbits and chip go to larger sizes. Peers that are not installed (the packages `rebound`
+and `torch`) leave NaN.
 
 Every row goes to the file of the machine in scripts/benchmarks, in the place of the row of its
 name, with the load and the versions it was measured with; from these files
@@ -33,6 +34,9 @@ learned: rollouts whose dt the default network chooses. One system: reading the 
 trained: steps of one pair and of 64 in a batch, of the shipped rules and of their tables. A ratio
     below the evaluations that a rule saves costs time at equal error: the force of a pair takes
     some ten nanoseconds, less than any network.
+clusters: steps in Plummer spheres, of free fall against a constant dt, and of the shipped `plummer`
+    against free fall. The rates of free fall come out of the pass for forces; the network asks
+    about the bodies that fall fastest, whose encounters are a few rows of pairs more.
 retrain: a failed attempt of phase 1, three bodies. The memory traffic of Adam: weights and two
     moments are read and written, and the gradient is read, 7 x 8 bytes a weight. XLA's loops on a
     CPU have one output each, so that both moments and the weights read what they share again: 10
@@ -84,6 +88,9 @@ def groups(quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
         "clock": lambda: rollouts.clocks(many, (3, 64) if quick else (3, 64, 1024)),
         "learned": lambda: rollouts.learned_steps(many, 64 if quick else 1024),
         "trained": lambda: rollouts.trained_pairs(many, 4 if quick else 64),
+        "clusters": lambda: rollouts.clusters(
+            many, (64,) if quick else (64, 128, 256), 2 if quick else 16
+        ),
         "retrain": lambda: training.retrain(many, 5 if quick else 100),
         "replay": lambda: training.replay(many, 64 if quick else 512),
         "orbits": lambda: training.orbits(few, (1, 64) if quick else _orbits()),

@@ -14,7 +14,7 @@ from jaxstepper.network.learned import LearnedRule
 from jaxstepper.network.step_network import StepNetwork, init_variables
 from jaxstepper.network.tabulated import tabulated
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.physics.initial_conditions import kepler_batch, random_batch
+from jaxstepper.physics.initial_conditions import kepler_batch, plummer, random_batch
 from jaxstepper.physics.particles import Particles, from_table
 from jaxstepper.runs.models import load_rule
 from jaxstepper.stepping.literature import free_fall
@@ -204,6 +204,27 @@ def trained_pairs(repeats: int, many: int) -> Iterator[Row]:
             for form, timing in zip(("", ", table"), ours, strict=True):
                 name, unit = f"{model} B={count}{form}", "system-steps/s"
                 yield faster(name, count * steps, unit, timing, "free fall", free.best)
+
+
+def clusters(repeats: int, bodies: tuple[int, ...], many: int) -> Iterator[Row]:
+    """Steps of free fall and of the trained rule of clusters, in one sphere and in many at once."""
+    gravity = Gravity(0.01)
+    plain, free = fixed(1e-4), free_fall(0.01, gravity.softening)
+    rules = (plain, free, load_rule("plummer", gravity))
+    together = jax.vmap(run_steps, (None, None, 0, None))
+    for count in bodies:
+        tables = jnp.asarray([plummer(seed, count) for seed in range(many)])
+        spheres = jax.vmap(lambda table: from_table(table, gravity.acceleration))(tables)
+        steps = max(2, 2_000_000 // count**2)
+        works = [partial(run_steps, rule, gravity, one(spheres), steps) for rule in rules]
+        fixed_dt, fallen, ours = best_times(repeats, *works)
+        yield faster(f"free fall N={count}", steps, "steps/s", fallen, "fixed dt", fixed_dt.best)
+        yield faster(f"plummer N={count}", steps, "steps/s", ours, "free fall", fallen.best)
+        few = max(2, steps // many)
+        works = [partial(together, rule, gravity, spheres, few) for rule in rules[1:]]
+        fallen, ours = best_times(repeats, *works)
+        name, work = f"plummer N={count} B={many}", many * few
+        yield faster(name, work, "system-steps/s", ours, "free fall", fallen.best)
 
 
 def growth(repeats: int, quick: bool) -> Iterator[Row]:

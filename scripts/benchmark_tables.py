@@ -84,6 +84,18 @@ LINES = (
         for model in ("kepler", "kepler_chin", "kepler_bm4")
     ),
     Line(
+        "a step of free fall in a sphere of 64, 128, 256 bodies",
+        "of the speed of a constant dt",
+        "clusters",
+        tuple(f"free fall N={count}" for count in (64, 128, 256)),
+    ),
+    Line(
+        "a step of plummer in a sphere of 64, 128, 256 bodies; in 16 at once",
+        "times free fall's speed",
+        "clusters",
+        tuple(f"plummer N={count}{many}" for many in ("", " B=16") for count in (64, 128, 256)),
+    ),
+    Line(
         "retrain iteration, default network",
         "times plain torch; of the rate that Adam's memory traffic allows",
         "retrain",

@@ -28,9 +28,10 @@ from jaxstepper.physics.pairs import (
     square_of_free_fall,
 )
 from jaxstepper.physics.particles import Particles
+from jaxstepper.physics.reductions import SUM_OF_FOURTH_POWERS, Falls
 from jaxstepper.stepping.field_rule import FieldRule, check_field, check_pairs
 from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
-from jaxstepper.stepping.scheme import Scheme
+from jaxstepper.stepping.scheme import Carried, Fallen, Scheme
 
 # Keeps a learned dt above zero, as the torch simulator does.
 LEARNED_DT_FLOOR = 1e-6
@@ -155,21 +156,30 @@ class OrbitalRule(FieldRule):
     fastest: int = field(default=0, metadata=STATIC)
     for_any_e: bool = field(default=False, metadata=STATIC)
 
+    @property
+    def falls(self) -> Falls | None:
+        return SUM_OF_FOURTH_POWERS if self.sees_others and self.fastest > 0 else None
+
+    def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
+        return carried if isinstance(carried, Fallen) else memory
+
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         check_pairs(self.external, particles)
         tolerance = jnp.asarray(self.tolerance, particles.time.dtype)
         rate = jnp.zeros((), particles.time.dtype)
         if particles.mass.shape[0] > 1:
-            rate = self._rate_of_pairs(particles)
+            rate = self._rate_of_pairs(memory, particles)
         if self.external is not None:
             squares = jnp.append(squared_rates(self.external, particles), rate**2)
             rate = safe_sqrt(safe_norm(squares))
-        return STEP_SCALE * root(tolerance, self.order) / rate, memory
+        return STEP_SCALE * root(tolerance, self.order) / rate, ()
 
-    def _rate_of_pairs(self, particles: Particles) -> Float[Array, ""]:
+    def _rate_of_pairs(self, known: Memory, particles: Particles) -> Float[Array, ""]:
         """1 / T exp(-network) of all pairs together."""
         if self.sees_others and 0 < self.fastest < particles.mass.shape[0]:
-            pairs, rates = fastest_encounters(particles, self.softening, self.fastest)
+            # They only say which bodies to look at; their own softening may be another.
+            powers = known.of_bodies if isinstance(known, Fallen) else None
+            pairs, rates = fastest_encounters(particles, self.softening, self.fastest, powers)
         else:
             square = square_of_free_fall if self.sees_others else square_of_dynamical_rate
             pairs, rates = encounters(square, particles, self.softening)

@@ -18,7 +18,7 @@ from jaxstepper.network.learned import OrbitalRule
 from jaxstepper.network.orbital_inputs import square_of_dynamical_rate
 from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.rule import OnScheme, Rule
+from jaxstepper.stepping.rule import Memory, OnScheme, Rule
 
 # Cells along y = v / sqrt(v^2 + 2 mu / r) and along the squared cosine of the angle: few enough to
 # stay in cache. Steps are within 1e-3 of the network's, and within 7 % on near circles, whose
@@ -59,7 +59,7 @@ class TabulatedRule(OrbitalRule):
 
     table: ArrayLike = field(default=0.0, kw_only=True)
 
-    def _rate_of_pairs(self, particles: Particles) -> Float[Array, ""]:
+    def _rate_of_pairs(self, known: Memory, particles: Particles) -> Float[Array, ""]:
         pairs, rates = encounters(square_of_dynamical_rate, particles, self.softening)
         return rate_of_all(self.rates_of(pairs, rates) * self._looked_up(pairs).astype(rates.dtype))
 

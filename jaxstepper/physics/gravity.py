@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from jaxstepper.errors import require
 from jaxstepper.machine.devices import share_rows
 from jaxstepper.physics.fast_roots import inverse_cube, inverse_root
+from jaxstepper.physics.reductions import SUM, Falls, Reduction
 
 # Up to this many bodies the pairs are unrolled; the size of the program grows as its square.
 UNROLLED_UP_TO = 6
@@ -104,6 +105,19 @@ class Gravity:
         own = self_acceleration(position, attracting, self.softening, self.by_component)
         return own if self.external is None else own + self.external.acceleration(position, time)
 
+    def acceleration_and_falls(
+        self,
+        position: Float[Array, "N D"],
+        mass: Float[Array, " N"],
+        time: Float[Array, ""],
+        falls: Falls,
+    ) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
+        """The same for several bodies, and how fast their pairs fall, `[N]`, in the same pass."""
+        own = _sums_over_pairs(position, self.attracting(mass), self.softening, falls)
+        a, of_bodies = own[:, :-1], own[:, -1]
+        external = self.external
+        return a if external is None else a + external.acceleration(position, time), of_bodies
+
     # Compiled as one, for those who ask for it outside of a compiled program.
     @partial(jax.jit, static_argnums=0)
     def potential_energy(
@@ -132,13 +146,25 @@ def self_acceleration(
     if position.shape[0] <= UNROLLED_UP_TO:
         return _acceleration_unrolled(position, mass, softening, by_component)
 
-    def pull_on(targets: Float[Array, "K D"]) -> Float[Array, "K D"]:
+    return _sums_over_pairs(position, mass, softening, None)
+
+
+def _sums_over_pairs(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float, falls: Falls | None
+) -> Float[Array, "N E"]:
+    """The components of every acceleration, `[N, D]`, and last, if they are asked for, `falls`."""
+    rows = position
+    if falls is not None:
+        numbers = jnp.arange(position.shape[0], dtype=position.dtype)
+        rows = jnp.column_stack([position, mass, numbers])
+
+    def on(targets: Float[Array, "K C"]) -> Float[Array, "K E"]:
         return by_platform(
-            cpu=lambda: _acceleration_on_cpu(targets, position, mass, softening),
-            accelerator=lambda: _acceleration_by_rows(targets, position, mass, softening),
+            cpu=lambda: _on_cpu(targets, position, mass, softening, falls),
+            accelerator=lambda: _by_rows(targets, position, mass, softening, falls),
         )
 
-    return share_rows(pull_on, position)
+    return share_rows(on, rows)
 
 
 def self_potential_energy(
@@ -155,13 +181,62 @@ def self_potential_energy(
         )
         return -sum(terms, start=jnp.zeros((), position.dtype))
 
+    return -0.5 * jnp.sum(mass * _depths(position, mass, softening))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _depths(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, " N"]:
+    """Of each body the sum of mass / distance over the others."""
+    numbers = jnp.arange(position.shape[0], dtype=position.dtype)
+    rows = jnp.column_stack([position, numbers])
+
+    def on(targets: Float[Array, "K C"]) -> Float[Array, " K"]:
+        return _depths_by_sources(targets, position, mass, softening)
+
+    return by_platform(
+        cpu=lambda: share_rows(on, rows),
+        accelerator=lambda: _depths_by_rows(position, mass, softening),
+    )
+
+
+@_depths.defjvp
+def _slope_of_depths(softening: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """That of the sum by rows, which compiles sooner."""
+    return jax.jvp(partial(_depths_by_rows, softening=softening), primals, tangents)
+
+
+def _depths_by_rows(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, " N"]:
+    count = position.shape[0]
+
     def row(i: Array) -> Array:
         dx = position.T - position[i][:, None]
         inverse = inverse_distance(_distance_squared(dx, softening))
-        others = jnp.arange(count) != i
-        return mass[i] * jnp.sum(jnp.where(others, mass * inverse, 0.0))
+        return jnp.sum(jnp.where(jnp.arange(count) != i, mass * inverse, 0.0))
 
-    return -0.5 * jnp.sum(for_each_body(row, count))
+    return for_each_body(row, count)
+
+
+def _depths_by_sources(
+    targets: Float[Array, "K C"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> Float[Array, " K"]:
+    """As `_by_sources`; a target is a position and the number of its body."""
+    *x, own = targets.T
+
+    def add(depth: Array, block: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        x_s, m_s, number = block
+        dx = [x_s[:, k, None] - x_k for k, x_k in enumerate(x)]
+        r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
+        depths = jnp.where(number[:, None] != own, m_s[:, None] * inverse_root(r_squared), 0.0)
+        return sum(depths, start=depth), None
+
+    return lax.scan(add, jnp.zeros_like(own), _blocks_of_sources(position, mass))[0]
 
 
 def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
@@ -251,21 +326,23 @@ def _acceleration_unrolled(
     return add_pulls(position)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _acceleration_on_cpu(
-    targets: Float[Array, "K D"],
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _on_cpu(
+    targets: Float[Array, "K C"],
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
-) -> Float[Array, "K D"]:
+    falls: Falls | None,
+) -> Float[Array, "K E"]:
     """The fastest of the forms for this number of bodies."""
-    few = position.shape[0] <= BY_SOURCES_UP_TO
-    form = _acceleration_by_sources if few else _acceleration_in_blocks
-    return form(targets, position, mass, softening)
+    form = _by_sources if position.shape[0] <= BY_SOURCES_UP_TO else _in_blocks
+    return form(targets, position, mass, softening, falls)
 
 
-@partial(_acceleration_on_cpu.defjvp, symbolic_zeros=True)
-def _slope_on_cpu(softening: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+@partial(_on_cpu.defjvp, symbolic_zeros=True)
+def _slope_on_cpu(
+    softening: float, falls: Falls | None, primals: tuple, tangents: tuple
+) -> tuple[Array, Array]:
     """That of the sum by rows, which is as fast as any, and compiles four times sooner."""
     # Zeros of our own: within `shard_map`, JAX's are on another mesh than what they belong to.
     tangents = tuple(
@@ -273,60 +350,105 @@ def _slope_on_cpu(softening: float, primals: tuple, tangents: tuple) -> tuple[Ar
         for x, dx in zip(primals, tangents, strict=True)
     )
 
-    by_rows = partial(_acceleration_by_rows, softening=softening, pairs=PAIRS_AT_ONCE)
+    by_rows = partial(_by_rows, softening=softening, falls=falls, pairs=PAIRS_AT_ONCE)
     return jax.jvp(by_rows, primals, tangents)
 
 
-def _acceleration_by_sources(
-    targets: Float[Array, "K D"],
+def _by_sources(
+    targets: Float[Array, "K C"],
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
-) -> Float[Array, "K D"]:
+    falls: Falls | None,
+) -> Float[Array, "K E"]:
     """Sums the pull of a few sources at a time on all targets, which are among the bodies.
 
     Every operation is on vectors over the targets `[K]`, so the sums need no reduction. On a CPU
     that is twice as fast as multiplying rows of the pair matrix by the masses.
     """
     count, dim = position.shape
-    size = min(count, SOURCES_AT_ONCE)
-    missing = -count % size
-    # Massless copies of the last body fill up the last block.
-    sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
-    masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
-    x = [targets[:, k] for k in range(dim)]
+    x, own = [targets[:, k] for k in range(dim)], targets[:, dim:]
 
-    def add_pull(a: list[Array], block: tuple[Array, Array]) -> tuple[list[Array], None]:
-        x_s, m_s = block
+    def add_pull(sums: list[Array], block: tuple[Array, Array, Array]) -> tuple[list[Array], None]:
+        x_s, m_s, number = block
         dx = [x_s[:, k, None] - x[k] for k in range(dim)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
-        weight = m_s[:, None] * inverse_cube(r_squared)
-        pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in range(size)] for k in range(dim)]
-        return [sum(pulls_k, start=a_k) for a_k, pulls_k in zip(a, pulls, strict=True)], None
+        cube = inverse_cube(r_squared)
+        # What all sums share, and so is computed once, is the cube or the weight.
+        each = range(len(m_s))
+        if falls is None:
+            weight = m_s[:, None] * cube
+            pulls = [[weight[s] * (x_s[s, k] - x[k]) for s in each] for k in range(dim)]
+            return [sum(of_k, start=a) for a, of_k in zip(sums, pulls, strict=True)], None
+        pulls = [[cube[s] * (m_s[s] * (x_s[s, k] - x[k])) for s in each] for k in range(dim)]
+        *a, fall = sums
+        a = [sum(of_k, start=a_k) for a_k, of_k in zip(a, pulls, strict=True)]
+        for s in each:
+            found = _falls_of(falls, cube[s], m_s[s], number[s], own.T, count)
+            fall = falls.over.combine(fall, found)
+        return [*a, fall], None
 
-    zero = [jnp.zeros_like(x_k) for x_k in x]
-    return jnp.stack(lax.scan(add_pull, zero, (sources, masses))[0], axis=1)
+    zero = [jnp.zeros_like(x[0])] * (dim if falls is None else dim + 1)
+    return jnp.stack(lax.scan(add_pull, zero, _blocks_of_sources(position, mass))[0], axis=1)
 
 
-def _acceleration_in_blocks(
-    targets: Float[Array, "K D"],
+def _blocks_of_sources(
+    position: Float[Array, "N D"], mass: Float[Array, " N"]
+) -> tuple[Float[Array, "B S D"], Float[Array, "B S"], Int[Array, "B S"]]:
+    """Positions, masses and numbers, a few sources at a time.
+
+    Massless copies of the last body, whose numbers are no body's, fill up the last block.
+    """
+    count, dim = position.shape
+    size = min(count, SOURCES_AT_ONCE)
+    missing = -count % size
+    sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
+    masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
+    return sources, masses, jnp.arange(count + missing).reshape(-1, size)
+
+
+def _falls_of(
+    falls: Falls, cube: Array, mass: Array, number: Array, own: Float[Array, "2 ..."], count: int
+) -> Array:
+    """`falls` of pairs of sources, with these d^-3, and targets with their `own` mass and number.
+
+    A body has no pair with itself, nor with those of numbers from `count` on.
+    """
+    own_mass, own_number = own
+    acts = (number != own_number) & (number < count)
+    return jnp.where(acts, falls.of_square(cube * (mass + own_mass)), falls.over.neutral)
+
+
+def _in_blocks(
+    targets: Float[Array, "K C"],
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
-) -> Float[Array, "K D"]:
+    falls: Falls | None,
+) -> Float[Array, "K E"]:
     """Sums the pulls on some targets at a time, all components of a pull in one loop."""
-    count = position.shape[0]
+    count, dim = position.shape
     missing = -count % (BLOCKS * BLOCK)
-    # Massless copies of the last body fill up the last block.
+    # Massless copies of the last body, whose numbers are no body's, fill up the last block.
     sources = jnp.pad(position.T, ((0, 0), (0, missing)), mode="edge")
     masses = jnp.pad(mass, (0, missing))
+    overs = [SUM] * dim if falls is None else [*[SUM] * dim, falls.over]
 
-    def of_some(some: Float[Array, "K D"]) -> Float[Array, "K D"]:
-        dx = [x_s - x[:, None] for x_s, x in zip(sources, some.T, strict=True)]
+    def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
+        own = some.T[:, :, None]
+        dx = [x_s - x for x_s, x in zip(sources, own[:dim], strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, position.dtype))
-        weight = masses * inverse_cube(r_squared)
-        blocks = [(weight * d).reshape(len(some), -1, BLOCKS, BLOCK) for d in dx]
-        return jnp.stack([jnp.sum(x, (1, 2)) for x in sum_together(blocks, 2)], axis=1)
+        cube = inverse_cube(r_squared)
+        weight = masses * cube
+        terms = [weight * d for d in dx]
+        if falls is not None:
+            number = jnp.arange(count + missing)
+            terms.append(_falls_of(falls, cube, masses, number, own[dim:], count))
+        split = [x.reshape(len(some), -1, BLOCKS, BLOCK) for x in terms]
+        together = reduce_together(split, overs, 2)
+        return jnp.stack(
+            [over.reduce(x, (1, 2)) for over, x in zip(overs, together, strict=True)], 1
+        )
 
     most = max(1, PAIRS_IN_BLOCKS // count)
     if len(targets) <= most:
@@ -336,30 +458,42 @@ def _acceleration_in_blocks(
 
 def sum_together(terms: list[Array], axis: int) -> list[Array]:
     """Sums over an axis, in one loop for all, which computes once what they share."""
-    zero = [jnp.zeros((), terms[0].dtype)] * len(terms)
-
-    def add(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(x + y for x, y in zip(one, other, strict=True))
-
-    return list(lax.reduce(tuple(terms), tuple(zero), add, (axis,)))
+    return reduce_together(terms, [SUM] * len(terms), axis)
 
 
-def _acceleration_by_rows(
-    targets: Float[Array, "K D"],
+def reduce_together(terms: list[Array], overs: list[Reduction], axis: int) -> list[Array]:
+    """Reductions over an axis, in one loop for all, which computes once what they share."""
+    neutral = [jnp.asarray(over.neutral, terms[0].dtype) for over in overs]
+
+    def combine(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(over.combine(x, y) for over, x, y in zip(overs, one, other, strict=True))
+
+    return list(lax.reduce(tuple(terms), tuple(neutral), combine, (axis,)))
+
+
+def _by_rows(
+    targets: Float[Array, "K C"],
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
+    falls: Falls | None,
     pairs: int = PAIRS_AT_ONCE_ON_ACCELERATOR,
-) -> Float[Array, "K D"]:
+) -> Float[Array, "K E"]:
     """Sums the pulls on each target, component by component, so that sums share the weights."""
+    count, dim = position.shape
     x = position.T
 
-    def row(target: Float[Array, " D"]) -> Float[Array, " D"]:
-        dx = [x_k - target_k for x_k, target_k in zip(x, target, strict=True)]
+    def row(target: Float[Array, " C"]) -> Float[Array, " E"]:
+        dx = [x_k - target_k for x_k, target_k in zip(x, target[:dim], strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x.dtype))
         inverse = inverse_distance(r_squared)
         weight = mass * inverse * inverse * inverse
-        return jnp.stack([jnp.sum(weight * d) for d in dx])
+        sums = [jnp.sum(weight * d) for d in dx]
+        if falls is not None:
+            cube, number = inverse * inverse * inverse, jnp.arange(count)
+            found = _falls_of(falls, cube, mass, number, target[dim:], count)
+            sums.append(falls.over.reduce(found))
+        return jnp.stack(sums)
 
     most = max(1, pairs // position.shape[0])
     return lax.map(row, targets, batch_size=min(targets.shape[0], most))

@@ -26,6 +26,7 @@ from jaxstepper.physics.gravity import (
     sum_together,
 )
 from jaxstepper.physics.particles import Particles
+from jaxstepper.physics.reductions import MAXIMUM, MINIMUM, SUM, Reduction
 
 # Up to this many bodies each pair is a number of its own. With slices of three bodies, the gradient
 # of a power of the distance in a `scan` crashes XLA's code for CPUs (jaxlib 0.10.2).
@@ -34,6 +35,8 @@ UNROLLED_UP_TO = 4
 ALL_PAIRS_UP_TO = 16
 # Sources whose pairs with all bodies are in memory at once, on a CPU.
 SOURCES_AT_ONCE = 16
+# Bodies whose encounters are summed at once, of those that fall fastest.
+BODIES_AT_ONCE = 4
 
 Vectors = list[Float[Array, "*P"]]
 """Vectors by their D components, so that all arithmetic runs along the pairs."""
@@ -74,19 +77,6 @@ class Pairs(NamedTuple):
 Quantity = Callable[[Pairs], Array]
 
 
-class Reduction(NamedTuple):
-    """How values of many pairs become one."""
-
-    reduce: Callable[[Array], Array]
-    combine: Callable[[Array, Array], Array]
-    neutral: float
-
-
-MINIMUM = Reduction(jnp.min, jnp.minimum, np.inf)
-MAXIMUM = Reduction(jnp.max, jnp.maximum, 0.0)  # of what is positive
-SUM = Reduction(jnp.sum, operator.add, 0.0)
-
-
 def minimum_over_pairs(
     quantity: Quantity, particles: Particles, softening: Array | float
 ) -> Float[Array, ""]:
@@ -106,7 +96,7 @@ def sum_over_pairs(
 ) -> Float[Array, ""]:
     """The sum of `quantity` over all pairs, each counted once, `[]`."""
     total = _over_pairs(quantity, SUM, particles, softening)
-    return total if _are_few(particles) else 0.5 * total
+    return total if are_few(particles) else 0.5 * total
 
 
 def _over_pairs(
@@ -115,7 +105,7 @@ def _over_pairs(
     """The reduction of `quantity` over pairs: once each of a few bodies, else from either end."""
     if particles.mass.shape[0] == 1:
         return jnp.asarray(over.neutral, particles.time.dtype)
-    if _are_few(particles):
+    if are_few(particles):
         acts, pairs = all_pairs(particles, softening)
         return over.reduce(jnp.where(acts, quantity(pairs), over.neutral))
     return over.reduce(_of_each_body(quantity, over, particles, softening))
@@ -153,12 +143,22 @@ def encounters(
 
 
 def fastest_encounters(
-    particles: Particles, softening: Array | float, most: int
+    particles: Particles,
+    softening: Array | float,
+    most: int,
+    fourth_powers: Float[Array, " N"] | None = None,
 ) -> tuple[Pairs, Float[Array, " K"]]:
     """The `encounters` `[K]` of the K bodies that fall fastest, for more than K >= 1 bodies.
 
-    Their rates are those of free fall, sqrt(mu / r^3). The bodies are found in one pass over all
-    pairs that needs no velocity and, in double precision, no root.
+    Their rates are those of free fall, sqrt(mu / r^3).
+
+    Args:
+        particles: the bodies.
+        softening: of the force.
+        most: K.
+        fourth_powers: `[N]`, of every body the sum of the fourth powers of the rates of its pairs.
+            Without these, one more pass over all pairs finds them; it needs no velocity and, in
+            double precision, no root.
     """
     wide = particles.time.dtype == jnp.float64
 
@@ -166,7 +166,9 @@ def fastest_encounters(
         # In single precision, close pairs overflow, which only makes them the fastest.
         return _fourth_power(pairs) if wide else square_of_free_fall(pairs) ** 2
 
-    squares = jnp.sqrt(lax.stop_gradient(_of_each_body(power, SUM, particles, softening)))
+    if fourth_powers is None:
+        fourth_powers = _of_each_body(power, SUM, particles, softening)
+    squares = jnp.sqrt(lax.stop_gradient(fourth_powers))
     # XLA sorts single precision several times faster, and it has room for the rates themselves.
     bodies = lax.top_k(jnp.sqrt(squares).astype(jnp.float32), most)[1]
 
@@ -174,7 +176,8 @@ def fastest_encounters(
         unit = squares[i] if wide else None
         return _encounter(i, unit, square_of_free_fall, particles, softening)
 
-    typical, rates = jax.vmap(of_body)(bodies)
+    # In a loop, or XLA would sum over the pairs anew for every number that is made of the sums.
+    typical, rates = lax.map(of_body, bodies, batch_size=BODIES_AT_ONCE)
     return _acting(typical)[1], rates
 
 
@@ -269,7 +272,8 @@ def _acting(pairs: Pairs) -> tuple[Bool[Array, " P"], Pairs]:
     return acts, pairs._replace(mu=mu, distance_squared=square)
 
 
-def _are_few(particles: Particles) -> bool:
+def are_few(particles: Particles) -> bool:
+    """Whether all pairs are formed at once."""
     return particles.mass.shape[0] <= ALL_PAIRS_UP_TO
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError, require
@@ -32,9 +33,10 @@ from jaxstepper.physics.pairs import (
     sum_over_pairs,
 )
 from jaxstepper.physics.particles import Particles
+from jaxstepper.physics.reductions import LARGEST_SQUARE
 from jaxstepper.stepping.field_rule import FieldRule, check_pairs
 from jaxstepper.stepping.rule import STATIC, Fixed, Memory, Number, Rule
-from jaxstepper.stepping.scheme import Logarithmic, Scheme
+from jaxstepper.stepping.scheme import Carried, Fallen, Logarithmic, Scheme
 
 
 class Acceleration(FieldRule):
@@ -76,14 +78,34 @@ class DistanceOverAcceleration(FieldRule):
 
 
 class FreeFall(FieldRule):
-    """h = eta min sqrt(r^3 / mu) over pairs."""
+    """h = eta min sqrt(r^3 / mu) over pairs.
+
+    Schemes find the smallest on the way, if the softening is that of the force.
+    """
 
     eta: Number
     softening: Number = 0.0
 
+    falls = LARGEST_SQUARE
+
+    def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
+        return carried if isinstance(carried, Fallen) else memory
+
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
-        h = self.eta / largest_free_fall_rate(particles, self.softening)
-        return self.shortened(h, self.eta, particles), memory
+        h = self.eta / self._largest_rate(memory, particles)
+        return self.shortened(h, self.eta, particles), ()
+
+    def _largest_rate(self, known: Memory, particles: Particles) -> Float[Array, ""]:
+        def anew() -> Array:
+            return largest_free_fall_rate(particles, self.softening)
+
+        if not isinstance(known, Fallen):
+            return anew()
+        return lax.cond(
+            jnp.asarray(self.softening == known.softening),
+            lambda: safe_sqrt(jnp.max(known.of_bodies)),
+            anew,
+        )
 
 
 class PowerLaw(FieldRule):

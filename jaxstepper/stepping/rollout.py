@@ -25,7 +25,7 @@ from jaxstepper.stepping.clock import (
     time_left,
 )
 from jaxstepper.stepping.rule import Memory, Rule
-from jaxstepper.stepping.scheme import Carried
+from jaxstepper.stepping.scheme import Carried, Scheme
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 MOST_STEPS = 2**31 - 1
@@ -79,7 +79,7 @@ def start(
         particles = p.replace(acceleration=gravity.acceleration(p.position, p.mass, p.time))
     clock = started(particles.time)
     memory = rule.init(_as_seen(gravity, _as_it_moves(particles, clock, end_time)))
-    carried = rule.scheme.init(particles, gravity)
+    carried = _scheme_of(rule).init(particles, gravity)
     return Rollout(particles, memory, carried, jnp.zeros((), jnp.int32), clock, jnp.int32(RUNNING))
 
 
@@ -93,12 +93,13 @@ def advance(
     that is not a number is taken, so that a loss shows it.
     """
     particles, memory, carried, steps, clock, status = rollout
+    scheme = _scheme_of(rule)
     end = np.inf if limits is None else limits.time
     seen = _as_seen(gravity, _as_it_moves(particles, clock, end))
     way = direction(clock, end)
     asked, memory = rule.step_size(rule.told(memory, carried, way), seen)
     asked = way * jnp.asarray(asked, particles.time.dtype)
-    dt, carried = rule.scheme.length(carried, particles, asked, gravity)
+    dt, carried = scheme.length(carried, particles, asked, gravity)
     if limits is None:
         new = judge(clock, particles.time, jnp.abs(dt), jnp.zeros_like(dt))
     else:
@@ -109,7 +110,7 @@ def advance(
     new = jnp.where(jnp.isfinite(dt), new, NOT_FINITE)
     if limits is not None:
         dt = jnp.where(new == RUNNING, dt, 0)
-    after, carried = rule.scheme.step(carried, particles, dt, gravity)
+    after, carried = scheme.step(carried, particles, dt, gravity)
     clock, after = tick(clock, particles, after)
     new = jnp.where((new == RUNNING) & (clock.still >= MOST_STILL), STALLED, new)
     status = jnp.where(has_failed(status), status, new)
@@ -121,14 +122,19 @@ def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
 
     A step of a few bodies takes 40 ns, and exact time would make it several times as long.
     """
-    particles, carried = rollout.particles, rollout.carried
+    particles, carried, scheme = rollout.particles, rollout.carried, _scheme_of(rule)
     memory = rule.told(rollout.memory, carried, 1.0)
     asked, memory = rule.step_size(memory, _as_seen(gravity, particles))
     asked = jnp.asarray(asked, particles.time.dtype)
-    dt, carried = rule.scheme.length(carried, particles, asked, gravity)
-    particles, carried = rule.scheme.step(carried, particles, dt, gravity)
+    dt, carried = scheme.length(carried, particles, asked, gravity)
+    particles, carried = scheme.step(carried, particles, dt, gravity)
     steps = rollout.steps + 1
     return rollout._replace(particles=particles, memory=memory, carried=carried, steps=steps)
+
+
+def _scheme_of(rule: Rule) -> Scheme:
+    """The scheme of a rule, which finds out on the way what the rule asks for."""
+    return rule.scheme.watching(rule.falls)
 
 
 def _as_seen(gravity: Gravity, particles: Particles) -> Particles:

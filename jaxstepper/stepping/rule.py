@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from jaxstepper.errors import UserError
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
+from jaxstepper.physics.reductions import Falls
 from jaxstepper.stepping.scheme import Carried, Leapfrog, Logarithmic, Scheme
 
 # A symmetrised step is at most this many times the step that its rule wants.
@@ -75,6 +76,11 @@ class Rule:
         """Whether its steps on its scheme are time-reversible, so that the error does not drift."""
         return False
 
+    @property
+    def falls(self) -> Falls | None:
+        """What of its scheme's passes for accelerations the rule would be told, as `Fallen`."""
+        return None
+
     def init(self, particles: Particles, /) -> Memory:
         """The memory before the first step."""
         del particles
@@ -91,7 +97,7 @@ class Rule:
 
         Args:
             memory: what the rule carries.
-            carried: what the scheme carries, such as Hermite's jerks.
+            carried: what the scheme carries, such as Hermite's jerks, or `Fallen`.
             way: 1, or -1 where time runs backwards.
         """
         del carried, way
@@ -244,6 +250,10 @@ class _Wrapper(Rule):
     @property
     def reversible(self) -> bool:
         return self.rule.reversible
+
+    @property
+    def falls(self) -> Falls | None:
+        return self.rule.falls
 
     def init(self, particles: Particles, /) -> Memory:
         return self.rule.init(particles)

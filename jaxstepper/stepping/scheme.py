@@ -1,6 +1,7 @@
 """Schemes: how a step is taken, and what it costs. How long it is, a rule says (`rule`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -16,7 +17,9 @@ from jaxstepper.physics.integrators import (
     logarithmic_leapfrog_to,
 )
 from jaxstepper.physics.jerk import acceleration_and_jerk
+from jaxstepper.physics.pairs import are_few
 from jaxstepper.physics.particles import AccelerationFn, Particles
+from jaxstepper.physics.reductions import Falls
 from jaxstepper.physics.splittings import blanes_moan, chin
 
 Carried = Any
@@ -82,9 +85,46 @@ class Scheme:
         del carried
         return 0
 
+    def watching(self, falls: Falls | None, /) -> "Scheme":
+        """The scheme that carries `Fallen`, for a rule that asks for it, if it can."""
+        del falls
+        return self
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["of_bodies"], meta_fields=["softening"])
+@dataclass(frozen=True)
+class Fallen:
+    """How fast bodies fall together, found out in the pass for their accelerations.
+
+    Attributes:
+        of_bodies: `[N]`, what the rule asked for of the pairs of every body.
+        softening: of the force, and so of these.
+    """
+
+    of_bodies: Float[Array, "*B N"]
+    softening: float
+
 
 class _OfAccelerations(Scheme):
-    """A scheme that needs accelerations alone, and carries nothing."""
+    """A scheme that needs accelerations alone, the last of a step at the state after it.
+
+    It carries nothing but what the rule asks for.
+
+    Attributes:
+        falls: that, for more than a few bodies.
+    """
+
+    falls: Falls | None = None
+
+    def watching(self, falls: Falls | None, /) -> Scheme:
+        return self if falls == self.falls else replace(self, falls=falls)
+
+    def init(self, particles: Particles, gravity: Gravity, /) -> Carried:
+        p = particles
+        if self.falls is None or are_few(p):
+            return ()
+        found = gravity.acceleration_and_falls(p.position, p.mass, p.time, self.falls)[1]
+        return Fallen(found, gravity.softening)
 
     @staticmethod
     def method(
@@ -96,7 +136,18 @@ class _OfAccelerations(Scheme):
     def step(
         self, carried: Carried, particles: Particles, dt: Float[Array, ""], gravity: Gravity, /
     ) -> tuple[Particles, Carried]:
-        return self.method(particles, dt, gravity.acceleration), carried
+        falls = self.falls
+        if falls is None or are_few(particles):
+            return self.method(particles, dt, gravity.acceleration), carried
+        found = []
+
+        def acceleration(position: Array, mass: Array, time: Array) -> Array:
+            a, of_bodies = gravity.acceleration_and_falls(position, mass, time, falls)
+            found.append(of_bodies)
+            return a
+
+        after = self.method(particles, dt, acceleration)
+        return after, Fallen(found[-1], gravity.softening)
 
 
 class Leapfrog(_OfAccelerations):

@@ -14,6 +14,7 @@ from jaxstepper.physics.gravity import (
     BY_SOURCES_UP_TO,
     Gravity,
     self_acceleration,
+    self_potential_energy,
 )
 
 roots = jax.jit(lambda x: (inverse_root(x), inverse_cube(x)))
@@ -122,3 +123,19 @@ def test_many_systems_at_once_are_those_one_by_one():
 
     one, many = both(position, mass)
     np.testing.assert_allclose(many, one, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("count", "softening"), [(7, 0.0), (16, 0.05), (50, 0.0)])
+def test_the_potential_energy_is_the_double_sum_and_its_slopes_are_the_forces(count, softening):
+    position, mass = bodies(count)
+    if softening:
+        position = position.at[1].set(position[0])
+    value, slope = jax.jit(jax.value_and_grad(partial(self_potential_energy, softening=softening)))(
+        position, mass
+    )
+    alone = jax.jit(partial(self_potential_energy, softening=softening))(position, mass)
+    x, m = np.asarray(position), np.asarray(mass)
+    exact = -0.5 * np.sum(m[:, None] * m * differences(x, softening)[1])
+    np.testing.assert_allclose([value, alone], exact, rtol=1e-13)
+    forces = mass[:, None] * self_acceleration(position, mass, softening)
+    np.testing.assert_allclose(slope, -forces, rtol=0, atol=1e-12 * np.max(np.abs(forces)))
