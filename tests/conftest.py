@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxstepper.runs.jax_setup import cache_dir
+from jaxstepper.runs.jax_setup import _keep_programs_whole, cache_dir
 
 # Kernels are emitted as LLVM's IR at once, in one piece: nearly half the time of compiling.
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -37,6 +37,9 @@ def pytest_configure(config):
     jax.config.update("jax_disable_most_optimizations", True)
     # It must be on before the first array.
     jax.config.update("jax_enable_x64", True)
+    # As commands do, or nothing that is compiled for them serves the library, nor the other way.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_device", jax.local_devices()[0])
     if hasattr(config, "cache"):
         keep_programs(config)
     # Tracing makes objects by the million, nearly all of which die with their last reference.
@@ -51,14 +54,14 @@ def pytest_collection_finish():
 def keep_programs(config):
     """Compiled programs are kept in pytest's cache, from module to module and from run to run.
 
-    Each worker has its own: JAX's cache is not made for two that write at once.
+    All workers and the commands that they start share them, so that each is compiled once.
     """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-    # Below which commands keep theirs, too.
-    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir(f"programs-{worker}"))
-    for program in cache_dir().glob("*"):
-        if program.stat().st_mtime < time.time() - DAYS_KEPT * 24 * 3600:
-            program.unlink()
+    _keep_programs_whole()
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("programs"))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for program in cache_dir().glob("*"):
+            if program.stat().st_mtime < time.time() - DAYS_KEPT * 24 * 3600:
+                program.unlink()
     jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -3,12 +3,13 @@
 import math
 from functools import partial
 
+from jaxstepper.commands.clock_checks import check_counts
 from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
 from jaxstepper.commands.output_size import check_recording
 from jaxstepper.commands.recorder import Plan, open_recorder
 from jaxstepper.machine.devices import choose_mesh, everywhere
 from jaxstepper.machine.processes import on_main
-from jaxstepper.physics.particles import Particles
+from jaxstepper.physics.gravity import Gravity
 from jaxstepper.reporting.bars import open_bars
 from jaxstepper.reporting.note import note
 from jaxstepper.runs.models import TrainedModel, criterion_of_model
@@ -21,7 +22,6 @@ from jaxstepper.stepping.individual_rollouts import (
     record_individually,
 )
 from jaxstepper.stepping.individual_state import (
-    Individual,
     at_common_time,
     evaluations,
     where_it_stopped,
@@ -29,7 +29,7 @@ from jaxstepper.stepping.individual_state import (
 from jaxstepper.stepping.output import Going
 from jaxstepper.stepping.recording import Trajectory
 from jaxstepper.stepping.status import ENDED
-from jaxstepper.stepping.watch import Watch
+from jaxstepper.stepping.watch import look
 
 
 def take_individual_steps(plan: Plan, model: TrainedModel | None) -> Outcomes:
@@ -48,8 +48,9 @@ def take_individual_steps(plan: Plan, model: TrainedModel | None) -> Outcomes:
         config.dt if config.dt > 0 else longest_step(gravity, first, end)
         for first, end in zip(starts, ends, strict=True)
     ]
-    spans = [abs(end - config.start_time) for end in ends]
-    most = [math.ceil(span / dt) for span, dt in zip(spans, longest, strict=True)]
+    most = [math.ceil(span / dt) for span, dt in zip(plan.spans, longest, strict=True)]
+    if config.dt > 0:
+        check_counts(plan.request, config.dt, plan.spans)
     on_main(partial(check_recording, config, plan.limits, most))
     criterion = everywhere(_criterion(config, model))
     mesh = choose_mesh(len(starts))
@@ -59,6 +60,7 @@ def take_individual_steps(plan: Plan, model: TrainedModel | None) -> Outcomes:
         tell(0.0)
         goings = begin_individually(criterion, gravity, starts, ends, longest)
         if plan.is_recorded:
+            times = [plan.times(i) for i in range(len(starts))]
             with open_recorder(plan, tell, bars.close) as recorder:
                 goings = [
                     gone_on(plan.going(i, each), end)
@@ -67,7 +69,6 @@ def take_individual_steps(plan: Plan, model: TrainedModel | None) -> Outcomes:
                 if plan.source is not None:
                     _say_if_longest_differ(plan, goings, longest)
                 recorder.begin(goings)
-                times = [plan.times(i) for i in range(len(starts))]
                 at_times = [each for each in times if each is not None]
                 goings = record_individually(
                     mesh,
@@ -81,7 +82,7 @@ def take_individual_steps(plan: Plan, model: TrainedModel | None) -> Outcomes:
             paths = recorder.paths()
         else:
             goings = record_individually(mesh, criterion, gravity, goings, report=tell)
-    return [_outcome(each.first, each.rollout, each.watch) for each in goings], paths
+    return [_outcome(gravity, each) for each in goings], paths
 
 
 def _say_if_longest_differ(plan: Plan, goings: list[Going], longest: list[float]) -> None:
@@ -105,8 +106,12 @@ def _criterion(config: Config, model: TrainedModel | None) -> Criterion:
     return Aarseth(DEFAULT_ETA if config.eta is None else config.eta)
 
 
-def _outcome(first: Particles, end: Individual, watch: Watch) -> Outcome:
-    last = at_common_time(end) if int(end.status) == ENDED else where_it_stopped(end)
+def _outcome(gravity: Gravity, going: Going) -> Outcome:
+    first, end, watch = going
+    last = at_common_time(end)
+    if int(end.status) != ENDED:  # between the ends of blocks, where the energy is watched
+        last = where_it_stopped(end)
+        watch = look(gravity, watch, last, end.steps)
     return Outcome(
         first,
         last,

@@ -86,7 +86,7 @@ def print_report(
         result(json.dumps(values, allow_nan=False))
     wandb_run.log({name: value for name, value in values.items() if name not in units})
     if outcome.status >= STALLED:
-        note(words_of_failure(outcome.last, steps, outcome.status, gravity.external is not None))
+        note(words_of_failure(outcome.last, steps, outcome.status, config))
         return False
     if values["energy_final"] is None:
         step = outcome.blown_up_at()

@@ -10,7 +10,7 @@ from jaxstepper.machine.memory import GIGABYTE, require_disk, require_memory
 from jaxstepper.reporting.note import note
 from jaxstepper.settings.config import Config
 from jaxstepper.stepping.rollout import MOST_STEPS, Limits
-from jaxstepper.stepping.rule import Fixed, Rule
+from jaxstepper.stepping.rule import Fixed, OnScheme, Rule
 
 # The states of a movie are in memory twice: in the pieces that were recorded, and as one array.
 # Those of a .npz file are on the disk twice while the archive is put together.
@@ -61,10 +61,17 @@ def _most_rows(config: Config, limits: Limits, most: int) -> int:
     return most
 
 
+def constant_dt(rule: Rule) -> float | None:
+    """The dt of a rule whose steps are all equal, on any scheme; None of others."""
+    while isinstance(rule, OnScheme):
+        rule = rule.rule
+    return float(rule.dt) if isinstance(rule, Fixed) else None
+
+
 def most_steps(rule: Rule, limits: Limits, begin: float = 0.0) -> int:
     """The number of steps of a rollout that begins at this time; 0 if unknown."""
-    by_time = MOST_STEPS
-    if isinstance(rule, Fixed) and math.isfinite(float(limits.time)):
-        by_time = math.ceil(abs((float(limits.time) - begin) / float(rule.dt)))
+    by_time, dt = MOST_STEPS, constant_dt(rule)
+    if dt is not None and math.isfinite(float(limits.time)):
+        by_time = math.ceil(abs((float(limits.time) - begin) / dt))
     steps = min(by_time, int(limits.steps))
     return steps if steps < MOST_STEPS else 0

@@ -55,6 +55,11 @@ class Plan(NamedTuple):
         """Whether states go anywhere, or rollouts go on from a file."""
         return self.config.output is not None or self.config.movie or self.source is not None
 
+    @property
+    def spans(self) -> list[float]:
+        """How long each takes, in its own time; infinite for those that steps end."""
+        return [abs(float(limit.time) - self.config.start_time) for limit in self.limits]
+
     def times(self, system: int) -> Times | None:
         """The times of the states of a system that are recorded; None for all steps."""
         config = self.config

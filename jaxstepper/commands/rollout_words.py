@@ -37,13 +37,15 @@ def aims_at_tolerance(config: Config) -> bool:
     return rule_name(config) == "learned" and takes_one
 
 
-def words_of_failure(last: Particles, step: int, status: int, in_field: bool) -> str:
+def words_of_failure(last: Particles, step: int, status: int, config: Config) -> str:
     """Why a rollout could not go on: when, between which bodies, and what to do."""
     where = f"at time {float(last.time):.9g}, in step {step}"
     one, other, apart = closest_pair(np.asarray(last.position))
     pair = f"bodies {one} and {other} (counted from 0) are {apart:.3g} apart"
     cure = "soften the force (--softening)"
-    if not in_field:
+    if rule_name(config) == "fixed":
+        cure = "a larger --dt helps"
+    elif config.external_field_mass is None:
         cure += ", or use --controller logarithmic-hamiltonian"
     if status == STALLED:
         return f"the rollout stalled {where}: its steps became too short; {pair}; {cure}"

@@ -2,8 +2,9 @@
 
 from functools import partial
 
+from jaxstepper.commands.clock_checks import check_counts
 from jaxstepper.commands.outcome import Outcome, Outcomes, words_of_many
-from jaxstepper.commands.output_size import check_size
+from jaxstepper.commands.output_size import check_size, constant_dt
 from jaxstepper.commands.recorder import Plan, open_recorder
 from jaxstepper.machine.devices import choose_mesh
 from jaxstepper.machine.processes import on_main
@@ -24,12 +25,16 @@ def take_shared_steps(plan: Plan, rule: Rule) -> Outcomes:
         UserError: the rule cannot step the bodies, or a file cannot be written.
     """
     config, gravity, starts = plan.config, plan.gravity, plan.starts
+    dt = constant_dt(rule)
+    if dt is not None:
+        check_counts(plan.request, dt, plan.spans)
     on_main(partial(check_size, config, rule, plan.limits))
     paths: list[Trajectory] = []
     with open_bars(config.quiet) as bars:
         tell = partial(bars.show_share, words_of_many(starts))
         tell(0.0)
         if plan.is_recorded:
+            times = [plan.times(i) for i in range(len(starts))]
             with open_recorder(plan, tell, bars.close) as recorder:
                 goings = [
                     plan.going(i, begin(rule, gravity, start, limits))
@@ -43,7 +48,7 @@ def take_shared_steps(plan: Plan, rule: Rule) -> Outcomes:
                         goings[i],
                         limits,
                         partial(recorder.keep, i),
-                        plan.times(i),
+                        times[i],
                         part_of(recorder.report, i, len(starts)),
                     )
             paths = recorder.paths()

@@ -10,6 +10,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from jaxstepper.commands.clock_checks import check_times
+from jaxstepper.commands.derivative_checks import check_derivatives
 from jaxstepper.commands.individual import take_individual_steps
 from jaxstepper.commands.movies import movie_options, movie_path
 from jaxstepper.commands.outcome import print_report
@@ -83,6 +85,7 @@ def run_simulate(request: Request) -> int:
         warn_of_domain(model, str(config.model_path), seen, config.softening, asked)
     dtype, begin = jnp.dtype(config.dtype), config.start_time
     limits = [_limits(request, table) for table in tables]
+    _check_drift(config, tables, limits)
     if source is not None:
         check_going_on(source.recording, limits, source.path, config.output)
     with _devices(config), open_wandb(config, "runner_simulate") as wandb_run:
@@ -90,6 +93,7 @@ def run_simulate(request: Request) -> int:
             everywhere(from_table(table, gravity.acceleration, dtype, begin))
             for table in everywhere(list(tables))
         ]
+        check_derivatives(config, gravity, starts)
         plan = Plan(request, gravity, starts, limits, names, source)
         began = time.perf_counter()
         if config.individual:
@@ -253,12 +257,30 @@ def _plain_rule(config: Config, gravity: Gravity, model: TrainedModel | None) ->
     return rule.on(SCHEMES[config.scheme])
 
 
+def _check_drift(config: Config, tables: np.ndarray, limits: list[Limits]) -> None:
+    """Refuses bodies that drift so far from the origin that rounding will spoil their energy.
+
+    Raises:
+        UserError: they do.
+    """
+    if config.external_field_mass is not None:
+        return
+    moved, dim = tables.copy(), (tables.shape[2] - 1) // 2
+    spans = np.array([float(limit.time) - config.start_time for limit in limits])
+    share = tables[..., :1] / tables[..., :1].sum(axis=1, keepdims=True)
+    drift = np.sum(share * tables[..., 1 + dim :], axis=1, keepdims=True)
+    moved[..., 1 : 1 + dim] += drift * np.where(np.isfinite(spans), spans, 0.0)[:, None, None]
+    where = f"{config.ic_path or 'the bodies'}, moved to their end"
+    check_precision(attracting(moved, config.G), where, config.dtype, config.softening)
+
+
 def _limits(request: Request, table: np.ndarray) -> Limits:
     """Where a rollout ends: after --duration, else periods of a bound pair, else steps."""
     config = request.config
     way = -1 if config.backwards else 1
 
     def after(duration: float) -> Limits:
+        check_times(request, duration)
         return Limits(time=config.start_time + way * duration)
 
     if config.duration is not None:

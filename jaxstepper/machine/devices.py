@@ -149,23 +149,25 @@ def everywhere(tree: Tree) -> Tree:
 def share_rows(function: Callable[[Any], Tree], rows: Any) -> Tree:
     """`function(rows)`, which treats rows `[K, ...]` one by one; within `sharded`, in shares.
 
-    The leaves of the result are `[K, ...]`. Rows that the devices do not divide are filled up with
-    copies of the last, whose results are dropped.
+    The leaves of the rows and of the result are `[K, ...]`. Rows that the devices do not divide are
+    filled up with copies of the last, whose results are dropped.
     """
-    mesh, count = jax.sharding.get_abstract_mesh(), rows.shape[0]
+    mesh, count = jax.sharding.get_abstract_mesh(), len(jax.tree.leaves(rows)[0])
     # Within a share of the rows, or of systems, there is nothing left to split.
     if BODIES not in mesh.auto_axes or count < mesh.size:
         return function(rows)
-    missing = ((0, -count % mesh.size),) + ((0, 0),) * (rows.ndim - 1)
+    missing = (0, -count % mesh.size)
     each, everywhere = PartitionSpec(BODIES), PartitionSpec()
 
     @jax.jit
     def run(rows: Any) -> Tree:
         # Whole before and after: the rest is arithmetic on N numbers, too little to be split.
         rows = jax.lax.with_sharding_constraint(rows, everywhere)
-        rows = jnp.pad(rows, missing, mode="edge")
+        rows = jax.tree.map(
+            lambda x: jnp.pad(x, (missing, *[(0, 0)] * (x.ndim - 1)), mode="edge"), rows
+        )
         shares = jax.shard_map(function, in_specs=each, out_specs=each)(rows)
         kept = jax.tree.map(lambda x: x[:count], shares)
         return jax.lax.with_sharding_constraint(kept, everywhere)
 
-    return run(rows if isinstance(rows, jax.core.Tracer) else np.asarray(rows))
+    return run(jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else np.asarray(x), rows))

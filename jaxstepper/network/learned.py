@@ -146,8 +146,9 @@ class OrbitalRule(FieldRule):
             passes does not shorten, and the `stake` x, since the error of a tight binary is to be
             small compared with the energy of all.
         order: p.
-        fastest: of how many bodies, those with the shortest free-fall times, the encounters count;
-            0 for all. Slower ones add little to the sum of h^-4. It is for `sees_others`.
+        fastest: of how many bodies, those with the shortest free-fall times, the encounters with
+            each other count; 0 for all. Slower ones add little to the sum of h^-4. It is for
+            `sees_others`.
         for_any_e: whether the network sees `eccentric_inputs`. Its step is then in units of
             T binding^(1/p), with `binding`, since the error of a step goes as the potential at its
             place, and is to be small compared with the energy of the whole orbit.

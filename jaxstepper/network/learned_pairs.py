@@ -72,6 +72,9 @@ class PairRule(FieldRule):
 
     def step_size(self, memory: Known, particles: Particles, /) -> tuple[Array, Known]:
         p = particles
+        known = Known(p.acceleration, memory.jerk_now, memory.jerk_now)
+        if p.mass.shape[0] == 1:
+            return self.shortened(jnp.full_like(p.time, jnp.inf), self.eta, p), known
         acts, pairs = all_pairs(p, self.softening)
         rate = huayno_rate(self.eta, pairs)
         started = p.dt > 0
@@ -80,9 +83,10 @@ class PairRule(FieldRule):
         log_step = jnp.where(started, log_factor, np.log(FIRST)) - jnp.log(rate)
         log_step = jnp.where(acts, log_step, jnp.inf)
         least = jnp.min(log_step)
-        sum_of_all = jnp.sum(jnp.exp(SHARPNESS * (least - log_step)))
+        shortest = jnp.where(jnp.any(acts), least, 0.0)
+        sum_of_all = jnp.sum(jnp.exp(SHARPNESS * (shortest - log_step)))
+        sum_of_all = jnp.where(jnp.any(acts), sum_of_all, 1.0)
         h = jnp.exp(least) * sum_of_all ** (-1 / SHARPNESS)
-        known = Known(p.acceleration, memory.jerk_now, memory.jerk_now)
         return self.shortened(h, self.eta, p), known
 
     def log_factor(

@@ -117,6 +117,11 @@ def are_names(words: Sequence[str]) -> bool:
     return 2 * sum(named) > len(named)
 
 
+def may_be_names(words: Sequence[str]) -> bool:
+    """Whether one of the words names a mass, position or velocity, as some in a sentence may."""
+    return any(each not in (None, EXTRA) for each in _meanings(words))
+
+
 def _meanings(names: Sequence[str]) -> list[Meaning | None]:
     """What each name stands for; None if it is unknown. Axes count from 0 or 1."""
     words = [_plain(name_and_unit(name)[0]) for name in names]

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,16 +149,25 @@ def self_acceleration(
     return _sums_over_pairs(position, mass, softening, None)
 
 
+class _Targets(NamedTuple):
+    """K of the bodies, on which all pull."""
+
+    position: Float[Array, "K D"]
+    mass: Float[Array, " K"]
+    number: Int[Array, " K"]
+
+
 def _sums_over_pairs(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float, falls: Falls | None
 ) -> Float[Array, "N E"]:
-    """The components of every acceleration, `[N, D]`, and last, if they are asked for, `falls`."""
-    rows = position
-    if falls is not None:
-        numbers = jnp.arange(position.shape[0], dtype=position.dtype)
-        rows = jnp.column_stack([position, mass, numbers])
+    """The components of every acceleration, `[N, D]`, and last, if they are asked for, `falls`.
 
-    def on(targets: Float[Array, "K C"]) -> Float[Array, "K E"]:
+    By its number a body is told from itself: where XLA computes a position twice, a body's distance
+    from itself may be a rounding error, not 0.
+    """
+    rows = _Targets(position, mass, jnp.arange(len(mass)))
+
+    def on(targets: _Targets) -> Float[Array, "K E"]:
         return by_platform(
             cpu=lambda: _on_cpu(targets, position, mass, softening, falls),
             accelerator=lambda: _by_rows(targets, position, mass, softening, falls),
@@ -189,10 +198,9 @@ def _depths(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
 ) -> Float[Array, " N"]:
     """Of each body the sum of mass / distance over the others."""
-    numbers = jnp.arange(position.shape[0], dtype=position.dtype)
-    rows = jnp.column_stack([position, numbers])
+    rows = _Targets(position, mass, jnp.arange(len(mass)))
 
-    def on(targets: Float[Array, "K C"]) -> Float[Array, " K"]:
+    def on(targets: _Targets) -> Float[Array, " K"]:
         return _depths_by_sources(targets, position, mass, softening)
 
     return by_platform(
@@ -221,22 +229,23 @@ def _depths_by_rows(
 
 
 def _depths_by_sources(
-    targets: Float[Array, "K C"],
+    targets: _Targets,
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
 ) -> Float[Array, " K"]:
-    """As `_by_sources`; a target is a position and the number of its body."""
-    *x, own = targets.T
+    """As `_by_sources`."""
+    x = targets.position.T
 
     def add(depth: Array, block: tuple[Array, Array, Array]) -> tuple[Array, None]:
         x_s, m_s, number = block
-        dx = [x_s[:, k, None] - x_k for k, x_k in enumerate(x)]
+        dx = [x_s[:, k, None] - own for k, own in enumerate(x)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
-        depths = jnp.where(number[:, None] != own, m_s[:, None] * inverse_root(r_squared), 0.0)
+        inverse = jnp.where(number[:, None] != targets.number, inverse_root(r_squared), 0.0)
+        depths = m_s[:, None] * inverse
         return sum(depths, start=depth), None
 
-    return lax.scan(add, jnp.zeros_like(own), _blocks_of_sources(position, mass))[0]
+    return lax.scan(add, jnp.zeros_like(x[0]), _blocks_of_sources(position, mass))[0]
 
 
 def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
@@ -328,7 +337,7 @@ def _acceleration_unrolled(
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _on_cpu(
-    targets: Float[Array, "K C"],
+    targets: _Targets,
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
@@ -344,18 +353,24 @@ def _slope_on_cpu(
     softening: float, falls: Falls | None, primals: tuple, tangents: tuple
 ) -> tuple[Array, Array]:
     """That of the sum by rows, which is as fast as any, and compiles four times sooner."""
-    # Zeros of our own: within `shard_map`, JAX's are on another mesh than what they belong to.
-    tangents = tuple(
-        jnp.zeros(x.shape, x.dtype) if isinstance(dx, SymbolicZero) else dx
-        for x, dx in zip(primals, tangents, strict=True)
-    )
 
-    by_rows = partial(_by_rows, softening=softening, falls=falls, pairs=PAIRS_AT_ONCE)
-    return jax.jvp(by_rows, primals, tangents)
+    # Zeros of our own: within `shard_map`, JAX's are on another mesh than what they belong to.
+    def zero(x: Array, dx: Any) -> Any:
+        return jnp.zeros(x.shape, x.dtype) if isinstance(dx, SymbolicZero) else dx
+
+    (targets, *sources), (moves, *others) = primals, tangents
+
+    def by_rows(place: Array, own_mass: Array, position: Array, mass: Array) -> Array:
+        some = _Targets(place, own_mass, targets.number)
+        return _by_rows(some, position, mass, softening, falls, PAIRS_AT_ONCE)
+
+    at = (targets.position, targets.mass, *sources)
+    along = (moves.position, moves.mass, *others)
+    return jax.jvp(by_rows, at, tuple(map(zero, at, along)))
 
 
 def _by_sources(
-    targets: Float[Array, "K C"],
+    targets: _Targets,
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
@@ -366,14 +381,14 @@ def _by_sources(
     Every operation is on vectors over the targets `[K]`, so the sums need no reduction. On a CPU
     that is twice as fast as multiplying rows of the pair matrix by the masses.
     """
-    count, dim = position.shape
-    x, own = [targets[:, k] for k in range(dim)], targets[:, dim:]
+    dim = position.shape[1]
+    x = [targets.position[:, k] for k in range(dim)]
 
     def add_pull(sums: list[Array], block: tuple[Array, Array, Array]) -> tuple[list[Array], None]:
         x_s, m_s, number = block
         dx = [x_s[:, k, None] - x[k] for k in range(dim)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
-        cube = inverse_cube(r_squared)
+        cube = jnp.where(number[:, None] != targets.number, inverse_cube(r_squared), 0.0)
         # What all sums share, and so is computed once, is the cube or the weight.
         each = range(len(m_s))
         if falls is None:
@@ -384,8 +399,8 @@ def _by_sources(
         *a, fall = sums
         a = [sum(of_k, start=a_k) for a_k, of_k in zip(a, pulls, strict=True)]
         for s in each:
-            found = _falls_of(falls, cube[s], m_s[s], number[s], own.T, count)
-            fall = falls.over.combine(fall, found)
+            found = falls.of_square(cube[s] * (m_s[s] + targets.mass))
+            fall = falls.over.combine(fall, jnp.where(number[s] < len(mass), found, 0.0))
         return [*a, fall], None
 
     zero = [jnp.zeros_like(x[0])] * (dim if falls is None else dim + 1)
@@ -407,20 +422,8 @@ def _blocks_of_sources(
     return sources, masses, jnp.arange(count + missing).reshape(-1, size)
 
 
-def _falls_of(
-    falls: Falls, cube: Array, mass: Array, number: Array, own: Float[Array, "2 ..."], count: int
-) -> Array:
-    """`falls` of pairs of sources, with these d^-3, and targets with their `own` mass and number.
-
-    A body has no pair with itself, nor with those of numbers from `count` on.
-    """
-    own_mass, own_number = own
-    acts = (number != own_number) & (number < count)
-    return jnp.where(acts, falls.of_square(cube * (mass + own_mass)), falls.over.neutral)
-
-
 def _in_blocks(
-    targets: Float[Array, "K C"],
+    targets: _Targets,
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
@@ -434,26 +437,31 @@ def _in_blocks(
     masses = jnp.pad(mass, (0, missing))
     overs = [SUM] * dim if falls is None else [*[SUM] * dim, falls.over]
 
-    def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
-        own = some.T[:, :, None]
-        dx = [x_s - x for x_s, x in zip(sources, own[:dim], strict=True)]
+    def of_some(some: _Targets) -> Float[Array, "K E"]:
+        own_mass, own_number = some.mass[:, None], some.number[:, None]
+        dx = [x_s - x[:, None] for x_s, x in zip(sources, some.position.T, strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, position.dtype))
-        cube = inverse_cube(r_squared)
+        numbers = jnp.arange(count + missing)
+        cube = jnp.where(numbers != own_number, inverse_cube(r_squared), 0.0)
         weight = masses * cube
         terms = [weight * d for d in dx]
         if falls is not None:
-            number = jnp.arange(count + missing)
-            terms.append(_falls_of(falls, cube, masses, number, own[dim:], count))
-        split = [x.reshape(len(some), -1, BLOCKS, BLOCK) for x in terms]
+            found = falls.of_square(cube * (masses + own_mass))
+            terms.append(jnp.where(numbers < count, found, 0.0))
+        split = [x.reshape(len(own_mass), -1, BLOCKS, BLOCK) for x in terms]
         together = reduce_together(split, overs, 2)
         return jnp.stack(
             [over.reduce(x, (1, 2)) for over, x in zip(overs, together, strict=True)], 1
         )
 
     most = max(1, PAIRS_IN_BLOCKS // count)
-    if len(targets) <= most:
+    if len(targets.mass) <= most:
         return of_some(targets)
-    return lax.map(lambda one: of_some(one[None])[0], targets, batch_size=most)
+
+    def of_one(one: _Targets) -> Float[Array, " E"]:
+        return of_some(jax.tree.map(lambda x: x[None], one))[0]
+
+    return lax.map(of_one, targets, batch_size=most)
 
 
 def sum_together(terms: list[Array], axis: int) -> list[Array]:
@@ -472,7 +480,7 @@ def reduce_together(terms: list[Array], overs: list[Reduction], axis: int) -> li
 
 
 def _by_rows(
-    targets: Float[Array, "K C"],
+    targets: _Targets,
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
     softening: float,
@@ -480,23 +488,21 @@ def _by_rows(
     pairs: int = PAIRS_AT_ONCE_ON_ACCELERATOR,
 ) -> Float[Array, "K E"]:
     """Sums the pulls on each target, component by component, so that sums share the weights."""
-    count, dim = position.shape
-    x = position.T
+    count, x = len(mass), position.T
 
-    def row(target: Float[Array, " C"]) -> Float[Array, " E"]:
-        dx = [x_k - target_k for x_k, target_k in zip(x, target[:dim], strict=True)]
+    def row(target: _Targets) -> Float[Array, " E"]:
+        dx = [x_k - own for x_k, own in zip(x, target.position, strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x.dtype))
-        inverse = inverse_distance(r_squared)
-        weight = mass * inverse * inverse * inverse
+        inverse = jnp.where(jnp.arange(count) != target.number, inverse_distance(r_squared), 0.0)
+        cube = inverse * inverse * inverse
+        weight = mass * cube
         sums = [jnp.sum(weight * d) for d in dx]
         if falls is not None:
-            cube, number = inverse * inverse * inverse, jnp.arange(count)
-            found = _falls_of(falls, cube, mass, number, target[dim:], count)
-            sums.append(falls.over.reduce(found))
+            sums.append(falls.over.reduce(falls.of_square(cube * (mass + target.mass))))
         return jnp.stack(sums)
 
     most = max(1, pairs // position.shape[0])
-    return lax.map(row, targets, batch_size=min(targets.shape[0], most))
+    return lax.map(row, targets, batch_size=min(len(targets.mass), most))
 
 
 def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Array, "..."]:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from jaxstepper.machine.devices import share_rows
 from jaxstepper.physics.fast_roots import inverse_root
@@ -57,13 +59,14 @@ def acceleration_and_jerk(
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
     """Acceleration and jerk `[N, D]` of every body."""
     motion = jnp.concatenate((position.T, velocity.T))
-    pull = pull_on(gravity, motion, motion, mass, time)
+    pull = pull_on(gravity, motion, jnp.arange(len(mass)), motion, mass, time)
     return pull.acceleration, pull.jerk
 
 
 def pull_on(
     gravity: Gravity,
     targets: Float[Array, "C K"],
+    who: Int[Array, " K"],
     sources: Float[Array, "C N"],
     mass: Float[Array, " N"],
     time: Float[Array, ""],
@@ -72,14 +75,17 @@ def pull_on(
 
     Args:
         gravity: what moves the bodies.
-        targets: `[C, K]`, the C = 2 D components of position and velocity. Where they are exactly
-            those of a source, as a body's own are, the body feels nothing of that source.
-        sources: `[C, N]`, likewise.
+        targets: `[C, K]`, the C = 2 D components of position and velocity.
+        who: `[K]`, which of the sources each target is: it feels nothing of that one. Nor of others
+            in exactly its place; but its own distance of 0 may come out as a rounding error, where
+            XLA computes a position twice.
+        sources: `[C, N]`, as the targets.
         mass: `[N]`, of the sources.
         time: `[]`.
     """
     dim = len(targets) // 2
-    sums = _sums(targets, sources, gravity.attracting(mass), gravity.softening)
+    mine = jnp.concatenate((who.astype(targets.dtype)[None], targets))
+    sums = _sums(mine, sources, gravity.attracting(mass), gravity.softening)
     pull = Pull(sums[:dim].T, sums[dim:-1].T, sums[-1])
     if gravity.external is None:
         return pull
@@ -91,12 +97,12 @@ def pull_on(
 
 
 def _sums(targets: Array, sources: Array, mass: Array, softening: float) -> Float[Array, "E K"]:
-    """Components of acceleration and jerk, and the strength."""
+    """Components of acceleration and jerk, and the strength; a target's number comes first."""
     count = mass.shape[0]
     if count == 1:
-        return jnp.zeros((len(targets) + 1, targets.shape[1]), targets.dtype)
+        return jnp.zeros_like(targets)
     if count <= UNROLLED_UP_TO:
-        pulls = (_pull(sources[:, j], targets, mass[j], softening) for j in range(count))
+        pulls = (_pull(j, sources[:, j], targets, mass[j], softening) for j in range(count))
         return jnp.stack([sum(parts[1:], parts[0]) for parts in zip(*pulls, strict=True)])
 
     def of(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
@@ -114,9 +120,10 @@ def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: floa
     # Massless copies of the last body fill up the last block.
     sources = jnp.pad(sources, ((0, 0), (0, missing)), mode="edge")
     mass = jnp.pad(mass, (0, missing))
+    numbers = np.arange(len(mass), dtype=sources.dtype)
 
     def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
-        pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening, inverse_root)
+        pulls = _pull(numbers, sources[:, None], some.T[:, :, None], mass, softening, inverse_root)
         blocks = [pull.reshape(len(some), -1, BLOCKS, block) for pull in pulls]
         return jnp.stack([jnp.sum(x, (1, 2)) for x in sum_together(blocks, 2)], axis=1)
 
@@ -124,8 +131,10 @@ def _sums_in_blocks(targets: Array, sources: Array, mass: Array, softening: floa
 
 
 def _sums_by_rows(targets: Array, sources: Array, mass: Array, softening: float) -> Array:
+    numbers = np.arange(len(mass), dtype=sources.dtype)
+
     def of_some(some: Float[Array, "K C"]) -> Float[Array, "K E"]:
-        pulls = _pull(sources[:, None], some.T[:, :, None], mass, softening)
+        pulls = _pull(numbers, sources[:, None], some.T[:, :, None], mass, softening)
         return jnp.stack(sum_together(pulls, 1), axis=1)
 
     return _by_some(of_some, targets, max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // mass.shape[0]))
@@ -139,18 +148,23 @@ def _by_some(of_some: Callable[[Array], Array], targets: Array, most: int) -> Ar
 
 
 def _pull(
+    number: ArrayLike,
     source: Array,
     target: Array,
     mass: Array,
     softening: float,
     root: Callable[[Array], Array] = inverse_distance,
 ) -> list[Array]:
-    """Components of acceleration and jerk by a source, and the size of its acceleration."""
+    """Components of acceleration and jerk by a source, and the size of its acceleration.
+
+    `number` is that of the source; a target's stands before its position.
+    """
     dim = len(source) // 2
-    difference = [s - t for s, t in zip(source, target, strict=True)]
+    own, *where = target
+    difference = [s - t for s, t in zip(source, where, strict=True)]
     r, v = difference[:dim], difference[dim:]
     r_squared = _dot(r, r)
-    inverse = root(r_squared + softening**2)
+    inverse = jnp.where(own == number, 0.0, root(r_squared + softening**2))
     square = inverse * inverse
     weight = mass * square * inverse
     approach = 3 * square * _dot(r, v)

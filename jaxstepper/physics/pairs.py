@@ -35,8 +35,6 @@ UNROLLED_UP_TO = 4
 ALL_PAIRS_UP_TO = 16
 # Sources whose pairs with all bodies are in memory at once, on a CPU.
 SOURCES_AT_ONCE = 16
-# Bodies whose encounters are summed at once, of those that fall fastest.
-BODIES_AT_ONCE = 4
 
 Vectors = list[Float[Array, "*P"]]
 """Vectors by their D components, so that all arithmetic runs along the pairs."""
@@ -136,7 +134,7 @@ def encounters(
         return pairs, safe_sqrt(jnp.where(acts, squared_rate(pairs), 0.0))
 
     def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
-        return _encounter(i, None, squared_rate, particles, softening)
+        return _encounter(i, squared_rate, particles, softening)
 
     typical, rates = for_each_body(of_body, particles.mass.shape[0])
     return _acting(typical)[1], rates
@@ -148,54 +146,50 @@ def fastest_encounters(
     most: int,
     fourth_powers: Float[Array, " N"] | None = None,
 ) -> tuple[Pairs, Float[Array, " K"]]:
-    """The `encounters` `[K]` of the K bodies that fall fastest, for more than K >= 1 bodies.
+    """The `encounters` `[K]` among the K bodies that fall fastest, of more than K.
 
-    Their rates are those of free fall, sqrt(mu / r^3).
+    Their rates are those of free fall, sqrt(mu / r^3). Both bodies of the fastest pairs are among
+    them, so that slower bodies would add little to the sums.
 
     Args:
         particles: the bodies.
         softening: of the force.
-        most: K.
+        most: K; a pair has two bodies, and 1 counts as 2.
         fourth_powers: `[N]`, of every body the sum of the fourth powers of the rates of its pairs.
             Without these, one more pass over all pairs finds them; it needs no velocity and, in
             double precision, no root.
     """
-    wide = particles.time.dtype == jnp.float64
-
-    def power(pairs: Pairs) -> Array:
-        # In single precision, close pairs overflow, which only makes them the fastest.
-        return _fourth_power(pairs) if wide else square_of_free_fall(pairs) ** 2
-
     if fourth_powers is None:
+        wide = particles.time.dtype == jnp.float64
+
+        def power(pairs: Pairs) -> Array:
+            # In single precision, close pairs overflow, which only makes them the fastest.
+            return _fourth_power(pairs) if wide else square_of_free_fall(pairs) ** 2
+
         fourth_powers = _of_each_body(power, SUM, particles, softening)
-    squares = jnp.sqrt(lax.stop_gradient(fourth_powers))
     # XLA sorts single precision several times faster, and it has room for the rates themselves.
-    bodies = lax.top_k(jnp.sqrt(squares).astype(jnp.float32), most)[1]
-
-    def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
-        unit = squares[i] if wide else None
-        return _encounter(i, unit, square_of_free_fall, particles, softening)
-
-    # In a loop, or XLA would sum over the pairs anew for every number that is made of the sums.
-    typical, rates = lax.map(of_body, bodies, batch_size=BODIES_AT_ONCE)
-    return _acting(typical)[1], rates
+    rates = safe_sqrt(safe_sqrt(lax.stop_gradient(fourth_powers))).astype(jnp.float32)
+    bodies = lax.top_k(rates, max(most, 2))[1]
+    mass, *vectors = (
+        x[bodies]
+        for x in (particles.mass, particles.position, particles.velocity, particles.acceleration)
+    )
+    position, velocity, acceleration = vectors
+    fastest = particles.replace(
+        mass=mass, position=position, velocity=velocity, acceleration=acceleration
+    )
+    return encounters(square_of_free_fall, fastest, softening)
 
 
 def _encounter(
-    i: Array,
-    unit: Float[Array, ""] | None,
-    squared_rate: Quantity,
-    particles: Particles,
-    softening: Array | float,
+    i: Array, squared_rate: Quantity, particles: Particles, softening: Array | float
 ) -> tuple[Pairs, Float[Array, ""]]:
-    """The smoothed pair of a body, and its rate; powers of rates are relative to `unit`, a square.
-
-    Relative to it, or to the largest if there is none, they cannot overflow.
-    """
+    """The smoothed pair of a body, and its rate."""
     others = _others(i, particles)
     pairs = _pairs_of(i, others, particles, softening)
     squares = jnp.where(others, squared_rate(pairs), 0.0)
-    unit = lax.stop_gradient(jnp.max(squares)) if unit is None else unit
+    # Powers of rates are relative to the largest, so that they cannot overflow.
+    unit = lax.stop_gradient(jnp.max(squares))
     unit = jnp.where(unit > 0, unit, 1.0)
     relative = squares / unit
     powers = relative * relative
@@ -231,8 +225,9 @@ def _slope_of_sums(terms: tuple, changes: tuple) -> tuple[list[Array], list[Arra
 
 
 def square_of_free_fall(pairs: Pairs) -> Float[Array, "*P"]:
-    """mu / r^3, the square of the rate of free fall."""
-    return pairs.mu * inverse_cube(pairs.distance_squared)
+    """mu / r^3, the square of the rate of free fall; infinite for two bodies in the same place."""
+    square = pairs.mu * inverse_cube(pairs.distance_squared)
+    return jnp.where(pairs.distance_squared > 0, square, jnp.inf)
 
 
 def _fourth_power(pairs: Pairs) -> Float[Array, "*P"]:

@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxstepper.errors import UserError, require
-from jaxstepper.physics.columns import are_names, columns_of, name_and_unit
+from jaxstepper.physics.columns import (
+    UNDERSTOOD,
+    are_names,
+    columns_of,
+    may_be_names,
+    name_and_unit,
+)
 from jaxstepper.physics.units import Units
 
 FORTRAN_EXPONENT = re.compile(r"^(\s*[+-]?[\d.]+)[dD]([+-]?\d+\s*)$")
@@ -96,6 +102,7 @@ def read_text(text: str, path: Path, is_csv: bool, units: Units | None) -> Text:
     width = len(rows[0][1])
     found = _found_header(header, remarks, width)
     if found is None:
+        _warn_of_likely_names(path, remarks, width)
         return Text(_numbers(rows, range(width), [], path), (), False)
     if of_ecsv and not any(found.units):
         found = found._replace(units=[of_ecsv.get(name.strip(), "") for name in found.names])
@@ -154,6 +161,22 @@ def _found_header(header: Line | None, remarks: list[Line], width: int) -> _Head
     if is_row_of_units and not any(units):
         units = ["" if WITHOUT_UNIT.match(each) else each for each in below]
     return _Header(number, [name for name, _ in split], units)
+
+
+def _warn_of_likely_names(path: Path, remarks: list[Line], width: int) -> None:
+    """Warns of a remark with a word for every column, some of them names that are not understood.
+
+    Such as those of orbital elements, or of polar coordinates.
+    """
+    for number, words in remarks:
+        if len(words) == width and may_be_names(words):
+            dim = (width - 1) // 2
+            warnings.warn(
+                f"{path}: line {number} is taken for a remark, and the columns for mass, {dim} of a"
+                f" position and {dim} of a velocity; if it names them, write {UNDERSTOOD}",
+                stacklevel=5,
+            )
+            return
 
 
 def _factors(

@@ -193,7 +193,7 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
 
     def leaf(path: tuple[Any, ...], like: Any) -> Any:
         if not np.prod(like.shape):
-            return jax.numpy.zeros(like.shape, like.dtype)
+            return _placed(np.zeros(like.shape), like)
         value: Any = checkpoint.arrays["state"]
         if _names(path)[0] == ADDED_LATER and ADDED_LATER not in value:
             return like  # saved between epochs, where fresh progress is right
@@ -202,9 +202,19 @@ def restore(checkpoint: Checkpoint, template: Tree) -> Tree:
         if value is None or np.shape(value) != np.shape(like):
             where = "/".join(_names(path))
             raise UserError(f"{checkpoint.path}: holds another kind of run ({where} does not fit)")
-        return jax.device_put(np.asarray(value, like.dtype), getattr(like, "sharding", None))
+        return _placed(value, like)
 
     return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def _placed(value: Any, like: Any) -> Any:
+    """A value with dtype and devices of another.
+
+    It is bound to devices only where the other is: the program of a run would otherwise be another
+    than that of its beginning, and compiled anew.
+    """
+    sharding = like.sharding if getattr(like, "committed", True) else None
+    return jax.device_put(np.asarray(value, like.dtype), sharding)
 
 
 def write(

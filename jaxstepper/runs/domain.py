@@ -4,6 +4,7 @@ It is part of the notes of a checkpoint (`about`): `trained_on`, a line of text,
 ranges of some of the `QUANTITIES`. Of a range, an end that does not matter is None.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,11 +34,14 @@ SLACK = 1e-6
 
 
 def quantities(table: Float[np.ndarray, "N C"], softening: float) -> dict[str, float]:
-    """The `QUANTITIES` of a system; those of an orbit only of two bodies without softening."""
+    """The `QUANTITIES` of a system; those of an orbit only of two bodies without softening.
+
+    Beside a body without mass, the mass ratio is infinite.
+    """
     mass = table[:, 0]
     found = {"bodies": float(len(table))}
     if np.any(mass > 0):
-        found["mass_ratio"] = float(mass.max() / mass[mass > 0].min())
+        found["mass_ratio"] = float(mass.max() / mass.min()) if mass.all() else math.inf
         found["softening"] = softening and softening / virial_radius(table, softening)
     orbit = orbit_of_pair(table) if softening == 0 else None
     if orbit is not None:

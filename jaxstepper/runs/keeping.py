@@ -1,13 +1,15 @@
 """Rollouts of a program whose states go to a file as they come, and that go on from one."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstepper.errors import require
+from jaxstepper.errors import UserError, require
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.physics.units import Units
@@ -28,10 +30,12 @@ from jaxstepper.stepping.individual_rollouts import (
 from jaxstepper.stepping.individual_state import Individual
 from jaxstepper.stepping.output import Going, Times, begin, chosen_times, record_on
 from jaxstepper.stepping.rollout import Limits, Rollout
-from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.rule import OnScheme, Rule
 from jaxstepper.stepping.scheme import name_of
 
 Report = Callable[[float], None]
+# What files of `simulate --output` say, too.
+OF_ANY_FILE = ("scheme", "G", "softening")
 
 
 def record_to(
@@ -100,12 +104,13 @@ def go_on(
         report: called after every device call with the share of the rollout that is done.
 
     Raises:
-        UserError: the file cannot be read, holds several rollouts, or another rule's, is `path`
-            too, or has gone beyond the limits.
+        UserError: the file cannot be read, holds several rollouts, or one of another rule, eta or
+            gravity, is `path` too, or has gone beyond the limits.
     """
     found = _read_one(source)
     like = begin(rule, gravity, _first(found), limits)
     going = going_from(found.going[0], like, str(source))
+    _check_made(found, source, _made_with(rule, name_of(rule.scheme), gravity))
     check_going_on(found, [limits], source, path)
     chosen = _chosen_on(found, going, path, every, times, float(limits.time))
     return _write(path, rule, gravity, going, limits, chosen, found.names, found.about, report)
@@ -176,12 +181,13 @@ def go_on_individual(
         report: called after every device call with the share of the rollout that is done.
 
     Raises:
-        UserError: the file cannot be read, holds several rollouts, or one with shared steps, is
-            `path` too, or has gone beyond the end.
+        UserError: the file cannot be read, holds several rollouts, one with shared steps, or one of
+            another criterion, eta or gravity, is `path` too, or has gone beyond the end.
     """
     found = _read_one(source)
     (like,) = begin_individually(criterion, gravity, [_first(found)], [end_time], [1.0])
     going = going_from(found.going[0], like, str(source))
+    _check_made(found, source, _made_with(criterion, "hermite", gravity))
     check_going_on(found, [Limits(time=end_time)], source, path)
     chosen = _chosen_on(found, going, path, every, times, end_time)
     return _write_individual(
@@ -267,6 +273,38 @@ def _about(
 ) -> dict[str, Any]:
     from jaxstepper import __version__
 
-    said = {"rule": type(rule).__name__, "scheme": scheme, "version": __version__}
+    said: dict[str, Any] = {"rule": type(rule).__name__, "scheme": scheme, "version": __version__}
     made = {"G": gravity.G, "softening": gravity.softening}
+    said |= {"made_with": _made_with(rule, scheme, gravity)}
     return said | made | ({} if units is None else {"units": units.names})
+
+
+def _made_with(rule: Rule | Criterion, scheme: str, gravity: Gravity) -> dict[str, Any]:
+    """What a rollout is made with, in plain values: kinds, numbers, and a digest of weights."""
+    kinds: list[str] = []
+    inner: Any = rule
+    while isinstance(inner, Rule | Criterion):
+        kinds += [] if isinstance(inner, OnScheme) else [type(inner).__name__]
+        inner = getattr(inner, "rule", None)
+    made: dict[str, Any] = {"rule": " of ".join(kinds), "scheme": scheme}
+    made |= {"G": gravity.G, "softening": gravity.softening}
+    weights = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(rule):
+        if np.ndim(leaf) == 0:
+            name = jax.tree_util.keystr(path[-1:], simple=True)
+            made[f"{name} of the rule" if name in made else name] = float(leaf)
+        else:
+            weights.update(np.asarray(leaf).tobytes())
+    return made | {"weights": weights.hexdigest()[:16]}
+
+
+def _check_made(found: Recording, source: str | Path, mine: dict[str, Any]) -> None:
+    """Refuses to go on with another rule, eta or gravity, as far as the file knows its own."""
+    known = {"G": 1.0, **found.about}
+    theirs = found.about.get("made_with", {name: known.get(name) for name in OF_ANY_FILE})
+    for name, value in theirs.items():
+        if value is not None and value != mine.get(name):
+            raise UserError(
+                f"{source}: was recorded with {name} {value}, not {mine.get(name)}, and cannot go "
+                "on with that; start anew from its end (--ic-path)"
+            )

@@ -27,6 +27,8 @@ from jaxstepper.stepping.rollout import Limits
 
 FIELDS = Trajectory._fields
 COPIED_AT_ONCE = 2**24
+# Up to what share of it two values of G are of the same units.
+SAME_G = 1e-2
 Arrays = dict[str, np.ndarray]
 
 
@@ -420,8 +422,9 @@ def _factors(
     theirs = about.get("units")
     if theirs is None:
         known = about.get("G", 1.0)
-        told = units is not None or known == 1 or G != 1
-        require(told, f"{path}: was recorded with G = {known:g}; say so: --G {known!r}")
+        same = known == 1 or math.isclose(known, G, rel_tol=SAME_G)
+        message = f"{path}: was recorded with G = {known:g} and no units, not G = {G:g}"
+        require(same, f"{message}; say so: --G {known!r}")
         return 1.0, 1.0, 1.0
     words = ", ".join(theirs[kind] for kind in ("length", "time", "mass"))
     if units is None:

@@ -12,6 +12,7 @@ Source: Makino & Aarseth 1992.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -43,6 +44,8 @@ TILE, LARGE_TILE, LARGE = 8, 16, 128
 TILE_ON_ACCELERATOR = 256
 # Changes of an acceleration are taken for noise up to so many rounding errors of its terms.
 NOISE = 4.0
+# More longest steps cannot be counted.
+MOST_BLOCKS = 2.0**31 - 1
 # Of all bodies: their forces and jerks, and the rate of these.
 EVALUATIONS_AT_START = 2
 
@@ -101,7 +104,8 @@ def towards(state: Individual, end_time: Float[Array, ""] | float) -> Individual
     rounding = 4 * jnp.finfo(span.dtype).eps * span
     blocks = jnp.ceil(span - rounding).astype(jnp.int32)
     last = span - (blocks - 1)
-    status = jnp.where(state.block < blocks, RUNNING, ENDED).astype(jnp.int32)
+    status = jnp.where(state.block < blocks, RUNNING, ENDED)
+    status = jnp.where(span > MOST_BLOCKS, STALLED, status).astype(jnp.int32)
     return state.replace(
         end=end,
         length=length,
@@ -144,7 +148,7 @@ def turn(
         return field.at[..., to].set(new, mode="drop", unique_indices=True)
 
     time = state.begin + state.length * (state.block.astype(now.dtype) + now)
-    pull = pull_on(gravity, predicted[:, who], predicted, state.mass, time)
+    pull = pull_on(gravity, predicted[:, who], who, predicted, state.mass, time)
     step = state.step[who]
     taken = jnp.where(chosen > 0, now - state.own_time[who], step)
     velocities = _velocities(gravity, predicted, state.mass)
@@ -179,7 +183,8 @@ def state_at(gravity: Gravity, state: Individual, time: Float[Array, ""] | float
     now = in_block(state, time)
     time = jnp.asarray(time, now.dtype)
     predicted = _predicted(state, now)
-    pull = pull_on(gravity, predicted, predicted, state.mass, time)
+    everyone = jnp.arange(state.mass.shape[0])
+    pull = pull_on(gravity, predicted, everyone, predicted, state.mass, time)
     h = state.length * (now - state.own_time)
     there = correct(Motion(*state.motion), pull.acceleration.T, pull.jerk.T, h)
     dt = state.length * jnp.min(state.step)
@@ -212,15 +217,23 @@ def longest_step(gravity: Gravity, particles: Particles, end_time: float) -> flo
     """A longest step that suits most systems: 1/8 of the unit of time in which T + |U| is 3/4.
 
     At least 16 of them make the rollout, so that its energy is measured on the way; they alone
-    decide where the bodies have no mass. Source of the unit: Heggie & Mathieu 1986.
+    decide where the bodies have no mass.
     """
-    p = particles
-    size = kinetic_energy(barycentric(p, gravity))
-    size = size + jnp.abs(gravity.potential_energy(p.position, p.mass, p.time))
-    unit = gravity.G * float(jnp.sum(p.mass) ** 2.5 / (4 / 3 * size) ** 1.5)
-    span = abs(end_time - float(p.time))
-    steps = [unit / 8, span / 16]
+    span = abs(end_time - float(particles.time))
+    steps = [unit_of_time(gravity, particles) / 8, span / 16]
     return min((dt for dt in steps if 0 < dt < math.inf), default=1.0)
+
+
+def unit_of_time(gravity: Gravity, particles: Particles) -> float:
+    """G M^(5/2) / (4/3 (T + |U|))^(3/2); 0, infinite or NaN where the bodies have no mass.
+
+    T and U are about the barycentre and of the bodies' own pull: an external field acts on bodies
+    of any mass alike. Source: Heggie & Mathieu 1986.
+    """
+    p, own = particles, replace(gravity, external=None)
+    size = kinetic_energy(barycentric(p, own))
+    size = size + jnp.abs(own.potential_energy(p.position, p.mass, p.time))
+    return gravity.G * float(jnp.sum(p.mass) ** 2.5 / (4 / 3 * size) ** 1.5)
 
 
 def _pull_and_snap(gravity: Gravity, particles: Particles) -> tuple[Pull, Float[Array, "N D"]]:
@@ -229,7 +242,7 @@ def _pull_and_snap(gravity: Gravity, particles: Particles) -> tuple[Pull, Float[
 
     def pull(position: Array, velocity: Array, time: Array) -> Pull:
         where = jnp.concatenate((position.T, velocity.T))
-        return pull_on(gravity, where, where, p.mass, time)
+        return pull_on(gravity, where, jnp.arange(p.mass.shape[0]), where, p.mass, time)
 
     a = gravity.acceleration(p.position, p.mass, p.time)
     rates = (p.velocity, a, jnp.ones_like(p.time))
@@ -290,7 +303,9 @@ def _velocities(
 
 def _above(z: Float[Array, "D K"], level: Float[Array, " K"]) -> Float[Array, "D K"]:
     """Vectors longer than a level; 0 for the others."""
-    return jnp.where(jnp.sum(z * z, axis=0) > level * level, z, 0.0)
+    # Relative to the level, whose square may be too small for a number.
+    relative = z / jnp.where(level > 0, level, 1.0)
+    return jnp.where(jnp.sum(relative * relative, axis=0) > jnp.sign(level), z, 0.0)
 
 
 def _counted(evaluated: Int[Array, "2"], more: Int[Array, ""]) -> Int[Array, "2"]:

@@ -144,7 +144,10 @@ class Huayno(FieldRule):
 
 
 def huayno_rate(eta: Number, pairs: Pairs) -> Array:
-    """1 / h of every pair, the larger of (1 - min(d, 1) / 2) / t for both times of `Huayno`."""
+    """1 / h of every pair, the larger of (1 - min(d, 1) / 2) / t for both times of `Huayno`.
+
+    Infinite for two bodies in the same place.
+    """
     inverse = inverse_root(pairs.distance_squared)
     inverse_squared = inverse * inverse
     approach = pairs.r_dot_v * inverse_squared
@@ -155,7 +158,8 @@ def huayno_rate(eta: Number, pairs: Pairs) -> Array:
     passage = jnp.where(moving, pairs.speed_squared, 1.0) * inverse_squared
     ahead = _half_a_step_ahead(jnp.sqrt(2 * fall) / eta, 1.5 * approach)
     passing = _half_a_step_ahead(jnp.sqrt(passage) / eta, approach * (1 + fall / passage))
-    return jnp.maximum(ahead, jnp.where(moving, passing, 0.0))
+    rate = jnp.maximum(ahead, jnp.where(moving, passing, 0.0))
+    return jnp.where(pairs.distance_squared > 0, rate, jnp.inf)
 
 
 def _half_a_step_ahead(rate: Array, slope: Array) -> Array:
@@ -177,8 +181,8 @@ class HairerSoderlind(FieldRule):
     reversible = True
 
     def init(self, particles: Particles, /) -> Memory:
-        square, slope = self._density(particles)
-        return _like_time(jnp.sqrt(square) - 0.5 * self.eta * slope, particles)
+        density, slope = self._density(particles)
+        return _like_time(density - 0.5 * self.eta * slope, particles)
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         _, slope = self._density(particles)
@@ -186,19 +190,28 @@ class HairerSoderlind(FieldRule):
         return _like_time(self.eta / rho, particles), rho
 
     def _density(self, particles: Particles) -> tuple[Array, Array]:
-        """Q^2 = sum mu / r^3, to which a field adds the w^2 of every body; and d(ln Q)/dt."""
+        """Q, with Q^2 = sum mu / r^3, to which a field adds the w^2 of every body; d(ln Q)/dt."""
         check_pairs(self.external, particles)
+        # Distances relative to the system's, or their powers would be no numbers in some units.
+        size = lax.stop_gradient(jnp.max(jnp.abs(particles.position - particles.position[0])))
+        size = jnp.where(size > 0, size, 1.0)
 
         def total(quantity: Quantity) -> Array:
             return sum_over_pairs(quantity, particles, self.softening)
 
-        square = total(lambda pairs: pairs.mu / pairs.distance**3)
-        rate = total(lambda pairs: -3 * pairs.mu * pairs.r_dot_v / pairs.distance**5)
-        if self.external is not None:
-            of_field, its_slope = squared_rate_and_slope(self.external, particles)
-            square, rate = square + of_field, rate + its_slope
-        acts = square > 0
-        return square, jnp.where(acts, 0.5 * rate / jnp.where(acts, square, 1.0), 0.0)
+        def pull(pairs: Pairs) -> Array:
+            return pairs.mu * (size / pairs.distance) ** 3
+
+        square = total(pull)
+        rate = -1.5 * total(lambda pairs: pull(pairs) * (pairs.r_dot_v / pairs.distance_squared))
+        slope = _ratio(rate, square)
+        density = safe_sqrt(square / size) / size
+        if self.external is None:
+            return density, slope
+        of_field, its_slope = squared_rate_and_slope(self.external, particles)
+        square = density**2
+        slope = _ratio(square * slope + 0.5 * its_slope, square + of_field)
+        return safe_sqrt(square + of_field), slope
 
     def scaled(self, factor: Number, /) -> Rule:
         return replace(self, eta=factor * self.eta)
@@ -283,6 +296,11 @@ class LogarithmicHamiltonian(Rule):
         others = jnp.maximum(potential - pairs.product / r, 0.0)
         alone = jnp.minimum(safe_sqrt(r / pull), passage)
         return jnp.where(mu > 0, alone * (pairs.product + others * q), jnp.inf)
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """above / below, and 0 where `below` is."""
+    return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0)
 
 
 def _like_time(value: Array, particles: Particles) -> Array:

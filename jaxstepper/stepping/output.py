@@ -108,7 +108,7 @@ def given_times(
     """
     way = -1.0 if end < first else 1.0
     early = [float(t) for t in times if way * t < way * first]
-    require(not early, f"output at time {early[:1]}: the rollout begins at {first:g}")
+    require(not early, f"output at time {min(early, default=0):g}: the rollout begins at {first:g}")
     ordered = sorted((float(t) for t in times), key=lambda t: way * t)
     return (t for t in ordered if after is None or way * t > way * after)
 

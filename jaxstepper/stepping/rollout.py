@@ -279,8 +279,14 @@ def run_on(
 
 
 def with_status(rollout: Rollout, limits: Limits) -> Rollout:
-    """The rollout, whose status says whether it is running or ended, unless it failed."""
+    """The rollout, whose status says whether it is running or ended, unless it failed.
+
+    One that took as many steps as can be counted, before its time was over, stalled.
+    """
     going = jnp.where(is_running(rollout, limits), RUNNING, ENDED)
+    is_left = is_before(rollout.clock, rollout.particles, limits.time)
+    going = jnp.where(is_left & (rollout.steps >= MOST_STEPS), STALLED, going)
+    going = jnp.where(jnp.isnan(limits.time), NOT_FINITE, going)
     status = jnp.where(has_failed(rollout.status), rollout.status, going)
     return rollout._replace(status=status.astype(jnp.int32))
 

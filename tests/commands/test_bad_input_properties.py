@@ -18,7 +18,7 @@ from jaxstepper.settings.config import OPTIONS, accepts, flag_of
 
 # Derandomised: a failure repeats, and two runs of one commit agree. No deadline: machines differ.
 FEW = settings(
-    max_examples=150,
+    max_examples=60,
     derandomize=True,
     deadline=None,
     database=None,

@@ -59,3 +59,13 @@ def test_a_collision_ends_with_its_reason():
     outcome = simulate("--ic-path pair.txt --duration 10")
     assert outcome.code == 1
     assert "the rollout st" in outcome.err and "bodies 0 and 1" in outcome.err
+
+
+def test_derivatives_that_single_precision_has_no_numbers_for_are_refused(tmp_path):
+    table = plummer_batch(1, 1, 3)[0] * ([1] + [1e11] * 3 + [1e-11**0.5] * 3)
+    save_table(tmp_path / "wide.csv", table)
+    run = f"simulate --no-compilation-cache --ic-path {tmp_path / 'wide.csv'} --duration 1e15"
+    for rule in (INDIVIDUAL, "--model-path few_bodies", "--controller distance-over-acceleration"):
+        refused = call(run, rule, "--dtype float32 --quiet")
+        assert refused.code == 2 and "too small or large for this rule in float32" in refused.err
+    assert call(run, INDIVIDUAL).code == 0

@@ -70,7 +70,8 @@ def test_a_result_that_cannot_be_written_is_an_error(monkeypatch):
 @needs_full
 @pytest.mark.processes
 def test_training_goes_on_and_saves_with_standard_output_on_a_full_disk(tmp_path):
-    train = f"{TINY} --num-orbits 1 --epochs 11 --checkpoint-interval 5 -s run"
+    tiny = TINY.replace("--no-compilation-cache", "")
+    train = f"{tiny} --num-orbits 1 --epochs 11 --checkpoint-interval 5 -s run"
     with FULL.open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "jaxstepper", *train.split()],

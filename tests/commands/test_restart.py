@@ -104,7 +104,10 @@ def test_a_recording_keeps_its_units():
     plain = f"{SIMULATE} -e 0.5 --G 4 --steps 3 --Nperiod 0 --output plain.npz"
     assert call(plain).code == 0
     on = f"{SIMULATE} --ic-path plain.npz --steps 2"
-    assert_refused(call(on), "plain.npz: was recorded with G = 4; say so: --G 4.0")
+    assert_refused(call(on), "plain.npz: was recorded with G = 4", "not G = 1; say so: --G 4.0")
+    # Numbers of other units would be taken for au and solar masses.
+    assert_refused(call(on, "--units au yr Msun"), "was recorded with G = 4", "not G = 39.4769")
+    assert_refused(call(on, "--G 5"), "not G = 5; say so: --G 4.0")
     assert call(on, "--G 4").code == 0
 
 

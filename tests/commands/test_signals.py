@@ -83,7 +83,7 @@ def show_share(self, name, share, figures=""):
     if len(shares) == 4:
         os.kill(os.getpid(), signal.{name})
 Bars.show_share = show_share
-cli.main("simulate", "-e 0.5 --no-compilation-cache --duration 1e4 {flags}".split() +
+cli.main("simulate", "-e 0.5 --duration 1e4 {flags}".split() +
     ["--output-every", "1e-2", "--output", {output!r}])
 """
     run = subprocess.run(

@@ -9,7 +9,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.network.learned_criterion import Weights
 from jaxstepper.network.learned_pairs import FIRST, SHARPNESS, PairRule
 from jaxstepper.network.pair_inputs import PAIR_INPUTS, pair_inputs
-from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.gravity import ExternalField, Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, virial_system
 from jaxstepper.physics.jerk import acceleration_and_jerk
 from jaxstepper.physics.pairs import Pairs
@@ -18,6 +18,7 @@ from jaxstepper.stepping.literature import huayno
 from jaxstepper.stepping.rollout import Limits, advance, run_until, start
 from jaxstepper.stepping.rule import symmetrized
 from jaxstepper.stepping.scheme import Chin, Hermite
+from jaxstepper.stepping.status import ENDED
 
 ETA, STEP = 0.1, 0.05
 SEEN = np.array([-0.2, 0.1, -0.2, -0.1, -0.1, -0.2, -0.1, -0.2, 0.15, 0.1, -0.05])
@@ -30,6 +31,16 @@ def rule(weights=SEEN, eta=ETA):
 
 def bodies(table, time=0.0):
     return from_table(table, Gravity().acceleration, float, time)
+
+
+@jax.jit
+def begin(chosen, particles):
+    return start(chosen, Gravity(), particles)
+
+
+@jax.jit
+def go_on(chosen, rollout):
+    return advance(chosen, Gravity(), rollout)
 
 
 def test_the_inputs_of_a_circle():
@@ -49,34 +60,34 @@ def test_with_weights_of_0_it_is_huaynos_rule():
     """Exactly for a pair; for more, the smooth minimum over pairs is a little shorter."""
     unlearned, classical = rule(np.zeros(PAIR_INPUTS)), huayno(ETA).on(Hermite())
     for table in (kepler_pair(0.5), THREE):
-        first = start(unlearned, Gravity(), bodies(table))
-        after = advance(unlearned, Gravity(), first)
+        first = begin(unlearned, bodies(table))
+        after = go_on(unlearned, first)
         dt, _ = classical.step_size((), first.particles)
         shortest = len(THREE) ** (-1 / SHARPNESS) if len(table) > 2 else 1.0
         assert shortest * (1 - 1e-12) <= after.particles.dt / (FIRST * dt) <= 1 + 1e-12
         dt, _ = classical.step_size((), after.particles)
-        ratio = advance(unlearned, Gravity(), after).particles.dt / dt
+        ratio = go_on(unlearned, after).particles.dt / dt
         assert shortest * (1 - 1e-12) <= ratio <= 1 + 1e-12
 
 
 def test_an_input_of_its_own_makes_the_step_it_says():
     """The share of the only pair in the energy, and a weight of 1, on top of HUAYNO's step."""
     unit = np.eye(PAIR_INPUTS)
-    start_of = start(rule(unit[0]), Gravity(), bodies(kepler_pair(0.5)))
-    after = advance(rule(unit[0]), Gravity(), start_of)
+    start_of = begin(rule(unit[0]), bodies(kepler_pair(0.5)))
+    after = go_on(rule(unit[0]), start_of)
     p = after.particles
     r = float(jnp.linalg.norm(p.position[0] - p.position[1]))
     energy = float(jnp.sum(p.mass * jnp.sum(p.velocity**2, axis=1)) / 2 - jnp.prod(p.mass) / r)
     dt, _ = huayno(ETA).step_size((), p)
     share = float(jnp.prod(p.mass)) / (r * abs(energy))
     wanted = float(dt) * (share + 0.02)
-    assert advance(rule(unit[0]), Gravity(), after).particles.dt == pytest.approx(wanted, rel=1e-9)
+    assert go_on(rule(unit[0]), after).particles.dt == pytest.approx(wanted, rel=1e-9)
 
 
 def test_it_knows_the_derivatives_of_the_force():
-    rollout = start(rule(eta=0.02), Gravity(), bodies(THREE))
+    rollout = begin(rule(eta=0.02), bodies(THREE))
     for _ in range(20):
-        rollout = advance(rule(eta=0.02), Gravity(), rollout)
+        rollout = go_on(rule(eta=0.02), rollout)
     known = rule().told(rollout.memory, rollout.carried, 1.0)
     p = rollout.particles
     _, jerk = acceleration_and_jerk(Gravity(), p.position, p.velocity, p.mass, p.time)
@@ -119,10 +130,24 @@ def test_bodies_at_rest_and_massless_ones_have_steps(dtype):
     table = np.array([[1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0]] * 1)
     table = np.vstack([table, [0, 0, 0, 2, 0, 0, 0]])
     particles = from_table(table, Gravity().acceleration, dtype)
-    rollout = start(rule(SEEN.astype(dtype)), Gravity(), particles)
+    rollout = begin(rule(SEEN.astype(dtype)), particles)
     for _ in range(5):
-        rollout = advance(rule(SEEN.astype(dtype)), Gravity(), rollout)
+        rollout = go_on(rule(SEEN.astype(dtype)), rollout)
         assert 0 < rollout.particles.dt < 1
+
+
+# A body of mass 1e-6 in a field that swings as cos(3 t), and massless ones.
+@pytest.mark.parametrize("masses", [[1e-6], [0.0], [0.0, 0.0]])
+def test_bodies_without_a_pull_on_each_other_have_steps_in_a_field(masses):
+    field = ExternalField(lambda x, t: jnp.cos(3 * t) + 0 * x, lambda x, t: jnp.zeros(len(x)))
+    gravity = Gravity(external=field)
+    table = np.array([[mass, k, 0, 0, 1] for k, mass in enumerate(masses)])
+    chosen = PairRule(Weights(), {"params": {"weights": SEEN}}, 0.1, external=field)
+    end = run_until(chosen, gravity, from_table(table, gravity.acceleration), Limits(2.0))
+    assert int(end.status) == ENDED
+    assert 20 < int(end.steps) < 200
+    moved = np.asarray(end.particles.position[0])
+    np.testing.assert_allclose(moved, [*(1 - np.cos(6.0)) / 9 + [0, 2]], atol=1e-4)
 
 
 def test_it_is_on_hermite_alone():

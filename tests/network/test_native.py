@@ -46,8 +46,13 @@ def state(table):
     return from_table(table, GRAVITY.acceleration, jnp.float64)
 
 
+@jax.jit
+def first_dt(controller, particles):
+    return controller.step_size(controller.init(particles), particles)[0]
+
+
 def step_size(controller, particles):
-    return float(controller.step_size(controller.init(particles), particles)[0])
+    return float(first_dt(controller, particles))
 
 
 def pair_of(table):
@@ -210,17 +215,22 @@ def test_a_massless_body_counts_as_one_of_the_others_mass():
     np.testing.assert_allclose(stake(pairs, 1.0), 1 / binding(pairs), rtol=1e-12)
 
 
-def test_the_fastest_encounters_are_the_fastest_of_all():
-    """Also where neither bodies nor sources fill up their blocks, and beside massless bodies."""
+def test_the_fastest_encounters_are_those_among_the_fastest_bodies():
+    """Also where bodies do not fill up their blocks, and beside massless bodies."""
     table = plummer(1, 45)
     table[7:9, 0] = 0
     particles = state(table)
-    pairs, rates = encounters(square_of_free_fall, particles, 0.01)
+    rates = encounters(square_of_free_fall, particles, 0.01)[1]
     fastest = np.argsort(-rates)[:6]
-    mine, mine_rates = fastest_encounters(particles, 0.01, 6)
-    np.testing.assert_allclose(mine_rates, rates[fastest], rtol=1e-12)
-    for x, y in zip(mine, pairs, strict=True):
-        np.testing.assert_allclose(x, y[fastest], rtol=1e-12)
+    of_these = encounters(square_of_free_fall, state(table[fastest]), 0.01)
+    mine = fastest_encounters(particles, 0.01, 6)
+    for name in Pairs._fields:
+        # The pull of the others, which no rule asks for here, is on these bodies too.
+        if name != "acceleration":
+            x, y = (getattr(pairs, name) for pairs, _ in (mine, of_these))
+            np.testing.assert_allclose(x, y, rtol=1e-12)
+    np.testing.assert_allclose(mine[1], of_these[1], rtol=1e-12)
+    assert np.all(mine[1] < rates[fastest]) and np.all(mine[1] > 0.85 * rates[fastest])
 
 
 def test_the_fastest_bodies_alone_have_nearly_the_step_of_all():

@@ -110,6 +110,16 @@ def test_a_free_remark_stays_one(tmp_path, remark):
     np.testing.assert_array_equal(load_table(path), PAIR)
 
 
+@pytest.mark.parametrize(
+    "remark", ["# r theta vr vtheta m", "% e a M m omega", "! mass e a M omega"]
+)
+def test_a_remark_that_may_name_the_columns_is_warned_of(tmp_path, remark):
+    path = tmp_path / "polar.txt"
+    path.write_text(f"{remark}\n1 2 3 4 5\n2 3 4 5 6\n")
+    with pytest.warns(UserWarning, match="line 1 is taken for a remark, and the columns for mass"):
+        load_table(path)
+
+
 @pytest.mark.parametrize("name", ["bodies.csv", "bodies.txt", "bodies.npy"])
 def test_nine_columns_without_names_are_four_dimensions_only_if_asked_for(tmp_path, name):
     nine = np.arange(18.0).reshape(2, 9) + 1

@@ -54,9 +54,10 @@ def test_softening_is_in_units_of_the_virial_radius():
         assert virial_radius(kepler_pair(0.9, phase=phase), 1e-9) == pytest.approx(2)
 
 
-def test_massless_bodies_have_no_mass_ratio_of_their_own():
+def test_the_mass_ratio_of_a_massless_body_is_the_limit_of_that_of_light_ones():
     table = np.array([[1.0, 0, 0, 0, 0], [0.0, 1, 0, 0, 1]])
-    assert quantities(table, 0.0)["mass_ratio"] == 1
+    said = outside({"mass_ratio": [1, 100]}, [quantities(table, 0.0)])
+    assert said == ["mass ratio inf, not 1 to 100"]
 
 
 def test_what_is_outside_is_said_with_its_number():

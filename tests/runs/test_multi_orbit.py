@@ -177,6 +177,7 @@ def test_a_run_that_is_stuck_saves_says_where_and_exits_with_1() -> None:
 @pytest.mark.processes
 def test_ctrl_c_ends_an_endless_step_with_everything_saved(folder: Path) -> None:
     arguments = f"--num-orbits 1 --num-particles 3 {UNREACHABLE} --max-retrain-steps 0 {SMALL}"
+    arguments = arguments.replace("--no-compilation-cache", "")
     process = subprocess.Popen(
         [sys.executable, SCRIPTS / "train.py", *arguments.split()],
         stderr=subprocess.PIPE,

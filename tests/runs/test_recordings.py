@@ -125,6 +125,44 @@ def test_another_rule_cannot_go_on(tmp_path, rule):
         js.go_on(path, rule, GRAVITY, js.Limits(time=2.0))
 
 
+@pytest.mark.parametrize(
+    ("rule", "gravity", "said"),
+    [
+        (js.symmetrized(js.free_fall(0.051)), GRAVITY, "eta 0.05, not 0.051"),
+        (
+            js.symmetrized(js.DistanceOverAcceleration(0.05)),
+            GRAVITY,
+            "rule Symmetrized of FreeFall",
+        ),
+        (RULE.on(js.Chin()), GRAVITY, "scheme leapfrog, not chin"),
+        (RULE, js.Gravity(G=2.0), "G 1.0, not 2.0"),
+        (RULE, js.Gravity(softening=0.1), "softening 0.0, not 0.1"),
+    ],
+)
+def test_other_numbers_cannot_go_on(tmp_path, rule, gravity, said):
+    path = tmp_path / "run.npz"
+    js.record_to(path, RULE, GRAVITY, START, js.Limits(time=1.0))
+    with pytest.raises(UserError, match=rf"run\.npz: was recorded with {said}"):
+        js.go_on(path, rule, gravity, js.Limits(time=2.0))
+
+
+def test_individual_steps_go_on_with_their_own_eta_alone(tmp_path):
+    path = tmp_path / "run.npz"
+    js.record_individual(path, js.Aarseth(0.02), GRAVITY, START, 1.0, 0.5)
+    with pytest.raises(UserError, match=r"run\.npz: was recorded with eta 0\.02, not 0\.03"):
+        js.go_on_individual(path, js.Aarseth(0.03), GRAVITY, 2.0)
+
+
+def test_a_trained_rule_goes_on_with_its_own_weights_alone(tmp_path):
+    rules = [js.load_rule(name, GRAVITY, tolerance=1e-2) for name in ("kepler", "kepler_chin")]
+    mine, other = (rule.on(js.Leapfrog()) for rule in rules)
+    path = tmp_path / "run.npz"
+    js.record_to(path, mine, GRAVITY, START, js.Limits(time=1.0))
+    with pytest.raises(UserError, match=r"run\.npz: was recorded with weights"):
+        js.go_on(path, other, GRAVITY, js.Limits(time=2.0))
+    assert js.go_on(path, mine, GRAVITY, js.Limits(time=2.0)).particles.time == 2
+
+
 @pytest.mark.parametrize("name", ["a.npz", "a.h5"])
 def test_what_is_no_recording_is_refused(tmp_path, name):
     path = tmp_path / name

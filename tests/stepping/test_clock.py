@@ -14,17 +14,20 @@ from jaxstepper.evaluation.problems import problem
 from jaxstepper.physics.gravity import ExternalField, Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair
 from jaxstepper.physics.particles import from_table
+from jaxstepper.runs.models import load_rule
 from jaxstepper.stepping.clock import started, tick
 from jaxstepper.stepping.literature import by_name
 from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import (
+    MOST_STEPS,
     Limits,
     advance,
     reverse,
     run_steps,
     run_until,
     start,
+    with_status,
 )
 from jaxstepper.stepping.rule import fixed, memoryless, symmetrized
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED, word
@@ -33,6 +36,16 @@ GRAVITY = Gravity()
 CIRCLE = [[0.5, -0.5, 0, 0, -0.5], [0.5, 0.5, 0, 0, 0.5]]
 FALL = [[1, -0.5, 0, 0, 0], [1, 0.5, 0, 0, 0]]
 SAME_PLACE = [[1, 0.3, 0, 0, 0], [1, 0.3, 0, 0, 0]]
+
+
+def test_steps_that_cannot_be_counted_have_stalled():
+    begin = start(fixed(1e-12), GRAVITY, state_of(CIRCLE), 1.0)
+    end = begin._replace(steps=jnp.int32(MOST_STEPS))
+    assert int(with_status(end, Limits(time=1.0)).status) == STALLED
+    assert int(with_status(end, Limits(time=0.0)).status) == ENDED
+    assert int(with_status(begin, Limits(time=jnp.nan)).status) == NOT_FINITE
+    asked = Limits(time=1.0, steps=7)
+    assert int(with_status(begin._replace(steps=jnp.int32(7)), asked).status) == ENDED
 
 
 def state_of(table, dtype=jnp.float64, time=0.0, gravity=GRAVITY):
@@ -205,6 +218,19 @@ def test_steps_too_short_to_move_a_body_far_from_the_origin_stall():
 def test_bodies_at_rest_that_nothing_moves_do_not_stall():
     end = to_the_end(fixed(1e-3), GRAVITY, state_of([[1.0, 1, 0, 0, 0]]), Limits(time=110.0))
     assert (end.steps, word(end.status)) == (110_000, "ended")
+
+
+THIRD = [1, 2, 0, 0, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("table", [SAME_PLACE, [*SAME_PLACE, THIRD]], ids=["two", "of three"])
+@pytest.mark.parametrize("name", ["free-fall", "huayno", "hairer-soderlind", "few_bodies"])
+def test_bodies_in_the_same_place_do_not_go_on(name, table, dtype):
+    rule = (load_rule if name == "few_bodies" else by_name)(name, GRAVITY)
+    end = run_until(rule, GRAVITY, state_of(table, dtype), Limits(time=1.0))
+    assert end.status in (STALLED, NOT_FINITE)
+    assert end.particles.time < 0.1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxstepper.physics.initial_conditions import kepler_pair, plummer_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping.block_steps import first_step, next_step, power_of_two_below
 from jaxstepper.stepping.criteria import Aarseth, Derivatives
-from jaxstepper.stepping.individual import run_individual, start, turn
+from jaxstepper.stepping.individual import longest_step, run_individual, start, turn
 from jaxstepper.stepping.individual_rollouts import roll_out_individually
 from jaxstepper.stepping.individual_state import at_common_time, at_time, evaluations
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, STALLED
@@ -159,6 +159,17 @@ def test_float32_stays_float32():
     np.testing.assert_allclose(end.motion[0], eight().motion[0], atol=1e-4)
 
 
+def test_float32_takes_the_same_steps_in_units_in_which_derivatives_are_small():
+    ends = []
+    for scale in (1.0, 2.0**-26):  # of masses; then the square of a crackle is no number
+        table = EIGHT[0] * ([scale] + [1] * 3 + [scale**0.5] * 3)
+        particles, eta = state(table, dtype=jnp.float32), jnp.float32(0.02)
+        spans = (x / np.float32(scale) ** 0.5 for x in (SPAN, LONGEST))
+        ends.append(run_individual(Aarseth(eta), SOFT, particles, *spans))
+    assert int(ends[0].steps) == int(ends[1].steps)
+    assert evaluations(ends[0]) == evaluations(ends[1])
+
+
 def test_one_body_in_a_field_that_changes_with_time():
     # x'' = -x + cos(2 t) has the solution x = (4 cos t - cos 2t) / 3 from x = 1 at rest, where
     # neither acceleration nor jerk tells how long the first step should be.
@@ -170,6 +181,18 @@ def test_one_body_in_a_field_that_changes_with_time():
     end = run_individual(Aarseth(1e-3), gravity, body, 3.0, 0.5)
     expected = (4 * np.cos(3) - np.cos(6)) / 3
     assert float(end.motion[0, 0, 0]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("mass", [1e-10, 1e10])
+def test_the_longest_step_in_a_field_is_that_of_bodies_of_any_mass(mass):
+    field = ExternalField(lambda x, t: -4 * x, lambda x, t: 2 * jnp.sum(x**2, axis=1))
+    gravity = Gravity(external=field)
+    assert longest_step(gravity, state([[mass, 1, 0, 0, 0]], gravity), 8.0) == 0.5
+
+
+def test_blocks_that_cannot_be_counted_have_stalled():
+    begin = start(Aarseth(0.02), SOFT, state(EIGHT[0]), 1.0, 1e-12)
+    assert int(begin.status) == STALLED
 
 
 def test_massless_bodies_feel_and_do_nothing():

@@ -536,3 +536,15 @@ def test_wrapped_rules_are_told_with_their_own_memory():
     pair = from_table(KEPLER, GRAVITY.acceleration)
     assert run_steps(scaled(Told(), 2.0), GRAVITY, pair, 3).memory == 3
     assert run_steps(symmetrized(Told()), GRAVITY, pair, 3).memory[1] == 3
+
+
+@pytest.mark.parametrize("length", [1e-10, 1e10])
+def test_hairer_and_soderlinds_steps_are_the_same_in_units_of_any_length(length):
+    def steps(scale):
+        table = KEPLER * [1, scale, scale, scale**-0.5, scale**-0.5]
+        begin = from_table(table, GRAVITY.acceleration, jnp.float32)
+        limits = Limits(3 * scale**1.5, 1000)
+        return int(run_until(rules.hairer_soderlind(0.1), GRAVITY, begin, limits).steps)
+
+    assert 20 < steps(1.0) < 1000
+    assert abs(steps(length) - steps(1.0)) <= 1

@@ -69,13 +69,18 @@ def make(dtype="float64", steps=3, **settings):
     network = StepNetwork(
         **{"hidden_dims": (8, 12, 6), "dtype": dtype, "fourier_dim": 10, **settings}
     )
-    variables = init_variables(network, jax.random.key(1), INPUTS)
     optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.adam(LR))
-    params, state = variables["params"], optimizer.init(variables["params"])
-    for step in range(steps):
-        updates, state = optimizer.update(gradient_of(params, step), state, params)
-        params = optax.apply_updates(params, updates)
-    variables = variables | {"params": params}
+
+    @jax.jit
+    def trained():
+        variables = init_variables(network, jax.random.key(1), INPUTS)
+        params, state = variables["params"], optimizer.init(variables["params"])
+        for step in range(steps):
+            updates, state = optimizer.update(gradient_of(params, step), state, params)
+            params = optax.apply_updates(params, updates)
+        return variables | {"params": params}, state
+
+    variables, state = trained()
     adam = state[1][0]
     checkpoint = TorchCheckpoint(
         epoch=7,
@@ -164,7 +169,7 @@ def test_torch_predicts_the_same(tmp_path, settings, dtype, tolerance):
     assert list(content["model_state_dict"]) == list(twin.state_dict())
     twin.load_state_dict(content["model_state_dict"], strict=True)
     x = np.random.default_rng(0).normal(size=(20, INPUTS)).astype(dtype)
-    ours = np.asarray(network.apply(checkpoint.variables, jnp.asarray(x)))
+    ours = np.asarray(jax.jit(network.apply)(checkpoint.variables, jnp.asarray(x)))
     theirs = twin(torch.from_numpy(x)).detach().numpy()
     assert ours.dtype == theirs.dtype == dtype
     np.testing.assert_allclose(ours[:, 0] + 1e-6, theirs[:, 0] + 1e-6, rtol=tolerance)

@@ -1,5 +1,7 @@
 """Backpropagation by hand, beside automatic differentiation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,8 @@ NETWORKS = {
 def case(request):
     """A network, its variables, inputs of samples, and their dropout keys."""
     network = NETWORKS[request.param]
-    variables = init_variables(network, jax.random.key(0), FEATURES)
+    init = jax.jit(partial(init_variables, network, input_size=FEATURES))
+    variables = init(jax.random.key(0))
     inputs = jax.random.normal(jax.random.key(1), (SAMPLES, FEATURES))
     return network, variables, inputs, jax.random.split(jax.random.key(2), SAMPLES)
 
@@ -47,12 +50,17 @@ def test_outputs_are_those_of_the_network(case):
 def test_gradient_is_that_of_automatic_differentiation(case):
     network, variables, inputs, keys = case
 
-    def loss(params):
+    @jax.jit
+    @jax.grad
+    def expected_of(params):
         return SLOPE @ outputs_of(network, {**variables, "params": params}, inputs, keys)
 
-    expected = jax.grad(loss)(variables["params"])
-    _, passes = propose(network, variables, inputs, keys)
-    gradient = gradient_of(backward(network, variables["params"], passes, SLOPE))
+    @jax.jit
+    def by_hand(variables):
+        _, passes = propose(network, variables, inputs, keys)
+        return gradient_of(backward(network, variables["params"], passes, SLOPE))
+
+    expected, gradient = expected_of(variables["params"]), by_hand(variables)
     assert jax.tree.structure(gradient) == jax.tree.structure(expected)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15),
@@ -63,11 +71,18 @@ def test_gradient_is_that_of_automatic_differentiation(case):
 
 def test_samples_of_slope_zero_have_no_part(case):
     network, variables, inputs, keys = case
-    _, passes = propose(network, variables, inputs, keys)
-    few = jax.tree.map(lambda x: x[2:4], passes)
-    alone = gradient_of(backward(network, variables["params"], few, SLOPE[2:4]))
-    masked = jnp.zeros_like(SLOPE).at[2:4].set(SLOPE[2:4])
-    among_others = gradient_of(backward(network, variables["params"], passes, masked))
+
+    @jax.jit
+    def alone_and_among_others(variables):
+        _, passes = propose(network, variables, inputs, keys)
+        few = jax.tree.map(lambda x: x[2:4], passes)
+        masked = jnp.zeros_like(SLOPE).at[2:4].set(SLOPE[2:4])
+        return [
+            gradient_of(backward(network, variables["params"], some, slope))
+            for some, slope in ((few, SLOPE[2:4]), (passes, masked))
+        ]
+
+    alone, among_others = alone_and_among_others(variables)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15),
         alone,
