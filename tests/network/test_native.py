@@ -237,8 +237,9 @@ def test_the_fastest_bodies_alone_have_nearly_the_step_of_all():
     particles, mine = state(plummer(1, 24)), rule(kind="encounters")
     wanted = step_size(mine, particles)
     off = [step_size(replace(mine, fastest=k), particles) / wanted - 1 for k in (4, 12, 24)]
-    assert 0 < abs(off[1]) < abs(off[0]) < 0.2
-    assert abs(off[1]) < 0.02 and off[2] == 0
+    # They see the depth among themselves alone, so that more is at stake.
+    assert 0 < abs(off[1]) < abs(off[0]) < 0.25
+    assert abs(off[1]) < 0.05 and off[2] == 0
 
 
 def test_the_fastest_encounters_have_derivatives():
