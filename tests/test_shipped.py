@@ -10,9 +10,9 @@ import pytest
 from commandline import assert_refused, call
 
 from jaxstepper.evaluation.measure import evaluate
-from jaxstepper.evaluation.problems import problem
+from jaxstepper.evaluation.problems import problem, problem_of
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.physics.initial_conditions import plummer_batch
+from jaxstepper.physics.initial_conditions import plummer, plummer_batch
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs.checkpoints import load
 from jaxstepper.runs.folders import SHIPPED, locate
@@ -86,6 +86,17 @@ def test_in_clusters_it_needs_less_work_than_the_rules_of_the_literature():
         assert np.mean(learned - np.log(plain)) < np.log(0.9)
     classical = np.log(work_at_equal_error(free_fall(0.06, softening), spheres))
     assert np.mean(learned - classical) < np.log(0.85)
+
+
+@pytest.mark.parametrize("softening", [0.0, 1e-3, 0.01])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-4])
+def test_it_keeps_to_its_tolerance_in_a_cluster_with_a_tight_binary(softening, tolerance):
+    """Over four of its orbits; the energy of the binary is a quarter of that of the cluster."""
+    table = plummer(7, 32, 1, (0.005, 0.005), (0.95, 0.95))
+    cluster = problem_of("cluster", table, 0.036, softening=softening)
+    rule = symmetrized(load_rule("plummer", Gravity(softening), tolerance=tolerance))
+    (run,) = evaluate(rule, "", True, [cluster], [1.0], 20_000)
+    assert tolerance / 30 < run.max_error < 3 * tolerance
 
 
 def test_on_individual_steps_it_needs_less_work_than_aarseths_criterion():

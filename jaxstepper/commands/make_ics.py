@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,10 +102,17 @@ def _parser() -> CommandParser:
     plummer = kind(
         "plummer",
         "a Plummer sphere in Henon units",
-        lambda o, rng: ics.plummer(rng, o.num_particles),
+        _plummer,
         planar=False,
     )
     _bodies(plummer, 64)
+    words = "how many pairs of the bodies are binaries (default: 0)"
+    plummer.take("--binaries", allowed=integer(0), default=0, metavar="B", help=words)
+    words = "of their semi-major axes, log-uniform (default: 0.002 0.05)"
+    ends: dict[str, Any] = {"nargs": 2, "metavar": ("LOW", "HIGH")}
+    plummer.take("-a", "--semi-major", allowed=POSITIVE, default=[0.002, 0.05], help=words, **ends)
+    words = "of their eccentricities, thermal (default: 0 0.97)"
+    plummer.take("-e", "--eccentricity", allowed=FINITE, default=[0.0, 0.97], help=words, **ends)
     triple = kind("triple", "a close pair and a far third body", _triple)
     _one(triple, "--inner-semi-major", POSITIVE, 1.0, "of the pair")
     _one(triple, "--inner-eccentricity", FINITE, 0.1, "of the pair, which starts at pericentre")
@@ -149,6 +157,11 @@ def _kepler(options: Options, rng: np.random.Generator) -> Table:
 
     e, a, q, phase = map(draw, ("eccentricity", "semi_major", "mass_ratio", "phase"))
     return ics.kepler_pair(e, a, q, options.total_mass, math.radians(phase), options.dim)
+
+
+def _plummer(options: Options, rng: np.random.Generator) -> Table:
+    ranges = tuple(options.semi_major), tuple(options.eccentricity)
+    return ics.plummer(rng, options.num_particles, options.binaries, *ranges)
 
 
 def _triple(options: Options, rng: np.random.Generator) -> Table:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxstepper.errors import require
+from jaxstepper.physics.elements import from_elements
 from jaxstepper.physics.tables import Table
 
 Seed = int | np.random.Generator | None  # None: from entropy; a generator continues
@@ -140,30 +141,73 @@ def figure_eight(dim: int = 2) -> Table:
     return _embed([*pair, [1, 0, 0, vx, vy]], dim)
 
 
-def plummer(seed: Seed, num_particles: int) -> Table:
+def plummer(
+    seed: Seed,
+    num_particles: int,
+    binaries: int = 0,
+    semi_major: tuple[float, float] = (0.002, 0.05),
+    eccentricity: tuple[float, float] = (0.0, 0.97),
+) -> Table:
     """A Plummer sphere of equal masses in Henon units (total mass 1, E = -1/4): `[N, 7]`.
 
     The samples have no cut in radius and are moved to the centre-of-mass frame. The energy is *not*
-    rescaled: -1/4 is its expectation, with sampling noise of order 1 / sqrt(N).
+    rescaled: -1/4 is its expectation, with sampling noise of order 1 / sqrt(N), and without that
+    inside the binaries.
     Source: Aarseth, Henon & Wielen 1974, appendix; virial scale 3 pi / 16.
+
+    Args:
+        seed: of the draw.
+        num_particles: N, the bodies of the binaries included.
+        binaries: how many pairs of bodies, the first ones, are binaries with a place in the sphere
+            each, turned anyhow and anywhere on their orbit.
+        semi_major: the range of their semi-major axes, log-uniform.
+        eccentricity: the range of their eccentricities, thermal: e^2 is uniform (Jeans 1919).
     """
     require(num_particles >= 2, f"num_particles must be >= 2, got {num_particles}")
+    require(
+        0 <= 2 * binaries <= num_particles,
+        f"binaries must be 0 to half of num_particles, {num_particles}; got {binaries}",
+    )
     rng = np.random.default_rng(seed)
-    mass_fraction = rng.random(num_particles) ** (2 / 3)
+    places = num_particles - binaries
+    mass_fraction = rng.random(places) ** (2 / 3)
     radius = np.sqrt(mass_fraction / (1 - mass_fraction))
     escape_speed = math.sqrt(2) * (1 + radius**2) ** -0.25
-    speed = escape_speed * _plummer_speed_ratios(rng, num_particles)
+    speed = escape_speed * _plummer_speed_ratios(rng, places)
     scale = 3 * math.pi / 16
-    position = scale * radius[:, None] * _directions(rng, num_particles)
-    velocity = speed[:, None] * _directions(rng, num_particles) / math.sqrt(scale)
+    position = scale * radius[:, None] * _directions(rng, places)
+    velocity = speed[:, None] * _directions(rng, places) / math.sqrt(scale)
+    if binaries:
+        motion = np.hstack([position, velocity])
+        within = [
+            _binary(rng, 1 / num_particles, semi_major, eccentricity) for _ in range(binaries)
+        ]
+        motion = np.concatenate([np.repeat(motion[:binaries], 2, axis=0), motion[binaries:]])
+        motion[: 2 * binaries] += np.concatenate(within)
+        position, velocity = np.hsplit(motion, 2)
     return _centred(1 / num_particles, position, velocity)
 
 
-def plummer_batch(seed: Seed, num_spheres: int, num_particles: int) -> Table:
-    """`num_spheres` Plummer spheres, one after another from one generator: `[B, N, 7]`."""
+def plummer_batch(
+    seed: Seed,
+    num_spheres: int,
+    num_particles: int,
+    most_binaries: int = 0,
+    semi_major: tuple[float, float] = (0.002, 0.05),
+    eccentricity: tuple[float, float] = (0.0, 0.97),
+) -> Table:
+    """`num_spheres` Plummer spheres, one after another from one generator: `[B, N, 7]`.
+
+    Each has 0 to `most_binaries` binaries, each number as likely as the others.
+    """
     require(num_spheres >= 1, f"num_spheres must be >= 1, got {num_spheres}")
     rng = np.random.default_rng(seed)
-    return np.stack([plummer(rng, num_particles) for _ in range(num_spheres)])
+
+    def sphere() -> Table:
+        binaries = int(rng.integers(most_binaries + 1)) if most_binaries else 0
+        return plummer(rng, num_particles, binaries, semi_major, eccentricity)
+
+    return np.stack([sphere() for _ in range(num_spheres)])
 
 
 def virial_system(seed: Seed, masses: Sequence[float]) -> Table:
@@ -260,6 +304,24 @@ def _check_orbit(eccentricity: float, semi_major: float, total_mass: float) -> N
     require(0 <= eccentricity < 1, f"eccentricity must be in [0, 1), got {eccentricity}")
     require(0 < semi_major < math.inf, f"semi_major must be > 0, got {semi_major}")
     require(0 < total_mass < math.inf, f"the total mass must be > 0, got {total_mass}")
+
+
+def _binary(
+    rng: np.random.Generator,
+    mass: float,
+    semi_major: tuple[float, float],
+    eccentricity: tuple[float, float],
+) -> Table:
+    """Positions and velocities `[2, 6]` of two equal masses in their centre of mass."""
+    (a_min, a_max), (e_min, e_max) = semi_major, eccentricity
+    require(0 < a_min <= a_max, f"need 0 < semi_major, the first the smaller; got {semi_major}")
+    require(0 <= e_min <= e_max < 1, f"eccentricity must be in [0, 1), got {eccentricity}")
+    share, squared = rng.random(2)
+    a = a_min * (a_max / a_min) ** share
+    e = math.sqrt(e_min**2 + squared * (e_max**2 - e_min**2))
+    Omega, omega, M = rng.uniform(0, 2 * math.pi, 3)
+    inc = math.acos(rng.uniform(-1, 1))
+    return from_elements([mass, mass], a, e, inc, Omega, omega, M=M)[:, 1:]
 
 
 def _embed(planar: list[list[float]], dim: int) -> Table:

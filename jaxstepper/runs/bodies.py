@@ -63,7 +63,9 @@ def _drawn_tables(request: Request, many: bool, seed: ics.Seed) -> np.ndarray:
         if config.draw == "virial":
             drawn = ics.virial_batch(seed, systems, config.num_particles, config.mass_range)
         else:
-            drawn = ics.plummer_batch(seed, systems, config.num_particles)
+            ranges = (config.a_min, config.a_max), (config.e_min, config.e_max)
+            sizes = (systems, config.num_particles, config.binaries)
+            drawn = ics.plummer_batch(seed, *sizes, *ranges)
         return as_fast_as(config.G, drawn)
     if many and config.draw != "random":
         return as_fast_as(config.G, _drawn_pairs(request, seed))

@@ -119,6 +119,7 @@ def _window_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
         "start": config.window_start / (1.0 if bound else config.window_length),
         "tolerances": (config.tolerance_min, config.tolerance_max),
         "unit_spread": config.unit_spread,
+        "softening_spread": config.softening_spread,
         "imitation": config.imitation_epochs,
         "scheme": SCHEMES[config.scheme],
     }

@@ -31,6 +31,7 @@ def check(command: Command, request: Request) -> Request:
     _check_momentum(request)
     _check_band(request)
     _check_output(request)
+    _check_binaries(request)
     request = _check_controller(request)
     if command != "simulate":  # there, history_len may still come from the checkpoint
         check_history(request)
@@ -124,6 +125,18 @@ def _check_output(request: Request) -> None:
             raise request.refusal(name, "needs --output FILE, to which the states are written")
     if request.sets("output_every") and request.sets("output_times"):
         raise request.refusal("output_every", "and output_times both say when; give one of them")
+
+
+def _check_binaries(request: Request) -> None:
+    """Refuses binaries in other draws, and of the size of the sphere that they are to be in."""
+    config = request.config
+    if config.binaries == 0:
+        return
+    if config.draw != "plummer":
+        raise request.refusal("binaries", "is for draw plummer (--draw plummer)")
+    if not (request.sets("a_min") and request.sets("a_max")):
+        rule = "needs a_min and a_max (--a-min 0.002 --a-max 0.05), in a sphere of size 1"
+        raise request.refusal("binaries", rule)
 
 
 def _check_band(request: Request) -> None:

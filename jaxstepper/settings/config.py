@@ -179,6 +179,12 @@ class Config:
         "each window is in units of mass and length of its own, up to this many times larger or "
         "smaller, for networks that are not free of scale",
     )
+    softening_spread: float = _window(
+        1.0,
+        number(low=1),
+        "the softening is, in proportion to each system, up to this many times smaller, "
+        "log-uniformly",
+    )
     imitation_epochs: int = _window(
         0, integer(0), "epochs at the start in which the network learns the free-fall rule's dt"
     )
@@ -277,6 +283,12 @@ class Config:
         1.0,
         number(low=1),
         "the masses of draw virial differ by up to this factor, log-uniformly; 1 for equal ones",
+    )
+    binaries: int = _orbits(
+        0,
+        integer(0),
+        "up to so many pairs of bodies of each sphere of draw plummer are binaries, of semi-major "
+        "axes a_min to a_max, log-uniformly, and eccentricities e_min to e_max, uniformly in e^2",
     )
     retrain_batch: int = _orbits(
         256, COUNT, "most systems that are tried, and trained on, at once in phase 1", takes="train"

@@ -231,6 +231,14 @@ def test_toml_that_is_no_text(box, content):
             "--draw plummer is in 3 dimensions",
         ),
         (
+            f"{TRAIN} --multi-orbit --draw virial --binaries 1 --a-min 0.1 --a-max 0.1",
+            "--binaries 1: is for draw plummer (--draw plummer)",
+        ),
+        (
+            f"{TRAIN} --multi-orbit --draw plummer --binaries 1 --a-max 0.1",
+            "--binaries 1: needs a_min and a_max",
+        ),
+        (
             f"{SIMULATE} --multi-orbit-sim --draw plummer {FIELD}",
             "--external-field-position 1.0 2.0: must be 3 numbers (dim is 3)",
         ),

@@ -30,6 +30,10 @@ KINDS = [
     ("figure-eight --dim 3", ics.figure_eight(3)),
     ("plummer -n 16 --seed 4", ics.plummer(4, 16)),
     (
+        "plummer -n 16 --seed 4 --binaries 2 -a 0.01 0.02 -e 0.1 0.9",
+        ics.plummer(4, 16, 2, (0.01, 0.02), (0.1, 0.9)),
+    ),
+    (
         "triple --inner-semi-major 0.5 --inner-eccentricity 0.2 --outer-semi-major 8 "
         "--outer-eccentricity 0.4 --masses 1 2 3",
         ics.hierarchical_triple(0.5, 0.2, 8.0, 0.4, (1.0, 2.0, 3.0)),
@@ -125,6 +129,7 @@ def test_speeds_that_are_given_stay_in_units():
         ("kepler -a -1 --out a.txt", ("--semi-major", "must be a number > 0")),
         ("kepler -p nan --out a.txt", ("--phase", "must be a finite number")),
         ("plummer -n 1 --out a.txt", ("--num-particles", ">= 2")),
+        ("plummer -n 4 --binaries 3 --out a.txt", ("binaries must be 0 to half", "3")),
         ("pythagorean --out /proc/none/a.txt", ("cannot be written",)),
     ],
 )

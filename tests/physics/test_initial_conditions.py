@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import rebound
+from scipy import stats
 
 from jaxstepper.errors import UserError
 from jaxstepper.physics import initial_conditions as ic
@@ -157,6 +158,9 @@ def test_orbital_period_is_none_unless_two_bodies_are_bound():
         (lambda: ic.random_table(0, 1, 2, 1.0, 0.1, 1.0), "num_particles"),
         (lambda: ic.plummer(0, 0), "num_particles"),
         (lambda: ic.plummer_batch(0, 0, 4), "num_spheres"),
+        (lambda: ic.plummer(0, 4, 3), "binaries"),
+        (lambda: ic.plummer(0, 4, 1, (0.1, 0.01)), "semi_major"),
+        (lambda: ic.plummer(0, 4, 1, eccentricity=(0.1, 1.0)), "eccentricity"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(build, named):
@@ -230,3 +234,36 @@ def test_plummer_batch_draws_spheres_one_after_another():
     assert batch.shape == (4, 8, 7)
     for sphere in batch:
         np.testing.assert_array_equal(sphere, ic.plummer(rng, 8))
+
+
+def test_binaries_in_a_sphere_are_on_orbits_of_the_ranges_anywhere_and_turned_anyhow():
+    table = ic.plummer(1, 4000, 2000, (0.002, 0.05), (0.2, 0.9))
+    mass, motion = table[0, 0], table[:, 1:].reshape(2000, 2, 6)
+    x, v = np.split(motion[:, 1] - motion[:, 0], 2, axis=1)
+    r, mu = np.linalg.norm(x, axis=1), 2 * mass
+    spin = np.cross(x, v)
+    a = 1 / (2 / r - np.sum(v**2, axis=1) / mu)
+    e = np.sqrt(1 - np.sum(spin**2, axis=1) / (mu * a))
+    anomaly = np.arctan2(np.sum(x * v, axis=1) / np.sqrt(mu * a), 1 - r / a)
+    mean_anomaly = (anomaly - e * np.sin(anomaly)) / (2 * math.pi)
+    shares = {
+        "a": np.log(a / 0.002) / np.log(25),
+        "e": (e**2 - 0.2**2) / (0.9**2 - 0.2**2),
+        "phase": mean_anomaly + 0.5,
+        "inclination": (spin[:, 2] / np.linalg.norm(spin, axis=1) + 1) / 2,
+    }
+    for name, share in shares.items():
+        assert stats.kstest(share, "uniform").pvalue > 0.01, name
+    # Their centres of mass are a Plummer sphere.
+    centres = motion.mean(axis=1)
+    sphere = np.hstack([np.full((2000, 1), 1 / 2000), centres])
+    assert sum(energy(sphere)) == pytest.approx(-0.25, rel=0.06)
+
+
+def test_a_sphere_without_binaries_is_that_of_its_seed_and_a_batch_has_none_to_most():
+    np.testing.assert_array_equal(ic.plummer_batch(3, 2, 8), ic.plummer_batch(3, 2, 8, 0))
+    spheres = ic.plummer_batch(3, 60, 8, 2, (1e-6, 1e-6))
+    close = np.linalg.norm(spheres[:, ::2, 1:4] - spheres[:, 1::2, 1:4], axis=2) < 1e-5
+    counts = np.bincount(close.sum(axis=1), minlength=3)
+    assert np.all(counts > 10) and counts.sum() == 60
+    np.testing.assert_array_equal(np.sort(close)[:, ::-1], close)  # the first pairs

@@ -65,13 +65,17 @@ def test_without_the_flag_one_orbit_trains_and_the_warning_says_how_to_opt_in() 
     assert len(kept().initial_conditions) == 1
 
 
-@pytest.mark.parametrize("source", ["file", "random", "plummer"])
+@pytest.mark.parametrize("source", ["file", "random", "plummer", "binaries"])
 def test_batches_come_from_a_file_or_from_draws(source: str) -> None:
     tables = random_batch(3, 5, 3, 2, 1.0, 0.1, 1.0)
     arguments = f"--draw {source} --num-orbits 5 --num-particles 3"
     if source == "file":
         save_table("many.npy", tables)
         arguments = "--ic-path many.npy"
+    elif source == "binaries":
+        arguments = "--draw plummer --num-orbits 5 --num-particles 4 --binaries 2 "
+        arguments += "--a-min 0.01 --a-max 0.03 --e-min 0.1 --e-max 0.5"
+        tables = plummer_batch(1, 5, 4, 2, (0.01, 0.03), (0.1, 0.5))
     elif source == "random":
         tables = random_batch(1, 5, 3, 2, 1.0, 0.1, 1.0)
     else:

@@ -37,13 +37,13 @@ RULES = {
     "eta_max",
     "a number >= 0": "weight_decay vel_scale softening external_field_mass window_start",
     "a number >= 0; with --backwards, time runs backwards": "duration",
-    "a number >= 1": "unit_spread mass_range",
+    "a number >= 1": "unit_spread softening_spread mass_range",
     "a number in [0, 1)": "momentum dropout eccentricity e_min e_max",
     "a number > 0, or -1 for the default": "dt",
     "a finite number": "start_time fourier_scale power dt_bound rel_loss_bound L_lower L_upper eps",
     "an integer": "Nperiod",
     "an integer >= 0": "max_retrain_steps replay_steps imitation_epochs history_len fresh_every "
-    "fastest process_id adam_epochs",
+    "fastest binaries process_id adam_epochs",
     "an integer >= 1": "epochs n_steps steps_per_epoch replay_batch_size min_replay_size "
     "window_steps window_batch window_iterations rollouts dim num_orbits retrain_batch "
     "num_processes checkpoint_interval keep "
@@ -180,6 +180,8 @@ def consistent(draw: st.DrawFn, command: str) -> dict[str, Any]:
     if not (set(several) <= values.keys() and index < count):
         for name in several:
             values.pop(name, None)
+    if values.get("draw") != "plummer" or not {"a_min", "a_max"} <= values.keys():
+        values.pop("binaries", None)
     if values.get("multi_orbit_sim"):
         values.pop("shard", None)
     if values.get("optimizer") != "sgd":

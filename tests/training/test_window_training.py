@@ -11,7 +11,8 @@ import pytest
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.step_network import StepNetwork
 from jaxstepper.physics.gravity import Gravity
-from jaxstepper.physics.initial_conditions import kepler_pair, orbital_period
+from jaxstepper.physics.initial_conditions import kepler_pair, orbital_period, plummer_batch
+from jaxstepper.physics.pairs import Pairs
 from jaxstepper.physics.particles import from_table
 from jaxstepper.runs import checkpoints
 from jaxstepper.stepping.literature import free_fall
@@ -19,7 +20,7 @@ from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import Limits
 from jaxstepper.stepping.rule import fixed, symmetrized
 from jaxstepper.training.run import run
-from jaxstepper.training.windows.draws import draw_windows
+from jaxstepper.training.windows.draws import draw_windows, period_of
 from jaxstepper.training.windows.epoch import iterate, loss_of_draw
 from jaxstepper.training.windows.loss import SMOOTH, Window, imitation_loss, run_window, window_loss
 from jaxstepper.training.windows.objective import Windows
@@ -140,6 +141,56 @@ def test_the_tolerance_is_raised_where_the_steps_are_too_few_for_half_an_orbit()
     assert np.min(draw.spans) > 0.6 - 1e-9
     raised = draw.spans < 0.6 + 1e-9
     assert np.any(raised) and np.all(draw.tolerance[raised] > 1e-3)
+
+
+def test_the_shortest_window_shows_a_tight_binary_all_around_its_orbit():
+    """A binary in a span of many of its periods; one in a span of half a period; and no binary."""
+    a, mu = 0.01, 0.25
+    period = 2 * np.pi * np.sqrt(a**3 / mu)
+    tables = plummer_batch(2, 12, 8, 1, (a, a), (0.5, 0.5))
+    for span, most in ((1.0, 1.2 * period), (period / 2, 0.3 * period)):
+        plan = replace(PLAN, span=span, steps=8)
+        pool = new_pool(plan, tables)
+        draw = draw_windows(plan, pool, jax.random.PRNGKey(1))
+        binary = np.array([is_close(table) for table in np.asarray(draw.table)])
+        assert 0 < binary.sum() < len(binary)
+        raised = draw.tolerance > 3e-2
+        np.testing.assert_allclose(draw.time[binary & raised], most, rtol=0.05)
+        assert np.all(draw.time[~binary & raised] > 0.3 * span)
+
+
+def is_close(table):
+    return np.linalg.norm(table[0, 1:4] - table[1, 1:4]) < 0.03
+
+
+@pytest.mark.parametrize("softening", [0.0, 1e-4, 1.0, 100.0])
+def test_the_period_of_a_pair_is_that_of_kepler_or_of_the_softened_core(softening):
+    r, v, mu = 2.0, 0.5, 3.0
+    v = v if softening < 1 else 0.0
+    pairs = Pairs(*(jnp.array([x]) for x in (r**2 + softening**2, mu, 1.0, 0.0, v**2, 1.0)))
+    period = float(period_of(pairs, softening)[0])
+    kepler = 2 * np.pi * np.sqrt(1 / (2 / r - v**2 / mu) ** 3 / mu)
+    core = 2 * np.pi * np.sqrt(softening**3 / mu)
+    if softening == 1.0:
+        assert max(kepler, core) < period < kepler + core
+    else:
+        assert period == pytest.approx(max(kepler, core), rel=1e-3)
+    unbound = pairs._replace(speed_squared=jnp.array([4.0]))
+    assert period_of(unbound, softening)[0] == np.inf
+
+
+def test_a_spread_of_softening_is_one_of_sizes_and_moves_systems_alike():
+    tables = plummer_batch(2, 3, 8)
+    plan = replace(PLAN, span=0.2, gravity=Gravity(0.1), features=FeatureSpec("encounters"))
+    spread = new_pool(replace(plan, softening_spread=16.0), tables)
+    np.testing.assert_allclose(spread.span, 0.2 * np.array([1, 4, 16]) ** 1.5)
+    for i, softening in enumerate((0.1, 0.025, 0.00625)):
+        alone = new_pool(replace(plan, gravity=Gravity(softening)), tables[i : i + 1])
+        np.testing.assert_allclose(spread.work[i], alone.work[0], rtol=1e-6)
+
+
+def new_pool(plan, tables):
+    return plan.init(tables, jax.random.PRNGKey(0)).pool
 
 
 def test_a_resumed_run_is_bit_identical(tmp_path):

@@ -1,6 +1,7 @@
 """Draws the windows of an iteration from a pool of systems."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxstepper.network.learned import root
+from jaxstepper.physics.pairs import Pairs, minimum_over_pairs
 from jaxstepper.physics.particles import Particles, from_table, to_table
 from jaxstepper.stepping.literature import free_fall
 from jaxstepper.stepping.rollout import Limits, run_until
@@ -23,6 +25,8 @@ STEPS_EXPECTED = 0.8
 # The shortest window, in spans; the tolerance is raised instead. Half an orbit from an apsis shows
 # everything to a reversible rule.
 SHORTEST = 0.6
+# A span then counts as at most so many periods of the tightest binary, wherever that starts from.
+PERIODS = 2.0
 # The free-fall rule that the learned one is compared with, and the steps of the comparison.
 REFERENCE_ETA, REFERENCE_STEPS = 0.03, 2048
 REFERENCES_AT_ONCE = 128
@@ -115,13 +119,35 @@ def draw_windows(plan: WindowPlan, pool: Pool, key: Array) -> Draw:
     tolerance = jnp.exp(low + share * (high - low))
     order = plan.scheme.order
     work, enough = pool.work[chosen], STEPS_EXPECTED * plan.steps
-    tolerance = jnp.maximum(tolerance, (SHORTEST * jnp.exp(work) / enough) ** order)
+    shortest = jax.vmap(partial(_shortest, plan))(pool.tables[chosen], pool.span[chosen])
+    tolerance = jnp.maximum(tolerance, (shortest * jnp.exp(work) / enough) ** order)
     spans = jnp.minimum(plan.spans, enough * root(tolerance, order) / jnp.exp(work))
     exponents = jax.random.uniform(draw_units, (2, plan.batch), plan.network.dtype, -1.0, 1.0)
     mass, length = plan.unit_spread**exponents
     tables = jax.vmap(_in_units)(pool.tables[chosen], mass, length)
     time = spans * pool.span[chosen] * jnp.sqrt(length**3 / mass)
     return Draw(tables, time, spans, work, tolerance)
+
+
+def _shortest(plan: WindowPlan, table: Array, span: Array) -> Float[Array, ""]:
+    """The shortest window of a system, in spans."""
+    softening = plan.gravity.softening
+    particles = start_of(plan, table)
+    period = minimum_over_pairs(partial(period_of, softening=softening), particles, softening)
+    return SHORTEST * jnp.minimum(PERIODS * period / span, 1.0)
+
+
+def period_of(pairs: Pairs, softening: float) -> Float[Array, "*P"]:
+    """2 pi (a^2 + 3/4 softening^2)^(3/4) / sqrt(mu) for a = -mu / 2E; infinite if not bound.
+
+    It is exact for orbits much larger than the softening, and for those much smaller, which have
+    a = softening / 2.
+    """
+    twice_binding = 2 * pairs.mu / pairs.distance - pairs.speed_squared
+    bound = twice_binding > 0
+    a = pairs.mu / jnp.where(bound, twice_binding, 1.0)
+    period = 2 * jnp.pi * (a**2 + 0.75 * softening**2) ** 0.75 / jnp.sqrt(pairs.mu)
+    return jnp.where(bound, period, jnp.inf)
 
 
 def _in_units(table: Array, mass: Array, length: Array) -> Array:

@@ -37,8 +37,10 @@ class Windows(WindowPlan, Objective):
         """
         periods = [self.span or orbital_period(table) for table in tables]
         require(None not in periods, "windows in periods need bound pairs; set the span instead")
+        larger = self.softening_spread ** np.linspace(0, 1, len(tables))
+        spans = np.array(periods) * larger**1.5
         start = jax.jit(init_window_state, static_argnums=0)
-        return start(self, tables, np.array(periods), key, variables)
+        return start(self, _enlarged(tables, larger), spans, key, variables)
 
     # Functions from the files beside.
     chunk = iterate
@@ -77,3 +79,11 @@ class Windows(WindowPlan, Objective):
         steps = 5.0 * self.batch * self.steps
         before = 2.0 * systems * REFERENCE_STEPS
         return max(steps, before) * bodies**2, steps * (bodies if self.features.is_native else 1)
+
+
+def _enlarged(tables: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Systems `[M, N, 1 + 2 D]` of other sizes, each by its factor `[M]`, that move alike."""
+    dim = (tables.shape[2] - 1) // 2
+    m, x, v = np.split(tables, [1, 1 + dim], axis=2)
+    lengths = factors[:, None, None]
+    return np.concatenate([m, lengths * x, v / np.sqrt(lengths)], axis=2)

@@ -29,6 +29,7 @@ class WindowPlan:
         start: the latest start of a window, in spans.
         tolerances: the smallest and the largest that are drawn; equal if the network sees none.
         unit_spread: units of mass and length vary between windows by up to this factor, either way.
+        softening_spread: each system is up to this many times larger, with the softening as it is.
         imitation: epochs at the start in which the network learns the free-fall rule's dt.
     """
 
@@ -43,6 +44,7 @@ class WindowPlan:
     span: float | None = None
     tolerances: tuple[float, float] = (1e-3, 3e-2)
     unit_spread: float = 1.0
+    softening_spread: float = 1.0
     imitation: int = 0
     start: float = 0.0
     scheme: Scheme = Rule.scheme
