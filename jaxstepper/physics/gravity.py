@@ -215,24 +215,42 @@ def _slope_of_depths(softening: float, primals: tuple, tangents: tuple) -> tuple
     return jax.jvp(partial(_depths_by_rows, softening=softening), primals, tangents)
 
 
+def depths_of(
+    bodies: Int[Array, " K"],
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: Array | float = 0.0,
+) -> Float[Array, " K"]:
+    """The sum of mass / distance over all others, of K of the bodies, `[K]`."""
+    targets = _Targets(position[bodies], mass[bodies], bodies)
+    return by_platform(
+        cpu=lambda: _depths_by_sources(targets, position, mass, softening),
+        accelerator=lambda: jax.vmap(_depth_of(position, mass, softening))(bodies),
+    )
+
+
 def _depths_by_rows(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
 ) -> Float[Array, " N"]:
-    count = position.shape[0]
+    return for_each_body(_depth_of(position, mass, softening), position.shape[0])
 
+
+def _depth_of(
+    position: Float[Array, "N D"], mass: Float[Array, " N"], softening: Array | float
+) -> Callable[[Array], Array]:
     def row(i: Array) -> Array:
         dx = position.T - position[i][:, None]
         inverse = inverse_distance(_distance_squared(dx, softening))
-        return jnp.sum(jnp.where(jnp.arange(count) != i, mass * inverse, 0.0))
+        return jnp.sum(jnp.where(jnp.arange(len(mass)) != i, mass * inverse, 0.0))
 
-    return for_each_body(row, count)
+    return row
 
 
 def _depths_by_sources(
     targets: _Targets,
     position: Float[Array, "N D"],
     mass: Float[Array, " N"],
-    softening: float,
+    softening: Array | float,
 ) -> Float[Array, " K"]:
     """As `_by_sources`."""
     x = targets.position.T
@@ -505,7 +523,7 @@ def _by_rows(
     return lax.map(row, targets, batch_size=min(len(targets.mass), most))
 
 
-def _distance_squared(dx: Float[Array, "D ..."], softening: float) -> Float[Array, "..."]:
+def _distance_squared(dx: Float[Array, "D ..."], softening: Array | float) -> Float[Array, "..."]:
     return jnp.sum(dx * dx, axis=0) + softening**2
 
 

@@ -21,6 +21,7 @@ from jaxstepper.physics.gravity import (
     BLOCK,
     BLOCKS,
     by_platform,
+    depths_of,
     for_each_body,
     safe_sqrt,
     sum_together,
@@ -149,7 +150,7 @@ def fastest_encounters(
     """The `encounters` `[K]` among the K bodies that fall fastest, of more than K.
 
     Their rates are those of free fall, sqrt(mu / r^3). Both bodies of the fastest pairs are among
-    them, so that slower bodies would add little to the sums.
+    them, so that slower bodies would add little to the sums; only `beside` counts these, too.
 
     Args:
         particles: the bodies.
@@ -178,7 +179,12 @@ def fastest_encounters(
     fastest = particles.replace(
         mass=mass, position=position, velocity=velocity, acceleration=acceleration
     )
-    return encounters(square_of_free_fall, fastest, softening)
+    pairs, found = encounters(square_of_free_fall, fastest, softening)
+    depths = depths_of(bodies, particles.position, particles.mass, softening)
+    outside = depths - depths_of(jnp.arange(len(bodies)), position, mass, softening)
+    # Two bodies are one pair.
+    outside = outside if pairs.mu.size > 1 else jnp.mean(outside, keepdims=True)
+    return pairs._replace(beside=pairs.beside + outside), found
 
 
 def _encounter(
