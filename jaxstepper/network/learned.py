@@ -192,7 +192,9 @@ class OrbitalRule(FieldRule):
             square = square_of_free_fall if self.sees_others else square_of_dynamical_rate
             pairs, rates = encounters(square, particles, self.softening)
         factor = jnp.exp(-self.log_factor(pairs, rates))
-        return rate_of_all(self.rates_of(pairs, rates, jnp.sum(particles.mass)) * factor)
+        rate = rate_of_all(self.rates_of(pairs, rates, jnp.sum(particles.mass)) * factor)
+        # Of two bodies in the same place the network knows nothing.
+        return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate)
 
     def rates_of(
         self, pairs: Pairs, rates: Float[Array, " P"], mass: Float[Array, ""] | float = 0.0

@@ -61,7 +61,9 @@ class TabulatedRule(OrbitalRule):
 
     def _rate_of_pairs(self, known: Memory, particles: Particles) -> Float[Array, ""]:
         pairs, rates = encounters(square_of_dynamical_rate, particles, self.softening)
-        return rate_of_all(self.rates_of(pairs, rates) * self._looked_up(pairs).astype(rates.dtype))
+        factor = self._looked_up(pairs).astype(rates.dtype)
+        rate = rate_of_all(self.rates_of(pairs, rates) * factor)
+        return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate)
 
     def _looked_up(self, pairs: Pairs) -> Float[Array, " P"]:
         """exp(-network) of each pair."""

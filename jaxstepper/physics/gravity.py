@@ -417,8 +417,9 @@ def _by_sources(
         *a, fall = sums
         a = [sum(of_k, start=a_k) for a_k, of_k in zip(a, pulls, strict=True)]
         for s in each:
-            found = falls.of_square(cube[s] * (m_s[s] + targets.mass))
-            fall = falls.over.combine(fall, jnp.where(number[s] < len(mass), found, 0.0))
+            others = (number[s] != targets.number) & (number[s] < len(mass))
+            found = _found(falls, cube[s], m_s[s] + targets.mass, others)
+            fall = falls.over.combine(fall, found)
         return [*a, fall], None
 
     zero = [jnp.zeros_like(x[0])] * (dim if falls is None else dim + 1)
@@ -438,6 +439,12 @@ def _blocks_of_sources(
     sources = jnp.pad(position, ((0, missing), (0, 0)), mode="edge").reshape(-1, size, dim)
     masses = jnp.pad(mass, (0, missing)).reshape(-1, size)
     return sources, masses, jnp.arange(count + missing).reshape(-1, size)
+
+
+def _found(falls: Falls, cube: Array, mu: Array, others: Array) -> Array:
+    """`falls` of pairs, given their d^-3; infinite in the same place, where d^-3 is 0."""
+    met = others & (cube == 0) & (mu > 0)
+    return jnp.where(met, jnp.inf, jnp.where(others, falls.of_square(cube * mu), 0.0))
 
 
 def _in_blocks(
@@ -464,8 +471,8 @@ def _in_blocks(
         weight = masses * cube
         terms = [weight * d for d in dx]
         if falls is not None:
-            found = falls.of_square(cube * (masses + own_mass))
-            terms.append(jnp.where(numbers < count, found, 0.0))
+            others = (numbers != own_number) & (numbers < count)
+            terms.append(_found(falls, cube, masses + own_mass, others))
         split = [x.reshape(len(own_mass), -1, BLOCKS, BLOCK) for x in terms]
         together = reduce_together(split, overs, 2)
         return jnp.stack(
@@ -511,12 +518,13 @@ def _by_rows(
     def row(target: _Targets) -> Float[Array, " E"]:
         dx = [x_k - own for x_k, own in zip(x, target.position, strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x.dtype))
-        inverse = jnp.where(jnp.arange(count) != target.number, inverse_distance(r_squared), 0.0)
+        others = jnp.arange(count) != target.number
+        inverse = jnp.where(others, inverse_distance(r_squared), 0.0)
         cube = inverse * inverse * inverse
         weight = mass * cube
         sums = [jnp.sum(weight * d) for d in dx]
         if falls is not None:
-            sums.append(falls.over.reduce(falls.of_square(cube * (mass + target.mass))))
+            sums.append(falls.over.reduce(_found(falls, cube, mass + target.mass, others)))
         return jnp.stack(sums)
 
     most = max(1, pairs // position.shape[0])

@@ -128,11 +128,14 @@ def encounters(
     place; a symmetrised rule would answer a jump with oscillating steps.
 
     Returns:
-        The pairs, and the fourth root of the sum of the fourth powers of their rates.
+        The pairs, and the fourth root of the sum of the fourth powers of their rates; infinite for
+        bodies in the same place.
     """
     if particles.mass.shape[0] == 2:
         acts, pairs = all_pairs(particles, softening)
-        return pairs, safe_sqrt(jnp.where(acts, squared_rate(pairs), 0.0))
+        met = acts & (pairs.distance_squared == 0)
+        rates = safe_sqrt(jnp.where(acts, squared_rate(pairs), 0.0))
+        return pairs, jnp.where(met, jnp.inf, rates)
 
     def of_body(i: Array) -> tuple[Pairs, Float[Array, ""]]:
         return _encounter(i, squared_rate, particles, softening)
@@ -213,7 +216,8 @@ def _encounter(
         safe_sqrt(jnp.sum(powers * pairs.acceleration**2) / nonzero),
         beside=jnp.sum(depths) - jnp.sum(powers * depths) / nonzero,
     )
-    return typical, safe_sqrt(unit * safe_sqrt(total))
+    met = jnp.any(others & (pairs.distance_squared == 0))
+    return typical, jnp.where(met, jnp.inf, safe_sqrt(unit * safe_sqrt(total)))
 
 
 @jax.custom_jvp

@@ -19,6 +19,7 @@ from jaxstepper.stepping import literature
 from jaxstepper.stepping.rollout import Limits, run_steps, run_until
 from jaxstepper.stepping.rule import symmetrized
 from jaxstepper.stepping.scheme import BY_NAME, Fallen
+from jaxstepper.stepping.status import STALLED
 
 SOFTENING = 0.05
 GRAVITY = Gravity(SOFTENING)
@@ -135,3 +136,13 @@ def test_the_scheme_of_a_rule_is_what_it_is_whatever_the_rule_asks_for():
     )
     assert not isinstance(hermite.carried, Fallen)
     assert replace(rule, eta=1.0).falls is LARGEST_SQUARE
+
+
+@pytest.mark.parametrize("bodies", [2, 20])
+@pytest.mark.parametrize("rule", [literature.FreeFall(0.03), learned(5), learned(0)])
+def test_bodies_in_the_same_place_are_not_stepped_over(rule, bodies):
+    table = plummer(3, bodies)
+    table[1, 1:] = table[0, 1:]
+    gravity, rule = Gravity(), replace(rule, softening=0.0)
+    end = run_until(rule, gravity, from_table(table, gravity.acceleration), Limits(time=0.05))
+    assert end.status == STALLED and end.particles.time == 0
