@@ -93,10 +93,10 @@ def _add_methods(parser: CommandParser) -> None:
     )
     parser.take(
         "--fastest",
-        allowed=COUNT,
+        allowed=integer(0),
         metavar="K",
         help="judge every network of inputs encounters with its K fastest bodies alone, too, which "
-        "takes less time",
+        "takes less time; 0: with all",
     )
     parser.add_argument(
         "--symmetrize-all",

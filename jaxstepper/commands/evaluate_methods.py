@@ -125,8 +125,9 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         inputs, few = from_dict(model.config)[0].feature_type, options.fastest
         if options.tabulate and inputs in (ORBITAL, ECCENTRIC):
             found.append(Candidate(f"{name}:table", model=model, as_table=True))
-        if few and inputs == ENCOUNTERS:
-            found.append(Candidate(f"{name}:fastest-{few}", model=model, fastest=few))
+        if few is not None and inputs == ENCOUNTERS:
+            asked = f"fastest-{few}" if few else "all"
+            found.append(Candidate(f"{name}:{asked}", model=model, fastest=few))
     return list({each.name: each for each in found}.values())
 
 
