@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxstepper.runs.jax_setup import _keep_programs_whole, cache_dir
+from jaxstepper.runs.jax_setup import cache_dir, keep_programs_whole
 
 # Kernels are emitted as LLVM's IR at once, in one piece: nearly half the time of compiling.
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -56,7 +56,7 @@ def keep_programs(config):
 
     All workers and the commands that they start share them, so that each is compiled once.
     """
-    _keep_programs_whole()
+    keep_programs_whole()
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("programs"))
     if "PYTEST_XDIST_WORKER" not in os.environ:
         for program in cache_dir().glob("*"):

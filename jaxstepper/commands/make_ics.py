@@ -110,9 +110,13 @@ def _parser() -> CommandParser:
     plummer.take("--binaries", allowed=integer(0), default=0, metavar="B", help=words)
     words = "of their semi-major axes, log-uniform (default: 0.002 0.05)"
     ends: dict[str, Any] = {"nargs": 2, "metavar": ("LOW", "HIGH")}
-    plummer.take("-a", "--semi-major", allowed=POSITIVE, default=[0.002, 0.05], help=words, **ends)
+    plummer.take(
+        "-a", "--semi-major", allowed=POSITIVE, default=list(ics.SEMI_MAJOR), help=words, **ends
+    )
     words = "of their eccentricities, thermal (default: 0 0.97)"
-    plummer.take("-e", "--eccentricity", allowed=FINITE, default=[0.0, 0.97], help=words, **ends)
+    plummer.take(
+        "-e", "--eccentricity", allowed=FINITE, default=list(ics.ECCENTRICITY), help=words, **ends
+    )
     triple = kind("triple", "a close pair and a far third body", _triple)
     _one(triple, "--inner-semi-major", POSITIVE, 1.0, "of the pair")
     _one(triple, "--inner-eccentricity", FINITE, 0.1, "of the pair, which starts at pericentre")

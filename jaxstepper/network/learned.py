@@ -32,7 +32,7 @@ from jaxstepper.physics.particles import Particles
 from jaxstepper.physics.reductions import SUM_OF_FOURTH_POWERS, Falls
 from jaxstepper.stepping.field_rule import FieldRule, check_field, check_pairs
 from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
-from jaxstepper.stepping.scheme import Carried, Fallen, Scheme
+from jaxstepper.stepping.scheme import Fallen, Scheme
 
 # Keeps a learned dt above zero, as the torch simulator does.
 LEARNED_DT_FLOOR = 1e-6
@@ -168,9 +168,6 @@ class OrbitalRule(FieldRule):
     def falls(self) -> Falls | None:
         return SUM_OF_FOURTH_POWERS if self.sees_others and self.fastest > 0 else None
 
-    def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
-        return carried if isinstance(carried, Fallen) else memory
-
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         check_pairs(self.external, particles)
         tolerance = jnp.asarray(self.tolerance, particles.time.dtype)
@@ -192,8 +189,20 @@ class OrbitalRule(FieldRule):
             square = square_of_free_fall if self.sees_others else square_of_dynamical_rate
             pairs, rates = encounters(square, particles, self.softening)
         factor = jnp.exp(-self.log_factor(pairs, rates))
-        rate = rate_of_all(self.rates_of(pairs, rates, jnp.sum(particles.mass)) * factor)
-        # Of two bodies in the same place the network knows nothing.
+        return self.together(pairs, rates, factor, jnp.sum(particles.mass))
+
+    def together(
+        self,
+        pairs: Pairs,
+        rates: Float[Array, " P"],
+        factor: Float[Array, " P"],
+        mass: Float[Array, ""] | float = 0.0,
+    ) -> Float[Array, ""]:
+        """The rate of all pairs, given exp(-network) of each; infinite if bodies meet in a place.
+
+        Of such bodies the network knows nothing.
+        """
+        rate = rate_of_all(self.rates_of(pairs, rates, mass) * factor)
         return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate)
 
     def rates_of(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxstepper.errors import UserError
 from jaxstepper.network.learned import OrbitalRule
 from jaxstepper.network.orbital_inputs import square_of_dynamical_rate
-from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
+from jaxstepper.physics.pairs import Pairs, encounters
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rule import Memory, OnScheme, Rule
 
@@ -61,9 +61,7 @@ class TabulatedRule(OrbitalRule):
 
     def _rate_of_pairs(self, known: Memory, particles: Particles) -> Float[Array, ""]:
         pairs, rates = encounters(square_of_dynamical_rate, particles, self.softening)
-        factor = self._looked_up(pairs).astype(rates.dtype)
-        rate = rate_of_all(self.rates_of(pairs, rates) * factor)
-        return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate)
+        return self.together(pairs, rates, self._looked_up(pairs).astype(rates.dtype))
 
     def _looked_up(self, pairs: Pairs) -> Float[Array, " P"]:
         """exp(-network) of each pair."""

@@ -406,7 +406,8 @@ def _by_sources(
         x_s, m_s, number = block
         dx = [x_s[:, k, None] - x[k] for k in range(dim)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, x_s.dtype))
-        cube = jnp.where(number[:, None] != targets.number, inverse_cube(r_squared), 0.0)
+        others = number[:, None] != targets.number
+        cube = jnp.where(others, inverse_cube(r_squared), 0.0)
         # What all sums share, and so is computed once, is the cube or the weight.
         each = range(len(m_s))
         if falls is None:
@@ -417,9 +418,10 @@ def _by_sources(
         *a, fall = sums
         a = [sum(of_k, start=a_k) for a_k, of_k in zip(a, pulls, strict=True)]
         for s in each:
+            # Compared anew, which takes less time than to keep the comparisons of all.
             others = (number[s] != targets.number) & (number[s] < len(mass))
             found = _found(falls, cube[s], m_s[s] + targets.mass, others)
-            fall = falls.over.combine(fall, found)
+            fall = falls.over.combine(fall, jnp.where(others, found, falls.over.neutral))
         return [*a, fall], None
 
     zero = [jnp.zeros_like(x[0])] * (dim if falls is None else dim + 1)
@@ -442,9 +444,9 @@ def _blocks_of_sources(
 
 
 def _found(falls: Falls, cube: Array, mu: Array, others: Array) -> Array:
-    """`falls` of pairs, given their d^-3; infinite in the same place, where d^-3 is 0."""
+    """`falls` of pairs, given d^-3, which is 0 for `others` in the same place: infinite there."""
     met = others & (cube == 0) & (mu > 0)
-    return jnp.where(met, jnp.inf, jnp.where(others, falls.of_square(cube * mu), 0.0))
+    return jnp.where(met, jnp.inf, falls.of_square(cube * mu))
 
 
 def _in_blocks(
@@ -467,11 +469,11 @@ def _in_blocks(
         dx = [x_s - x[:, None] for x_s, x in zip(sources, some.position.T, strict=True)]
         r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, position.dtype))
         numbers = jnp.arange(count + missing)
-        cube = jnp.where(numbers != own_number, inverse_cube(r_squared), 0.0)
+        others = (numbers != own_number) & (numbers < count)
+        cube = jnp.where(others, inverse_cube(r_squared), 0.0)
         weight = masses * cube
         terms = [weight * d for d in dx]
         if falls is not None:
-            others = (numbers != own_number) & (numbers < count)
             terms.append(_found(falls, cube, masses + own_mass, others))
         split = [x.reshape(len(own_mass), -1, BLOCKS, BLOCK) for x in terms]
         together = reduce_together(split, overs, 2)

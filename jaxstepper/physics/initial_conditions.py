@@ -14,6 +14,9 @@ from jaxstepper.errors import require
 from jaxstepper.physics.elements import from_elements
 from jaxstepper.physics.tables import Table
 
+# Of tight binaries in a Plummer sphere of size 1.
+SEMI_MAJOR, ECCENTRICITY = (0.002, 0.05), (0.0, 0.97)
+
 Seed = int | np.random.Generator | None  # None: from entropy; a generator continues
 
 FIGURE_EIGHT_PERIOD = 6.32591398
@@ -145,8 +148,8 @@ def plummer(
     seed: Seed,
     num_particles: int,
     binaries: int = 0,
-    semi_major: tuple[float, float] = (0.002, 0.05),
-    eccentricity: tuple[float, float] = (0.0, 0.97),
+    semi_major: tuple[float, float] = SEMI_MAJOR,
+    eccentricity: tuple[float, float] = ECCENTRICITY,
 ) -> Table:
     """A Plummer sphere of equal masses in Henon units (total mass 1, E = -1/4): `[N, 7]`.
 
@@ -193,12 +196,13 @@ def plummer_batch(
     num_spheres: int,
     num_particles: int,
     most_binaries: int = 0,
-    semi_major: tuple[float, float] = (0.002, 0.05),
-    eccentricity: tuple[float, float] = (0.0, 0.97),
+    semi_major: tuple[float, float] = SEMI_MAJOR,
+    eccentricity: tuple[float, float] = ECCENTRICITY,
 ) -> Table:
     """`num_spheres` Plummer spheres, one after another from one generator: `[B, N, 7]`.
 
-    Each has 0 to `most_binaries` binaries, each number as likely as the others.
+    Each has 0 to `most_binaries` binaries, each number as likely as the others, of these ranges of
+    semi-major axes and eccentricities, as in `plummer`.
     """
     require(num_spheres >= 1, f"num_spheres must be >= 1, got {num_spheres}")
     rng = np.random.default_rng(seed)

@@ -174,17 +174,16 @@ def fastest_encounters(
     # XLA sorts single precision several times faster, and it has room for the rates themselves.
     rates = safe_sqrt(safe_sqrt(lax.stop_gradient(fourth_powers))).astype(jnp.float32)
     bodies = lax.top_k(rates, max(most, 2))[1]
-    mass, *vectors = (
-        x[bodies]
-        for x in (particles.mass, particles.position, particles.velocity, particles.acceleration)
-    )
-    position, velocity, acceleration = vectors
-    fastest = particles.replace(
-        mass=mass, position=position, velocity=velocity, acceleration=acceleration
+    p = particles
+    fastest = p.replace(
+        mass=p.mass[bodies],
+        position=p.position[bodies],
+        velocity=p.velocity[bodies],
+        acceleration=p.acceleration[bodies],
     )
     pairs, found = encounters(square_of_free_fall, fastest, softening)
-    depths = depths_of(bodies, particles.position, particles.mass, softening)
-    outside = depths - depths_of(jnp.arange(len(bodies)), position, mass, softening)
+    among = depths_of(jnp.arange(len(bodies)), fastest.position, fastest.mass, softening)
+    outside = depths_of(bodies, p.position, p.mass, softening) - among
     # Two bodies are one pair.
     outside = outside if pairs.mu.size > 1 else jnp.mean(outside, keepdims=True)
     return pairs._replace(beside=pairs.beside + outside), found

@@ -39,7 +39,7 @@ def configure_jax(config: Config) -> Config:
     precision = "tensorfloat32" if config.tf32 else "highest"
     jax.config.update("jax_default_matmul_precision", precision)
     if config.compilation_cache:
-        _keep_programs_whole()
+        keep_programs_whole()
         jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
         # Small programs too: compiling dozens of them takes most of the start of a run.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -63,7 +63,7 @@ def configure_jax(config: Config) -> Config:
     return config
 
 
-def _keep_programs_whole() -> None:
+def keep_programs_whole() -> None:
     """Lets a compiled program appear in the cache when it is whole.
 
     JAX writes it in place, so that another process, or all later ones after a kill, would meet half

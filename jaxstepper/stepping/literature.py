@@ -36,7 +36,7 @@ from jaxstepper.physics.particles import Particles
 from jaxstepper.physics.reductions import LARGEST_SQUARE
 from jaxstepper.stepping.field_rule import FieldRule, check_pairs
 from jaxstepper.stepping.rule import STATIC, Fixed, Memory, Number, Rule
-from jaxstepper.stepping.scheme import Carried, Fallen, Logarithmic, Scheme
+from jaxstepper.stepping.scheme import Fallen, Logarithmic, Scheme
 
 
 class Acceleration(FieldRule):
@@ -87,9 +87,6 @@ class FreeFall(FieldRule):
     softening: Number = 0.0
 
     falls = LARGEST_SQUARE
-
-    def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
-        return carried if isinstance(carried, Fallen) else memory
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
         h = self.eta / self._largest_rate(memory, particles)

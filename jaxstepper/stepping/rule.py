@@ -18,7 +18,7 @@ from jaxstepper.errors import UserError
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.physics.reductions import Falls
-from jaxstepper.stepping.scheme import Carried, Leapfrog, Logarithmic, Scheme
+from jaxstepper.stepping.scheme import Carried, Fallen, Leapfrog, Logarithmic, Scheme
 
 # A symmetrised step is at most this many times the step that its rule wants.
 MOST_TIMES_WANTED = 2.0
@@ -95,13 +95,15 @@ class Rule:
     def told(self, memory: Memory, carried: Carried, way: Float[Array, ""] | float, /) -> Memory:
         """The memory, knowing what the scheme carries at the state that `step_size` sees next.
 
+        It is `Fallen`, for a rule that asks for `falls`, where the scheme found them.
+
         Args:
             memory: what the rule carries.
             carried: what the scheme carries, such as Hermite's jerks, or `Fallen`.
             way: 1, or -1 where time runs backwards.
         """
-        del carried, way
-        return memory
+        del way
+        return carried if self.falls is not None and isinstance(carried, Fallen) else memory
 
     def check_gravity(self, gravity: Gravity, /) -> None:
         """Refuses a force that the rule was not made for.

@@ -228,7 +228,7 @@ def test_a_checkpoint_goes_in_one_step(box, monkeypatch):
 
 def test_half_a_program_is_never_in_the_cache(tmp_path, monkeypatch):
     lru_cache = pytest.importorskip("jax._src.lru_cache")
-    jax_setup._keep_programs_whole()
+    jax_setup.keep_programs_whole()
     cache = lru_cache.LRUCache(str(tmp_path), max_size=-1)
     write = Path.write_bytes
 

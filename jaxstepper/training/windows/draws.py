@@ -124,7 +124,7 @@ def draw_windows(plan: WindowPlan, pool: Pool, key: Array) -> Draw:
     spans = jnp.minimum(plan.spans, enough * root(tolerance, order) / jnp.exp(work))
     exponents = jax.random.uniform(draw_units, (2, plan.batch), plan.network.dtype, -1.0, 1.0)
     mass, length = plan.unit_spread**exponents
-    tables = jax.vmap(_in_units)(pool.tables[chosen], mass, length)
+    tables = jax.vmap(in_units)(pool.tables[chosen], mass, length)
     time = spans * pool.span[chosen] * jnp.sqrt(length**3 / mass)
     return Draw(tables, time, spans, work, tolerance)
 
@@ -150,7 +150,7 @@ def period_of(pairs: Pairs, softening: float) -> Float[Array, "*P"]:
     return jnp.where(bound, period, jnp.inf)
 
 
-def _in_units(table: Array, mass: Array, length: Array) -> Array:
+def in_units(table: Array, mass: Array, length: Array) -> Array:
     """The table `[N, 1 + 2 D]` with masses and lengths scaled by these factors."""
     dim = (table.shape[1] - 1) // 2
     m, x, v = jnp.split(table, [1, 1 + dim], axis=1)

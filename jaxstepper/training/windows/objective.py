@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -12,7 +13,7 @@ from jaxstepper.errors import require
 from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.initial_conditions import orbital_period
 from jaxstepper.training.objective import Objective, Outcome, Part
-from jaxstepper.training.windows.draws import REFERENCE_STEPS
+from jaxstepper.training.windows.draws import REFERENCE_STEPS, in_units
 from jaxstepper.training.windows.epoch import WindowMetrics, epoch_metrics, iterate, next_epoch
 from jaxstepper.training.windows.plan import WindowPlan
 from jaxstepper.training.windows.state import WindowState, init_window_state
@@ -40,7 +41,9 @@ class Windows(WindowPlan, Objective):
         larger = self.softening_spread ** np.linspace(0, 1, len(tables))
         spans = np.array(periods) * larger**1.5
         start = jax.jit(init_window_state, static_argnums=0)
-        return start(self, _enlarged(tables, larger), spans, key, variables)
+        sizes = jnp.asarray(larger)
+        enlarged = jax.vmap(in_units)(jnp.asarray(tables), jnp.ones_like(sizes), sizes)
+        return start(self, enlarged, spans, key, variables)
 
     # Functions from the files beside.
     chunk = iterate
@@ -79,11 +82,3 @@ class Windows(WindowPlan, Objective):
         steps = 5.0 * self.batch * self.steps
         before = 2.0 * systems * REFERENCE_STEPS
         return max(steps, before) * bodies**2, steps * (bodies if self.features.is_native else 1)
-
-
-def _enlarged(tables: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Systems `[M, N, 1 + 2 D]` of other sizes, each by its factor `[M]`, that move alike."""
-    dim = (tables.shape[2] - 1) // 2
-    m, x, v = np.split(tables, [1, 1 + dim], axis=2)
-    lengths = factors[:, None, None]
-    return np.concatenate([m, lengths * x, v / np.sqrt(lengths)], axis=2)
