@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxstepper.library import Trained, train
     from jaxstepper.machine.devices import everywhere, sharded
+    from jaxstepper.network.distilled import distilled
     from jaxstepper.network.learned import LearnedRule, OrbitalRule
-    from jaxstepper.network.tabulated import tabulated
     from jaxstepper.physics.diagnostics import total_energy
     from jaxstepper.physics.elements import Elements, from_elements, to_elements
     from jaxstepper.physics.gravity import ExternalField, Gravity
@@ -97,6 +97,7 @@ __all__ = [
     "Trajectory",
     "Units",
     "at_common_time",
+    "distilled",
     "evaluations",
     "everywhere",
     "fixed",
@@ -125,7 +126,6 @@ __all__ = [
     "scaled",
     "sharded",
     "symmetrized",
-    "tabulated",
     "to_amuse",
     "to_elements",
     "to_quantities",
@@ -138,7 +138,7 @@ _HOMES = {
     "library": ("Trained", "train"),
     "machine.devices": ("everywhere", "sharded"),
     "network.learned": ("LearnedRule", "OrbitalRule"),
-    "network.tabulated": ("tabulated",),
+    "network.distilled": ("distilled",),
     "physics.diagnostics": ("total_energy",),
     "physics.elements": ("Elements", "from_elements", "to_elements"),
     "physics.gravity": ("ExternalField", "Gravity"),

@@ -31,9 +31,9 @@ clock: the same steps in rollouts that lose none of them from their time and sto
 learned: rollouts whose dt the default network chooses. One system: reading the network's weights
     (11 MB) from cache or memory at every step. Many: the network's matrix products, at the rate
     that one large product reaches on this machine.
-trained: steps of one pair and of 64 in a batch, of the shipped rules and of their tables. A ratio
-    below the evaluations that a rule saves costs time at equal error: the force of a pair takes
-    some ten nanoseconds, less than any network.
+trained: steps of one pair and of 64 in a batch, of the shipped rules and of what they are distilled
+    to. A ratio below the evaluations that a rule saves costs time at equal error: the force of a
+    pair takes some ten nanoseconds, less than any network.
 clusters: steps in Plummer spheres, of free fall against a constant dt, and of the shipped `plummer`
     against free fall. The rates of free fall come out of the pass for forces; the network asks
     about the bodies that fall fastest, whose encounters are a few rows of pairs more.

@@ -9,10 +9,10 @@ import numpy as np
 from benchmark_rows import NO_NUMBER, Row, Timing, best_times, faster, matmul_work, within
 from jax import lax
 
+from jaxstepper.network.distilled import distilled
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import LearnedRule
 from jaxstepper.network.step_network import StepNetwork, init_variables
-from jaxstepper.network.tabulated import tabulated
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_batch, plummer, random_batch
 from jaxstepper.physics.particles import Particles, from_table
@@ -189,19 +189,19 @@ def learned_steps(repeats: int, many: int) -> Iterator[Row]:
 
 
 def trained_pairs(repeats: int, many: int) -> Iterator[Row]:
-    """Steps of the trained rules of pairs, as networks and as tables, against free fall's."""
+    """Steps of the trained rules of pairs, as networks and distilled, against free fall's."""
     tables = jnp.asarray(kepler_batch(0, many, 0.1, 0.95, 0.5, 2.0, 0.5, 2))
     gravity = Gravity()
     pairs = jax.vmap(lambda table: from_table(table, gravity.acceleration, jnp.float64))(tables)
     for model, scheme in TRAINED.items():
         network = load_rule(model, gravity)
-        rules = (free_fall(0.02).on(scheme), network, tabulated(network))
+        rules = (free_fall(0.02).on(scheme), network, distilled(network))
         for count, steps in ((1, 4000), (many, 400)):
             start = one(pairs) if count == 1 else pairs
             run = run_steps if count == 1 else run_systems
             works = [partial(run, symmetrized(rule), gravity, start, steps) for rule in rules]
             free, *ours = best_times(repeats, *works)
-            for form, timing in zip(("", ", table"), ours, strict=True):
+            for form, timing in zip(("", ", distilled"), ours, strict=True):
                 name, unit = f"{model} B={count}{form}", "system-steps/s"
                 yield faster(name, count * steps, unit, timing, "free fall", free.best)
 

@@ -76,10 +76,10 @@ LINES = (
     ),
     *(
         Line(
-            f"a step of {model} for 1 and 64 pairs; the same as a table",
+            f"a step of {model} for 1 and 64 pairs; the same distilled",
             "times free fall's speed on its scheme",
             "trained",
-            tuple(f"{model} B={count}{form}" for form in ("", ", table") for count in (1, 64)),
+            tuple(f"{model} B={count}{form}" for form in ("", ", distilled") for count in (1, 64)),
         )
         for model in ("kepler", "kepler_chin", "kepler_bm4")
     ),

@@ -87,9 +87,10 @@ def _add_methods(parser: CommandParser) -> None:
     )
     add_checkpoint_dir(parser)
     parser.add_argument(
-        "--tabulate",
+        "--distill",
         action="store_true",
-        help="judge every network of inputs orbital as a table, too, which takes less time",
+        help="judge every network of inputs orbital or eccentric as a ratio of polynomials, too, "
+        "which takes less time",
     )
     parser.take(
         "--fastest",

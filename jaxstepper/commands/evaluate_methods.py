@@ -37,14 +37,14 @@ class Candidate:
         name: its name.
         model: the network of a learned rule.
         power: the exponent of a power law.
-        as_table: whether the network is to be tabulated.
+        as_ratio: whether a ratio of polynomials takes the place of the network.
         fastest: how many bodies it is asked about, if not as many as in its training.
     """
 
     name: str
     model: TrainedModel | None = None
     power: float | None = None
-    as_table: bool = False
+    as_ratio: bool = False
     fastest: int | None = None
 
     @property
@@ -70,7 +70,7 @@ class Candidate:
         """The rule at factor 1."""
         if self.model is not None:
             config, _ = from_dict(self.model.config)
-            config = replace(config, dtype="float64", tabulate=self.as_table)
+            config = replace(config, dtype="float64", distill=self.as_ratio)
             if self.fastest is not None:
                 config = replace(config, fastest=self.fastest)
             return rule_of_model(config, self.model, gravity)
@@ -123,8 +123,8 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         name = f"learned:{path}" if taken else name
         found.append(Candidate(name, model=model))
         inputs, few = from_dict(model.config)[0].feature_type, options.fastest
-        if options.tabulate and inputs in (ORBITAL, ECCENTRIC):
-            found.append(Candidate(f"{name}:table", model=model, as_table=True))
+        if options.distill and inputs in (ORBITAL, ECCENTRIC):
+            found.append(Candidate(f"{name}:distilled", model=model, as_ratio=True))
         if few is not None and inputs == ENCOUNTERS:
             asked = f"fastest-{few}" if few else "all"
             found.append(Candidate(f"{name}:{asked}", model=model, fastest=few))

@@ -23,7 +23,7 @@ def about(request: Request) -> dict[str, Any]:
         "seed": config.seed,
         "softening": config.softening,
         "symmetrized": config.symmetrize,
-        "tabulated": config.tabulate,
+        "distilled": config.distill,
         "model": config.model_path,
     }
     return said_of(config) | made | {"given": given_options(request)}

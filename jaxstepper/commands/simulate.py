@@ -251,7 +251,7 @@ def _plain_rule(config: Config, gravity: Gravity, model: TrainedModel | None) ->
         assert model is not None
         rule = rule_of_model(config, model, gravity)
         return rule if config.eta is None else scaled(rule, config.eta)
-    require(not config.tabulate, f"--tabulate: is for a trained network, not for {name}")
+    require(not config.distill, f"--distill: is for a trained network, not for {name}")
     eta = config.dt if name == "fixed" and config.dt > 0 else None
     rule = rules.by_name(name, gravity, config.eta or eta, config.power)
     return rule.on(SCHEMES[config.scheme])

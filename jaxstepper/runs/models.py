@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstepper.errors import UserError
+from jaxstepper.network.distilled import distilled
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned import DEFAULT_TOLERANCE, learned_rule
 from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.network.step_network import Variables, as_step_network, init_variables
-from jaxstepper.network.tabulated import tabulated
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.domain import Domain, outside
@@ -94,8 +94,8 @@ def rule_of_model(
     features = make_features(config)
     trained = SCHEMES[from_dict(model.config)[0].scheme]
     rule = learned_rule(network, features, gravity, variables, config.tolerance, trained)
-    if config.tabulate:
-        rule = tabulated(rule)
+    if config.distill:
+        rule = distilled(rule)
     return rule.on(SCHEMES[config.scheme])
 
 

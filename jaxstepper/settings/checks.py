@@ -224,8 +224,8 @@ def _check_individual(request: Request) -> None:
         raise request.refusal("individual", rule)
     if config.symmetrize:
         raise request.refusal("symmetrize", "is for shared steps; --individual cannot be reversed")
-    if config.tabulate:
-        raise request.refusal("tabulate", "is for shared steps, not for --individual")
+    if config.distill:
+        raise request.refusal("distill", "is for shared steps, not for --individual")
 
 
 def _check_momentum(request: Request) -> None:

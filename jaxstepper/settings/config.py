@@ -379,8 +379,11 @@ class Config:
     symmetrize: bool = _rule(
         False, YES_NO, "make the rule time-reversible, so that the energy error does not drift"
     )
-    tabulate: bool = _rule(
-        False, YES_NO, "put a network of inputs orbital into a table, for steps that take less time"
+    distill: bool = _rule(
+        False,
+        YES_NO,
+        "put a ratio of polynomials in the place of a network of inputs orbital or eccentric, for "
+        "steps that take less time",
     )
 
     device: str = _device(

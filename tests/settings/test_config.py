@@ -174,7 +174,7 @@ SIMULATE_FLAGS: list[tuple[str, str, Any, Any]] = [
     ("tolerance", "--tolerance 1e-5", 1e-5, 1e-3),
     ("power", "--power 1 --controller power-law", 1.0, 1.5),
     ("symmetrize", "--symmetrize", True, False),
-    ("tabulate", "--tabulate", True, False),
+    ("distill", "--distill", True, False),
     ("shard", "--shard", True, False),
 ]
 # Training by the gate, the default of `both`, takes the leapfrog alone.

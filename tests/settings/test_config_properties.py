@@ -59,7 +59,7 @@ RULES = {
     "a length, a time or a speed, and a mass, such as au yr Msun; or si": "units",
     "true or false": "backwards "
     "normalize_inputs multi_orbit multi_orbit_sim stop_at_period use_train_ic "
-    "symmetrize tabulate tf32 compile compilation_cache detect_anomaly distributed resume "
+    "symmetrize distill tf32 compile compilation_cache detect_anomaly distributed resume "
     "overwrite quiet debug wandb wandb_artifacts movie individual shard",
     "one of adam, adamw, sgd": "optimizer",
     "one of upper, both": "band",
@@ -202,7 +202,7 @@ def consistent(draw: st.DrawFn, command: str) -> dict[str, Any]:
         del values["feature_type"]
     if values.get("individual"):
         values |= {"scheme": "hermite", "controller": "aarseth"}
-        for name in ("integrator_mode", "power", "symmetrize", "tabulate"):
+        for name in ("integrator_mode", "power", "symmetrize", "distill"):
             values.pop(name, None)
     elif values.get("controller") == "aarseth":
         del values["controller"]

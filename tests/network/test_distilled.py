@@ -1,4 +1,4 @@
-"""The network of pairs as a table: the same steps, as reversible, on every scheme."""
+"""The network of pairs as a ratio of polynomials: like steps, as reversible, on every scheme."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,16 @@ from commandline import assert_refused, call
 
 import jaxstepper as js
 from jaxstepper.errors import UserError
-from jaxstepper.network.tabulated import SLOWEST, tabulated
+from jaxstepper.network.distilled import distilled
 
 GRAVITY = js.Gravity()
 
 
 @pytest.fixture(scope="module")
 def rules():
-    """The trained rule, and its table."""
+    """The trained rule, and what it is distilled to."""
     rule = js.load_rule("kepler", GRAVITY, tolerance=1e-3)
-    return rule, tabulated(rule)
+    return rule, distilled(rule)
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +34,25 @@ def steps_of(rule, particles):
 
 
 def test_steps_are_those_of_the_network(rules, pairs):
-    network, table = (steps_of(rule, pairs) for rule in rules)
-    off = jnp.abs(table / network - 1)
-    assert jnp.median(off) < 1e-3
-    assert jnp.max(off) < 0.05
+    network, ratio = (steps_of(rule, pairs) for rule in rules)
+    off = jnp.abs(ratio / network - 1)
+    assert jnp.median(off) < 0.08
+    assert jnp.max(off) < 0.3
 
 
-def test_a_table_keeps_to_the_network_far_from_orbits(rules):
-    """At rest, on a circle and in fast passages, steps are within a factor of two."""
+def test_it_keeps_to_the_network_far_from_orbits(rules):
+    """At rest and on a circle, steps are within a factor of two; in fast passages never longer."""
     tables = [
         [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]],
         js.kepler_pair(0.0),
         [[1, 0, 0, 0, 0], [1, 1, 1, 0, 30]],
-        [[1, 0, 0, 0, 0], [0, 1, 0, 0, SLOWEST]],
+        [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0.02]],
     ]
     particles = js.from_table(np.array(tables, float), GRAVITY.acceleration)
-    network, table = (steps_of(rule, particles) for rule in rules)
-    assert np.all(np.abs(np.log(table / network)) < np.log(2))
+    network, ratio = (steps_of(rule, particles) for rule in rules)
+    at_rest, circle, passage, slow = np.log2(ratio / network)
+    assert max(abs(at_rest), abs(circle), abs(slow)) < 1
+    assert -6 < passage < 1
 
 
 def test_it_comes_back_and_conserves_as_the_network_does(rules):
@@ -59,13 +61,13 @@ def test_it_comes_back_and_conserves_as_the_network_does(rules):
     for rule in rules:
         end, path = js.record(js.symmetrized(rule), GRAVITY, pair, js.Limits(time=20 * jnp.pi))
         ends.append((int(end.steps), abs(path.energy / path.energy[0] - 1).max()))
-    (steps, error), (steps_of_table, error_of_table) = ends
-    assert steps_of_table == pytest.approx(steps, rel=0.01)
-    assert error_of_table == pytest.approx(error, rel=0.05)
+    (steps, error), (steps_of_ratio, error_of_ratio) = ends
+    assert steps_of_ratio == pytest.approx(steps, rel=0.02)
+    assert error_of_ratio == pytest.approx(error, rel=0.02)
 
 
-def test_it_is_a_table_of_its_tolerance_and_scheme(rules, pairs):
-    chin = tabulated(js.load_rule("kepler_chin", GRAVITY, tolerance=1e-4))
+def test_it_is_for_its_tolerance_and_scheme(rules, pairs):
+    chin = distilled(js.load_rule("kepler_chin", GRAVITY, tolerance=1e-4))
     assert isinstance(chin.scheme, js.Chin)
     scaled = js.scaled(rules[1], 0.5)
     np.testing.assert_allclose(steps_of(scaled, pairs), 0.5 * steps_of(rules[1], pairs), rtol=1e-12)
@@ -78,24 +80,24 @@ def test_no_weight_is_multiplied(rules, pairs):
         assert ("dot_general" in program, "tanh" in program) == (multiplies, multiplies)
 
 
-def test_what_has_no_table_is_refused():
-    with pytest.raises(UserError, match="cannot be tabulated"):
-        tabulated(js.load_rule("plummer", js.Gravity(0.01)))
-    with pytest.raises(UserError, match="cannot be tabulated"):
-        tabulated(js.free_fall(0.01))
-    refused = call("simulate -e 0.5 --tabulate --controller free-fall")
-    assert_refused(refused, "--tabulate: is for a trained network, not for free-fall")
+def test_what_cannot_be_distilled_is_refused():
+    with pytest.raises(UserError, match="cannot be distilled"):
+        distilled(js.load_rule("plummer", js.Gravity(0.01)))
+    with pytest.raises(UserError, match="cannot be distilled"):
+        distilled(js.free_fall(0.01))
+    refused = call("simulate -e 0.5 --distill --controller free-fall")
+    assert_refused(refused, "--distill: is for a trained network, not for free-fall")
 
 
 def test_simulate_and_evaluate_take_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = "simulate -e 0.5 --Nperiod 2 --model-path kepler --symmetrize"
-    plain, table = call(options).reports()[0], call(options, "--tabulate").reports()[0]
-    assert table["force_evaluations"] == pytest.approx(plain["force_evaluations"], rel=0.02)
-    assert table["max_energy_error"] != plain["max_energy_error"]
+    plain, ratio = call(options).reports()[0], call(options, "--distill").reports()[0]
+    assert ratio["force_evaluations"] == pytest.approx(plain["force_evaluations"], rel=0.05)
+    assert ratio["max_energy_error"] != plain["max_energy_error"]
     done = call(
         "evaluate --problems kepler-0.5 --orbits 2 --rules huayno --num-factors 2 --model kepler "
-        "--tabulate --no-time --quiet"
+        "--distill --no-time --quiet"
     )
     assert done.code == 0
-    assert "learned:kepler:table, symmetrized" in done.out
+    assert "learned:kepler:distilled, symmetrized" in done.out

@@ -1,0 +1,171 @@
+"""The network of pairs of bodies as a ratio of two polynomials, whose steps take little time.
+
+At one tolerance, what an `OrbitalRule` sees of a pair are functions of two numbers, the shares u
+and w. On the way of a pair the ratio is within a few per cent of the network, which moves
+evaluations at equal error by less, and it is as smooth and as reversible.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field, fields
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxstepper.errors import UserError, require
+from jaxstepper.network.learned import OrbitalRule, root
+from jaxstepper.network.orbital_inputs import UNBOUND, square_of_dynamical_rate
+from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
+from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.rule import Memory, OnScheme, Rule
+
+# Of both polynomials, in u and w together: two times ten numbers, one of which is 1.
+DEGREE = 3
+POWERS = [(i, j) for j in range(DEGREE + 1) for i in range(DEGREE + 1 - j)]
+# Orbits that the ratio is fitted on, and places on each.
+ECCENTRICITIES = np.concatenate([np.linspace(0.01, 0.9, 30), 1 - np.geomspace(0.09, 1e-3, 15)])
+PLACES = 400
+# Polynomials below count as this while they are fitted, since their logarithms are compared.
+SMALLEST = 1e-3
+
+
+def distilled(rule: Rule) -> Rule:
+    """A trained rule of pairs whose network is a ratio of polynomials, at the rule's tolerance.
+
+    Scaled, it keeps the ratio, and dt goes as the root of the tolerance.
+
+    Raises:
+        UserError: its network sees more than two numbers of a pair, or no ratio of this degree is
+            like it.
+    """
+    if isinstance(rule, OnScheme):
+        return distilled(rule.rule).on(rule.scheme)
+    if not isinstance(rule, OrbitalRule) or rule.sees_others:
+        raise UserError(
+            f"{type(rule).__name__} cannot be distilled; a trained rule of feature_type orbital or "
+            "eccentric can"
+        )
+    own = {each.name: getattr(rule, each.name) for each in fields(OrbitalRule)}
+    return DistilledRule(**own, ratio=_ratio_of(rule))
+
+
+class DistilledRule(OrbitalRule):
+    """An `OrbitalRule` that divides polynomials in place of its network; made by `distilled`.
+
+    Attributes:
+        ratio: `[2, M]`, the coefficients of the polynomials above and below, in the order of
+            `POWERS`. Their ratio is exp(-network), the rate of a pair in units of the dynamical
+            one, and with `for_any_e` of that over |1 - 2 u|^(1/p), its `binding`.
+    """
+
+    ratio: ArrayLike = field(default=0.0, kw_only=True)
+
+    def _rate_of_pairs(self, known: Memory, particles: Particles) -> Float[Array, ""]:
+        # Two bodies are one pair, whatever its rate.
+        square = square_of_dynamical_rate if particles.mass.shape[0] > 2 else _any_rate
+        pairs, rates = encounters(square, particles, self.softening)
+        u, w, dynamical = _shares_and_rate(pairs)
+        # The networks were trained on bound pairs.
+        shares = jnp.minimum(u, 0.5), jnp.minimum(w, 0.5)
+        above, below = (_polynomial(each, *shares) for each in jnp.asarray(self.ratio, u.dtype))
+        own = jnp.sqrt(dynamical / _unit(self, u)) * (above / below)
+        own = jnp.where(rates > 0, own, 0.0)
+        return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate_of_all(own))
+
+
+def _unit(rule: OrbitalRule, u: Float[Array, "*P"]) -> Float[Array, "*P"] | float:
+    """The square of the unit of time, in dynamical times: a root of `binding`, if it counts."""
+    if not rule.for_any_e:
+        return 1.0
+    return root(jnp.maximum(jnp.abs(1 - 2 * u), UNBOUND), rule.order // 2)
+
+
+def _any_rate(pairs: Pairs) -> Float[Array, "*P"]:
+    return jnp.ones_like(pairs.mu)
+
+
+def _shares_and_rate(pairs: Pairs) -> tuple[Array, Array, Array]:
+    """u = v^2 / (v^2 + 2 mu / r), 1/2 on a parabola; w, the part of it that is along r; rate^2."""
+    # Two bodies in one place are caught by their rate.
+    square = jnp.where(pairs.distance_squared > 0, pairs.distance_squared, 1.0)
+    moving, depth = square * pairs.speed_squared, pairs.mu * jnp.sqrt(square)
+    inverse, whole = 1 / square, 1 / (moving + 2 * depth)
+    return moving * whole, pairs.r_dot_v**2 * whole, (moving + depth) * inverse * inverse
+
+
+def _polynomial(
+    coefficients: Sequence[float] | Float[Array, " M"], u: Float[Array, "*P"], w: Float[Array, "*P"]
+) -> Float[Array, "*P"]:
+    """Of both shares, by Horner's rule."""
+    of = dict(zip(POWERS, coefficients, strict=True))
+    rows = [_horner([of[i, j] for i in range(DEGREE + 1 - j)], u) for j in range(DEGREE + 1)]
+    return _horner(rows, w)
+
+
+def _horner(coefficients: Sequence[Array], x: Array) -> Array:
+    *others, total = coefficients
+    for each in reversed(others):
+        total = total * x + each
+    return total
+
+
+def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
+    """The ratio whose logarithm has the least mean square distance from the network's on orbits."""
+    # It takes longer to import than all else that a command needs.
+    from scipy.optimize import least_squares
+
+    pairs, weight = _orbits()
+    u, w, dynamical = _shares_and_rate(pairs)
+    rates = jnp.sqrt(dynamical)
+    factor = rule.rates_of(pairs, rates) / rates * jnp.exp(-rule.log_factor(pairs, rates))
+    target = np.log(factor * jnp.sqrt(_unit(rule, u)))
+    terms = _terms(u, w)
+
+    def above_and_below(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 P"]:
+        return np.maximum(_ratio(numbers) @ terms.T, SMALLEST)
+
+    def distance(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, " P"]:
+        above, below = above_and_below(numbers)
+        return weight * (np.log(above / below) - target)
+
+    def slope(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "P V"]:
+        above, below = above_and_below(numbers)[:, :, None]
+        return weight[:, None] * np.concatenate([terms / above, -terms[:, 1:] / below], axis=1)
+
+    start = np.zeros(2 * len(POWERS) - 1)
+    start[0] = np.exp(np.average(target, weights=weight**2))
+    ratio = _ratio(least_squares(distance, start, slope).x)
+    require(
+        bool(np.all(_terms(*_triangle()) @ ratio.T > 0)),
+        "no ratio of polynomials is like this network of pairs; use it as it is",
+    )
+    return ratio
+
+
+def _ratio(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 M"]:
+    """Both polynomials; the constant of the one below is 1."""
+    above, below = np.split(numbers, [len(POWERS)])
+    return np.stack([above, np.append(1.0, below)])
+
+
+def _terms(u: ArrayLike, w: ArrayLike) -> Float[np.ndarray, "P M"]:
+    return np.stack([np.asarray(u) ** i * np.asarray(w) ** j for i, j in POWERS], axis=-1)
+
+
+def _triangle() -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """The shares of all bound pairs that there can be."""
+    u, part = np.meshgrid(np.linspace(0, 0.5, PLACES), np.linspace(0, 1, PLACES))
+    return np.ravel(u), np.ravel(u * part)
+
+
+def _orbits() -> tuple[Pairs, Float[np.ndarray, " P"]]:
+    """Places on orbits of a sum of masses and a semi-major axis of 1, and their weights.
+
+    The sum of the squares of the weights goes as the number of steps there.
+    """
+    e, place = np.meshgrid(ECCENTRICITIES, np.pi * (np.arange(PLACES) + 0.5) / PLACES)
+    r, one = 1 - e * np.cos(place), np.ones(e.size)
+    columns = (r * r, one, 0.25 * one, e * np.sin(place), 2 / r - 1, one)
+    pairs = Pairs(*(jnp.asarray(np.ravel(x)) for x in columns))
+    return pairs, np.ravel(r) ** -0.25
