@@ -36,6 +36,8 @@ ENOUGH = 0.5
 def run_evaluate(arguments: list[str]) -> int:
     """`evaluate [flags]`; returns the exit code."""
     options = parse_evaluate(arguments)
+    if options.batch > 1 and not options.time:
+        raise UserError(f"--batch {options.batch}: is for times, and --no-time takes none")
     out = _folder(options.out)
     configure_jax(Config(device=options.device, compilation_cache=options.compilation_cache))
     to_judge = candidates(options)
@@ -106,7 +108,7 @@ def _conclude(options: argparse.Namespace, out: Path, runs: list[Run]) -> None:
     all_curves = curves(runs)
     found = summary(all_curves, options.targets)
     write_json(out / "summary.json", found, options)
-    result(*tables(found), out / "runs.csv", out / "summary.json")
+    result(*tables(found, options.batch), out / "runs.csv", out / "summary.json")
     try:
         plot_work_precision(all_curves, out / "work-precision.png")
         result(out / "work-precision.png")
@@ -121,7 +123,7 @@ def _runs(options: argparse.Namespace, sweep: Sweep, report: Callable[[float], N
     factors = _factors(options, method)
     runs = list(method.runs(problems, factors, options.max_steps, enough, report))
     if options.time:
-        runs = timed(method, problems, runs, options.targets, options.max_steps)
+        runs = timed(method, problems, runs, options.targets, options.max_steps, options.batch)
     failed = Counter(run.failed for run in runs if run.failed)
     failures = "".join(f", {count} failed ({why})" for why, count in sorted(failed.items()))
     took = f"{time.monotonic() - began:.1f} s"

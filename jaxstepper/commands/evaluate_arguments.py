@@ -185,6 +185,14 @@ def _add_sweep(parser: CommandParser) -> None:
         help="time each rule at the factors that reach the targets: three systems of a problem, "
         "alone and one after the other, compiled and without measurements",
     )
+    parser.take(
+        "--batch",
+        allowed=COUNT,
+        default=1,
+        metavar="N",
+        help="time N systems of a problem side by side, over and over if it has fewer, in place of "
+        "three alone; seconds are then those of one of them",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="three problems, ten orbits, seven factors"
     )

@@ -43,8 +43,11 @@ def write_json(path: Path, found: dict[str, Any], options: argparse.Namespace) -
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def tables(found: dict[str, Any]) -> list[str]:
-    """The lines of the tables of a summary: work, seconds, position errors, ratios to the best."""
+def tables(found: dict[str, Any], batch: int) -> list[str]:
+    """The lines of the tables of a summary: work, seconds, position errors, ratios to the best.
+
+    Seconds are those of runs alone, or in batches of so many.
+    """
     keys = [key_of(target) for target in found["targets"]]
     lines: list[str] = []
     for name, entry in found["problems"].items():
@@ -55,7 +58,8 @@ def tables(found: dict[str, Any]) -> list[str]:
 
         add(f"evaluations per {unit} for {ERRORS[judged_by]} of", _evaluations)
         if _any(rules, "seconds_per_unit"):
-            add(f"seconds per {unit}, each run alone", partial(_number, "seconds_per_unit"))
+            how = f"a system of {batch} side by side" if batch > 1 else "each run alone"
+            add(f"seconds per {unit}, {how}", partial(_number, "seconds_per_unit"))
         if judged_by != "position" and _any(rules, "position_error"):
             title = f"{ERRORS['position']}, beside an energy error of"
             add(title, partial(_number, "position_error"))

@@ -56,15 +56,22 @@ class IndividualMethod(Method):
     scheme: str = INDIVIDUAL_HERMITE
     criterion: Callable[[float], Criterion] = aarseth
 
-    def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
-        first, gravity = _start(problem, system)
-        criterion = self.criterion(factor)
-        longest = _longest(gravity, first, problem.end_time)
+    def seconds(
+        self, problem: Problem, systems: Sequence[int], factor: float, max_steps: int
+    ) -> float:
+        gravity, criterion = Gravity(problem.softening), self.criterion(factor)
+        starts = [_start(problem, system)[0] for system in systems]
+        longest = [_longest(gravity, first, problem.end_time) for first in starts]
 
-        def run(end_time: float) -> None:
-            end = jnp.asarray(end_time, first.time.dtype)
-            jax.block_until_ready(run_individual(criterion, gravity, first, end, longest))
+        def alone(end_time: float) -> None:
+            end = jnp.asarray(end_time, starts[0].time.dtype)
+            jax.block_until_ready(run_individual(criterion, gravity, starts[0], end, longest[0]))
 
+        def together(end_time: float) -> None:
+            ends = [end_time] * len(starts)
+            roll_out_individually(None, criterion, gravity, starts, ends, longest)
+
+        run = together if len(starts) > 1 else alone
         run(0.0)
         return fastest(partial(run, problem.end_time))
 

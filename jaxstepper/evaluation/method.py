@@ -10,7 +10,7 @@ from jaxstepper.evaluation.curves import Curve, curves, factor_at
 from jaxstepper.evaluation.measure import all_together, evaluate, share_of_all
 from jaxstepper.evaluation.problems import Problem
 from jaxstepper.evaluation.run import LEAPFROG, Run, label_of
-from jaxstepper.evaluation.timing import seconds_alone
+from jaxstepper.evaluation.timing import seconds_of
 from jaxstepper.stepping.rule import Rule
 
 # How many systems of a problem are timed, one after the other.
@@ -73,8 +73,13 @@ class Method:
         """Runs of systems with one factor, in their order."""
         raise NotImplementedError
 
-    def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
-        """Wall-clock seconds of a run alone, without measurements and without compiling."""
+    def seconds(
+        self, problem: Problem, systems: Sequence[int], factor: float, max_steps: int
+    ) -> float:
+        """Wall-clock seconds of runs, all together, without measurements and without compiling.
+
+        A run is alone; several are a batch where the method has batches, else one after the other.
+        """
         raise NotImplementedError
 
 
@@ -106,9 +111,11 @@ class RuleMethod(Method):
             self.chosen, self.rule, self.symmetrized, problems, factors, max_steps, report, enough
         )
 
-    def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
+    def seconds(
+        self, problem: Problem, systems: Sequence[int], factor: float, max_steps: int
+    ) -> float:
         assert self.chosen is not None
-        return seconds_alone(self.chosen, problem, system, factor, max_steps)
+        return seconds_of(self.chosen, problem, systems, factor, max_steps)
 
 
 def timed(
@@ -117,22 +124,27 @@ def timed(
     runs: Sequence[Run],
     targets: Sequence[float],
     max_steps: int,
+    batch: int = 1,
 ) -> list[Run]:
     """The runs, with the seconds of those at the factors that reach the targets.
 
-    They run again, alone and one after the other. Of every problem, the first three systems are
-    timed; if no target is reached, at the smallest factor.
+    They run again. Of every problem the first three systems are timed, alone and one after the
+    other, or so many as are in a batch, over and over if the problem has fewer; then a run's
+    seconds are its share of those of all, by evaluations. If no target is reached, that is at the
+    smallest factor.
     """
     by_name = {problem.name: problem for problem in problems}
     chosen = {(curve.problem, factor) for curve in curves(runs) for factor in _near(curve, targets)}
-
-    def with_seconds(run: Run) -> Run:
-        if (run.problem, run.factor) not in chosen or run.system >= TIMED_SYSTEMS:
-            return run
-        seconds = method.seconds(by_name[run.problem], run.system, run.factor, max_steps)
-        return replace(run, seconds=seconds)
-
-    return [with_seconds(run) for run in runs]
+    found: dict[Run, float] = {}
+    for name, factor in sorted(chosen, reverse=True):
+        mine = [run for run in runs if (run.problem, run.factor) == (name, factor)]
+        together = [mine[i % len(mine)] for i in range(batch)]
+        for group in [together] if batch > 1 else [[run] for run in mine[:TIMED_SYSTEMS]]:
+            systems = [run.system for run in group]
+            seconds = method.seconds(by_name[name], systems, factor, max_steps)
+            work = sum(run.force_evaluations for run in group)
+            found |= {run: seconds * run.force_evaluations / work for run in group}
+    return [replace(run, seconds=found.get(run, run.seconds)) for run in runs]
 
 
 def _near(curve: Curve, targets: Sequence[float]) -> set[float]:

@@ -53,10 +53,13 @@ class ReboundMethod(Method):
             report(i / len(systems))
         return found
 
-    def seconds(self, problem: Problem, system: int, factor: float, max_steps: int) -> float:
+    def seconds(
+        self, problem: Problem, systems: Sequence[int], factor: float, max_steps: int
+    ) -> float:
         def run() -> None:
-            simulation = self._start(problem, system, factor)
-            simulation.integrate(problem.end_time, exact_finish_time=0)
+            for system in systems:
+                simulation = self._start(problem, system, factor)
+                simulation.integrate(problem.end_time, exact_finish_time=0)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)

@@ -45,7 +45,8 @@ class Run:
         judged_by: "energy" or "position": the error that counts on this problem.
         angular_momentum_error: largest |L - L0| / |L0| about the barycentre; NaN where L0 = 0 up
             to rounding.
-        seconds: wall clock of the same run alone and without measurements; NaN if it was not timed.
+        seconds: wall clock of the same run without measurements, alone or as its share of a batch;
+            NaN if it was not timed.
         failed: why the run failed: "energy" (an error above 1 or not finite), "stalled" (steps too
             short to get anywhere) or "steps" (more than allowed); empty if it did not.
     """

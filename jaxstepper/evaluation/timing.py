@@ -1,11 +1,13 @@
-"""How long a run takes when it runs alone: no other beside it, and nothing measured on its way."""
+"""How long runs take that nothing is measured on, alone or side by side with others."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.evaluation.problems import Problem
@@ -22,32 +24,32 @@ REPEATED_FOR, MOST_REPETITIONS = 0.3, 100
 PAIRS_IN_FIRST_CALL = 10_000_000
 
 
-def seconds_alone(
-    rule: Rule, problem: Problem, system: int, factor: float, max_steps: int
+def seconds_of(
+    rule: Rule, problem: Problem, systems: Sequence[int], factor: float, max_steps: int
 ) -> float:
-    """Wall-clock seconds of a run from start to end, compiled before.
+    """Wall-clock seconds of a run alone or of several side by side, from start to end.
 
     Args:
         rule: the rule at factor 1.
         problem: the systems.
-        system: which of them.
+        systems: which of them; more than one are a batch.
         factor: multiplies the steps of the rule.
         max_steps: a run ends after so many.
     """
     gravity = Gravity(problem.softening)
     rule = rule.scaled(jnp.asarray(factor, float))
-    table = jnp.asarray(problem.tables[system])
+    tables = jnp.asarray(problem.tables[np.asarray(systems)])
     limits = Limits(jnp.asarray(problem.end_time), jnp.asarray(max_steps, jnp.int32))
-    first = max(1, PAIRS_IN_FIRST_CALL // table.shape[0] ** 2)
+    first = max(1, PAIRS_IN_FIRST_CALL // (len(tables) * tables.shape[1] ** 2))
 
     def run(largest: int) -> None:
-        rollout = _begin(rule, gravity, table, limits)
+        rollouts = _begin(rule, gravity, tables, limits)
 
         def call(budget: int) -> tuple[int, bool]:
-            nonlocal rollout
-            before = int(rollout.steps)
-            rollout, goes_on = _run_some(rule, gravity, rollout, limits, budget)
-            return int(rollout.steps) - before, bool(goes_on) and largest > 0
+            nonlocal rollouts
+            before = int(jnp.max(rollouts.steps))
+            rollouts, goes_on = _run_some(rule, gravity, rollouts, limits, budget)
+            return int(jnp.max(rollouts.steps)) - before, bool(goes_on) and largest > 0
 
         in_bounded_calls(call, min(first, largest), largest)
 
@@ -66,18 +68,33 @@ def fastest(run: Callable[[], None]) -> float:
 
 
 @partial(jax.jit, static_argnames="gravity")
-def _begin(rule: Rule, gravity: Gravity, table: Float[Array, "N C"], limits: Limits) -> Rollout:
-    particles = from_table(table, gravity.acceleration, table.dtype)
-    return start(rule, gravity, particles, limits.time)
+def _begin(rule: Rule, gravity: Gravity, tables: Float[Array, "B N C"], limits: Limits) -> Rollout:
+    def one(table: Float[Array, "N C"]) -> Rollout:
+        particles = from_table(table, gravity.acceleration, table.dtype)
+        return start(rule, gravity, particles, limits.time)
+
+    return _each(one, tables)
 
 
 @partial(jax.jit, static_argnames="gravity")
 def _run_some(
     rule: Rule,
     gravity: Gravity,
-    rollout: Rollout,
+    rollouts: Rollout,
     limits: Limits,
     num_steps: Int[Array, ""] | int,
 ) -> tuple[Rollout, Bool[Array, ""]]:
-    rollout = run_on(rule, gravity, rollout, limits, num_steps)
-    return rollout, is_running(rollout, limits)
+    def one(rollout: Rollout) -> tuple[Rollout, Bool[Array, ""]]:
+        rollout = run_on(rule, gravity, rollout, limits, num_steps)
+        return rollout, is_running(rollout, limits)
+
+    rollouts, go_on = _each(one, rollouts)
+    return rollouts, jnp.any(go_on)
+
+
+def _each(function: Callable[[Any], Any], batch: Any) -> Any:
+    """The function of every member of a batch; one alone has no axis of batches in its program."""
+    if len(jax.tree.leaves(batch)[0]) > 1:
+        return jax.vmap(function)(batch)
+    found = function(jax.tree.map(lambda x: x[0], batch))
+    return jax.tree.map(lambda x: x[None], found)

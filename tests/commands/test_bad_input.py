@@ -447,6 +447,7 @@ def test_scripts_refuse_in_one_line_and_write_nothing(box, script, argv, words, 
         ("evaluate --quick --rules none --out new", "there is no such rule"),
         ("evaluate --quick --model none --out new", "none: no checkpoint there"),
         ("evaluate --quick --problems none --out new", "none"),
+        ("evaluate --quick --batch 8 --no-time --out new", "--batch 8: is for times"),
     ],
 )
 def test_faulty_flags_of_make_ics_and_evaluate(box, argv, words):

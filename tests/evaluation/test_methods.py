@@ -1,7 +1,7 @@
 """Methods that are compared: which run, how they are timed, and rebound's beside them."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -72,9 +72,9 @@ class Counted(Method):
     rule: str = "counted"
     asked: list = field(default_factory=list)
 
-    def seconds(self, problem, system, factor, max_steps):
-        self.asked.append((factor, system))
-        return factor
+    def seconds(self, problem, systems, factor, max_steps):
+        self.asked.append((factor, *systems))
+        return factor * len(systems)
 
 
 def run(system, factor, error):
@@ -117,6 +117,19 @@ def test_three_systems_are_timed_at_the_factors_that_reach_the_targets():
     assert {factor for factor, _ in method.asked} == {0.5}
 
 
+def test_a_batch_is_timed_as_one_and_shared_by_work():
+    """Of two systems, five side by side: three of the first, which takes twice the evaluations."""
+    runs = [run(i, factor, 1e-3 * factor**2) for factor in (2.0, 1.0) for i in range(2)]
+    runs = [replace(each, force_evaluations=200 - 100 * each.system) for each in runs]
+    method, triples = Counted(), problem("triples", systems=2)
+    long, short, *finer = timed(method, [triples], runs, [5e-3], 1000, batch=5)
+    assert method.asked == [(2.0, 0, 1, 0, 1, 0)]
+    assert (long.seconds, short.seconds) == pytest.approx(
+        (2.0 * 5 * 200 / 800, 2.0 * 5 * 100 / 800)
+    )
+    assert all(math.isnan(each.seconds) for each in finer)
+
+
 def test_short_runs_are_repeated_and_the_fastest_counts(monkeypatch):
     clock = iter([0.0, 0.2, 1.0, 1.05, 2.0, 2.1, 10.0, 12.0])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
@@ -127,9 +140,30 @@ def test_short_runs_are_repeated_and_the_fastest_counts(monkeypatch):
 def test_a_run_alone_goes_to_its_end():
     pair = problem("kepler-0.5", orbits=20)
     short, long = (
-        timing.seconds_alone(rules.free_fall(0.01), pair, 0, factor, 10**6) for factor in (50, 0.02)
+        timing.seconds_of(rules.free_fall(0.01), pair, [0], factor, 10**6) for factor in (50, 0.02)
     )
     assert 0 < 20 * short < long
+
+
+def test_a_batch_goes_to_the_end_of_its_longest_run(monkeypatch):
+    """Side by side, systems take as many steps as the one that needs most of them."""
+    taken = []
+    triples, rule = problem("triples", end_time=3.0, systems=3), rules.free_fall(0.05)
+    monkeypatch.setattr(timing, "in_bounded_calls", counted_calls(taken))
+    timing.seconds_of(rule, triples, [0, 1, 2, 0], 1.0, 10**6)
+    runs = evaluate(rule, "free-fall", False, [triples], [1.0], 10**6)
+    assert taken[-1] == max(each.steps for each in runs)
+
+
+def counted_calls(taken):
+    def in_calls(call, first, largest):
+        steps, goes_on = 0, True
+        while goes_on:
+            more, goes_on = call(7 if largest else 0)
+            steps += more
+        taken.append(steps)
+
+    return in_calls
 
 
 # --- individual steps --------------------------------------------------------------------------
@@ -149,7 +183,8 @@ def test_individual_steps_are_measured_as_shared_ones_are():
     assert fine.final_error <= fine.max_error
     assert fine.evaluations_per_unit == fine.force_evaluations / 2
     assert fine.angular_momentum_error < 1e-5
-    assert method.seconds(spheres, 0, 1.0, 10**6) > 0
+    assert method.seconds(spheres, [0], 1.0, 10**6) > 0
+    assert method.seconds(spheres, [0, 1, 0], 1.0, 10**6) > 0
 
 
 def test_few_bodies_have_individual_steps_only_when_asked():
@@ -168,7 +203,7 @@ def test_rebounds_leapfrog_is_a_leapfrog_with_a_constant_step():
     assert (rough.force_evaluations, fine.force_evaluations) == (943, 1885)
     assert fine.max_error == pytest.approx(rough.max_error / 4, rel=0.01)
     assert fine.position_error == pytest.approx(rough.position_error / 4, rel=0.05)
-    assert ReboundLeapfrog().seconds(pair, 0, 1.0, 10**6) > 0
+    assert ReboundLeapfrog().seconds(pair, [0], 1.0, 10**6) > 0
     # It drifts first, ours kicks first; the errors are of the same order.
     (ours,) = evaluate(fixed(0.01), "fixed", False, [pair], [1.0], 10**6)
     assert 0.1 < fine.max_error / ours.max_error < 10
