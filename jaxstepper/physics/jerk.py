@@ -25,6 +25,7 @@ from jaxstepper.physics.gravity import (
     BLOCKS,
     PAIRS_AT_ONCE_ON_ACCELERATOR,
     UNROLLED_UP_TO,
+    ExternalField,
     Gravity,
     by_platform,
     inverse_distance,
@@ -58,6 +59,12 @@ def acceleration_and_jerk(
     time: Float[Array, ""],
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
     """Acceleration and jerk `[N, D]` of every body."""
+    if 1 < len(mass) <= UNROLLED_UP_TO:
+        own = _unrolled(position, velocity, gravity.attracting(mass), gravity.softening)
+        if gravity.external is None:
+            return own
+        a, j = _of_field(gravity.external, position, velocity, time)
+        return own[0] + a, own[1] + j
     motion = jnp.concatenate((position.T, velocity.T))
     pull = pull_on(gravity, motion, jnp.arange(len(mass)), motion, mass, time)
     return pull.acceleration, pull.jerk
@@ -90,10 +97,55 @@ def pull_on(
     if gravity.external is None:
         return pull
     x, v = targets[:dim].T, targets[dim:].T
-    moving = (v, jnp.ones_like(time))
-    a, j = jax.jvp(gravity.external.acceleration, (x, time), moving)
+    a, j = _of_field(gravity.external, x, v, time)
     strength = pull.strength + jnp.sum(jnp.abs(a), axis=1)
     return Pull(pull.acceleration + a, pull.jerk + j, strength)
+
+
+def _of_field(
+    field: ExternalField, position: Float[Array, "K D"], velocity: Float[Array, "K D"], time: Array
+) -> tuple[Float[Array, "K D"], Float[Array, "K D"]]:
+    """Acceleration and jerk of bodies by an external field."""
+    a, j = jax.jvp(field.acceleration, (position, time), (velocity, jnp.ones_like(time)))
+    return a, j
+
+
+def _unrolled(
+    position: Float[Array, "N D"],
+    velocity: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
+    """Acceleration and jerk of a few bodies, each pair formed once.
+
+    Every component is a number of its own, so that arithmetic of many systems runs along them.
+    """
+    count, dim = position.shape
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+
+    def difference(z: Float[Array, "N D"], i: int, j: int) -> list[Array]:
+        return [z[j, k] - z[i, k] for k in range(dim)]
+
+    r = [difference(position, i, j) for i, j in pairs]
+    v = [difference(velocity, i, j) for i, j in pairs]
+    inverse = inverse_distance(jnp.stack([_dot(x, x) for x in r]) + softening**2)
+    square = inverse * inverse
+    cube = square * inverse
+    approach = 3 * square * jnp.stack([_dot(x, y) for x, y in zip(r, v, strict=True)])
+    nothing = jnp.zeros_like(position[0, 0])
+    a, jerk = ([[nothing] * dim for _ in range(count)] for _ in range(2))
+    for pair, (i, j) in enumerate(pairs):
+        for k in range(dim):
+            pull = cube[pair] * r[pair][k]
+            change = cube[pair] * v[pair][k] - approach[pair] * pull
+            for total, each in ((a, pull), (jerk, change)):
+                total[i][k] = total[i][k] + mass[j] * each
+                total[j][k] = total[j][k] - mass[i] * each
+    return _stacked(a), _stacked(jerk)
+
+
+def _stacked(components: list[list[Array]]) -> Float[Array, "N D"]:
+    return jnp.stack([jnp.stack(of_body) for of_body in components])
 
 
 def _sums(targets: Array, sources: Array, mass: Array, softening: float) -> Float[Array, "E K"]:
