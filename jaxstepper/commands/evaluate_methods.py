@@ -123,7 +123,7 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         name = f"learned:{path}" if taken else name
         found.append(Candidate(name, model=model))
         inputs, few = from_dict(model.config)[0].feature_type, options.fastest
-        if options.distill and inputs in (ORBITAL, ECCENTRIC):
+        if options.distill and inputs in (ORBITAL, ECCENTRIC, ENCOUNTERS):
             found.append(Candidate(f"{name}:distilled", model=model, as_ratio=True))
         if few is not None and inputs == ENCOUNTERS:
             asked = f"fastest-{few}" if few else "all"

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxstepper.errors import UserError, require
+from jaxstepper.network.distilled_encounters import distilled_encounters
 from jaxstepper.network.learned import OrbitalRule, root
 from jaxstepper.network.orbital_inputs import UNBOUND, square_of_dynamical_rate
 from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
@@ -41,11 +42,13 @@ def distilled(rule: Rule) -> Rule:
     """
     if isinstance(rule, OnScheme):
         return distilled(rule.rule).on(rule.scheme)
-    if not isinstance(rule, OrbitalRule) or rule.sees_others:
+    if not isinstance(rule, OrbitalRule):
         raise UserError(
-            f"{type(rule).__name__} cannot be distilled; a trained rule of feature_type orbital or "
-            "eccentric can"
+            f"{type(rule).__name__} cannot be distilled; a trained rule of feature_type orbital, "
+            "eccentric or encounters can"
         )
+    if rule.sees_others:
+        return distilled_encounters(rule)
     own = {each.name: getattr(rule, each.name) for each in fields(OrbitalRule)}
     return DistilledRule(**own, ratio=_ratio_of(rule))
 

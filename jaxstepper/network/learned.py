@@ -19,6 +19,7 @@ from jaxstepper.network.orbital_inputs import (
     surroundings,
 )
 from jaxstepper.network.step_network import Variables
+from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
 from jaxstepper.physics.field_rate import field_time, squared_rates
 from jaxstepper.physics.gravity import Gravity, safe_norm, safe_sqrt
 from jaxstepper.physics.pairs import (
@@ -48,9 +49,9 @@ STEP_SCALE = 2.0
 # time scale, where energy errors are about 1e-3.
 SHARE_OF_FIELD_TIME = 0.1
 # How much the `stake` of an encounter counts. Clusters without tight binaries, on which networks of
-# encounters are trained, hardly show it. With 3 a tight binary keeps to a tolerance of 1e-3 or less
+# encounters are trained, hardly show it. With 5 a tight binary keeps to a tolerance of 1e-3 or less
 # (tests/test_shipped.py), but need not to 1e-2.
-OF_STAKE = 3.0
+OF_STAKE = 5.0
 
 
 def learned_rule(
@@ -142,7 +143,7 @@ class OrbitalRule(FieldRule):
         softening: of the force.
         tolerances: the smallest and largest tolerance of the training.
         sees_others: whether the network also sees the `surroundings` of each encounter. Its step is
-            then in units of T (1 + 3 x)^(-1/p), with the free-fall time T, which a body that merely
+            then in units of T (1 + 5 x)^(-1/p), with the free-fall time T, which a body that merely
             passes does not shorten, and the `stake` x, since the error of a tight binary is to be
             small compared with the energy of all.
         order: p.
@@ -189,28 +190,29 @@ class OrbitalRule(FieldRule):
             square = square_of_free_fall if self.sees_others else square_of_dynamical_rate
             pairs, rates = encounters(square, particles, self.softening)
         factor = jnp.exp(-self.log_factor(pairs, rates))
-        return self.together(pairs, rates, factor, jnp.sum(particles.mass))
+        kinetic = kinetic_energy(barycentric(particles, Gravity()))
+        return self.together(pairs, rates, factor, kinetic)
 
     def together(
         self,
         pairs: Pairs,
         rates: Float[Array, " P"],
         factor: Float[Array, " P"],
-        mass: Float[Array, ""] | float = 0.0,
+        kinetic: Float[Array, ""] | float = 0.0,
     ) -> Float[Array, ""]:
         """The rate of all pairs, given exp(-network) of each; infinite if bodies meet in a place.
 
         Of such bodies the network knows nothing.
         """
-        rate = rate_of_all(self.rates_of(pairs, rates, mass) * factor)
+        rate = rate_of_all(self.rates_of(pairs, rates, kinetic) * factor)
         return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate)
 
     def rates_of(
-        self, pairs: Pairs, rates: Float[Array, " P"], mass: Float[Array, ""] | float = 0.0
+        self, pairs: Pairs, rates: Float[Array, " P"], kinetic: Float[Array, ""] | float = 0.0
     ) -> Float[Array, " P"]:
-        """The rates of pairs that the network's factor is relative to; `mass` is that of all."""
+        """The rates of pairs that the network's factor is relative to; `kinetic` as in `stake`."""
         if self.sees_others:
-            return rates * root(1 + OF_STAKE * stake(pairs, mass), self.order)
+            return rates * root(1 + OF_STAKE * stake(pairs, kinetic), self.order)
         return rates / root(binding(pairs), self.order) if self.for_any_e else rates
 
     def log_factor(self, pairs: Pairs, rates: Float[Array, " P"]) -> Float[Array, " P"]:

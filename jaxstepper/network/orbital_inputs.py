@@ -24,8 +24,6 @@ UNBOUND = 1e-5
 # How much of the depth in which others put a pair counts as its own energy. At 0.25 virialised
 # systems of 3 to 8 bodies have about the error that was asked for.
 OF_OTHERS = 0.25
-# The energy of bodies in virial equilibrium is this share of their mass times their mean potential.
-OF_VIRIAL = 0.25
 # The smallest ratio, as the network sees it, of a rate to all rates together.
 SLOWEST = 0.02
 
@@ -75,24 +73,23 @@ def binding(pairs: Pairs) -> Float[Array, "*P"]:
     return jnp.sqrt(((2 - q) / (2 + q)) ** 2 + floor**2)
 
 
-def stake(pairs: Pairs, mass: Float[Array, ""] | float) -> Float[Array, " P"]:
+def stake(pairs: Pairs, kinetic: Float[Array, ""] | float) -> Float[Array, "*P"]:
     """The energy at stake in an encounter, over that of all: by so much its errors count.
 
     The first is the sum of the kinetic energy of the pair and its depth. The second is the energy
-    of the pair or, if that is larger, about that of all bodies, as virial equilibrium has it: a
-    quarter of their mass times the potential in which the others put the pair. A binary so tight
-    that it holds most of the energy has the stake 1 / `binding`. A massless body counts as one of
-    the other's mass.
+    of the pair or, if that is larger, the kinetic energy of all other motion, as much as the energy
+    that binds bodies in virial equilibrium. A binary so tight that it holds most of the energy has
+    the stake 1 / `binding`. A massless body counts as one of the other's mass.
 
     Args:
-        pairs: encounters with all that is beside them.
-        mass: `[]`, of all bodies.
+        pairs: encounters.
+        kinetic: `[]`, the kinetic energy of all bodies about their barycentre.
     """
     q = pairs.distance * pairs.speed_squared / pairs.mu
     product = jnp.where(pairs.product > 0, pairs.product, pairs.mu**2)
     depth = product / pairs.distance
-    of_all = UNBOUND + OF_VIRIAL * mass * pairs.beside / (depth * (1 + q / 2))
-    return 1 / jnp.sqrt(((2 - q) / (2 + q)) ** 2 + of_all**2)
+    of_others = jnp.maximum(2 * kinetic / depth - q, 0.0) / (2 + q) + UNBOUND
+    return 1 / jnp.sqrt(((2 - q) / (2 + q)) ** 2 + of_others**2)
 
 
 def surroundings(

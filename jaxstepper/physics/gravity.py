@@ -215,20 +215,6 @@ def _slope_of_depths(softening: float, primals: tuple, tangents: tuple) -> tuple
     return jax.jvp(partial(_depths_by_rows, softening=softening), primals, tangents)
 
 
-def depths_of(
-    bodies: Int[Array, " K"],
-    position: Float[Array, "N D"],
-    mass: Float[Array, " N"],
-    softening: Array | float = 0.0,
-) -> Float[Array, " K"]:
-    """The sum of mass / distance over all others, of K of the bodies, `[K]`."""
-    targets = _Targets(position[bodies], mass[bodies], bodies)
-    return by_platform(
-        cpu=lambda: _depths_by_sources(targets, position, mass, softening),
-        accelerator=lambda: jax.vmap(_depth_of(position, mass, softening))(bodies),
-    )
-
-
 def _depths_by_rows(
     position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
 ) -> Float[Array, " N"]:

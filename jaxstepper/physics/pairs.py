@@ -21,7 +21,6 @@ from jaxstepper.physics.gravity import (
     BLOCK,
     BLOCKS,
     by_platform,
-    depths_of,
     for_each_body,
     safe_sqrt,
     sum_together,
@@ -153,7 +152,7 @@ def fastest_encounters(
     """The `encounters` `[K]` among the K bodies that fall fastest, of more than K.
 
     Their rates are those of free fall, sqrt(mu / r^3). Both bodies of the fastest pairs are among
-    them, so that slower bodies would add little to the sums; only `beside` counts these, too.
+    them, so that slower bodies would add little to the sums.
 
     Args:
         particles: the bodies.
@@ -181,12 +180,7 @@ def fastest_encounters(
         velocity=p.velocity[bodies],
         acceleration=p.acceleration[bodies],
     )
-    pairs, found = encounters(square_of_free_fall, fastest, softening)
-    among = depths_of(jnp.arange(len(bodies)), fastest.position, fastest.mass, softening)
-    outside = depths_of(bodies, p.position, p.mass, softening) - among
-    # Two bodies are one pair.
-    outside = outside if pairs.mu.size > 1 else jnp.mean(outside, keepdims=True)
-    return pairs._replace(beside=pairs.beside + outside), found
+    return encounters(square_of_free_fall, fastest, softening)
 
 
 def _encounter(

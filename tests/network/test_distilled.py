@@ -11,6 +11,11 @@ from jaxstepper.errors import UserError
 from jaxstepper.network.distilled import distilled
 
 GRAVITY = js.Gravity()
+# Pairs in three dimensions, and bodies that are far from them.
+AT_REST = [[1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0]]
+CIRCLE = js.kepler_pair(0.0, dim=3)
+PASSAGE = [[1, 0, 0, 0, 0, 0, 0], [1, 0.1, 0.1, 0, 0, 30, 0]]
+FAR = [[1, 90, 0, 0, 0, 0.1, 0], [1, 0, 120, 0, 0.1, 0, 0], [2, 0, 0, -99, 0, -0.1, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,10 @@ def pairs():
     draws = rng.uniform((0.15, 0.0, -3.0), (0.98, 6.28, 3.0), (300, 3)).tolist()
     tables = [js.kepler_pair(e, 10.0**size, phase=phase) for e, phase, size in draws]
     return js.from_table(np.stack(tables), GRAVITY.acceleration)
+
+
+def state(tables):
+    return js.from_table(np.asarray(tables, float), GRAVITY.acceleration)
 
 
 def steps_of(rule, particles):
@@ -82,11 +91,39 @@ def test_no_weight_is_multiplied(rules, pairs):
 
 def test_what_cannot_be_distilled_is_refused():
     with pytest.raises(UserError, match="cannot be distilled"):
-        distilled(js.load_rule("plummer", js.Gravity(0.01)))
-    with pytest.raises(UserError, match="cannot be distilled"):
         distilled(js.free_fall(0.01))
     refused = call("simulate -e 0.5 --distill --controller free-fall")
     assert_refused(refused, "--distill: is for a trained network, not for free-fall")
+
+
+def test_encounters_become_a_polynomial_that_takes_the_steps_of_the_network():
+    """In spheres of other sizes than those it was fitted in, plain and symmetrised."""
+    gravity = js.Gravity(0.01)
+    rule = js.load_rule("plummer", gravity, tolerance=1e-3)
+    polynomial = distilled(rule)
+    for bodies in (24, 100):
+        spheres = np.stack([js.plummer(seed, bodies) for seed in range(900, 940)])
+        off = jnp.abs(
+            np.divide(*(steps_of(each, state(spheres)) for each in (polynomial, rule))) - 1
+        )
+        assert jnp.median(off) < 0.02
+        assert jnp.max(off) < 0.2
+    np.testing.assert_allclose(
+        steps_of(js.scaled(polynomial, 0.5), state(spheres)),
+        0.5 * steps_of(polynomial, state(spheres)),
+        rtol=1e-12,
+    )
+    one = state(spheres[0])
+    assert "tanh" not in str(jax.make_jaxpr(lambda p: polynomial.step_size((), p)[0])(one))
+
+
+def test_a_polynomial_keeps_its_bounds_far_from_what_it_was_fitted_to():
+    """A pair at rest, a circle and a fast passage among far bodies, softened by any amount."""
+    rule = js.load_rule("plummer", js.Gravity(0.01), tolerance=1e-3)
+    polynomial = distilled(rule)
+    tables = np.stack([np.concatenate([pair, FAR]) for pair in (AT_REST, CIRCLE, PASSAGE)])
+    off = jnp.log(steps_of(polynomial, state(tables)) / steps_of(rule, state(tables)))
+    assert jnp.max(jnp.abs(off)) < np.log(3)
 
 
 def test_simulate_and_evaluate_take_it(tmp_path, monkeypatch):
