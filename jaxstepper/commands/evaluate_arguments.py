@@ -89,8 +89,8 @@ def _add_methods(parser: CommandParser) -> None:
     parser.add_argument(
         "--distill",
         action="store_true",
-        help="judge every network of inputs orbital or eccentric as a ratio of polynomials, too, "
-        "which takes less time",
+        help="judge every network of inputs orbital, eccentric or encounters with polynomials in "
+        "its place, too, which take less time",
     )
     parser.take(
         "--fastest",

@@ -37,14 +37,14 @@ class Candidate:
         name: its name.
         model: the network of a learned rule.
         power: the exponent of a power law.
-        as_ratio: whether a ratio of polynomials takes the place of the network.
+        distilled: whether polynomials take the place of the network.
         fastest: how many bodies it is asked about, if not as many as in its training.
     """
 
     name: str
     model: TrainedModel | None = None
     power: float | None = None
-    as_ratio: bool = False
+    distilled: bool = False
     fastest: int | None = None
 
     @property
@@ -70,7 +70,7 @@ class Candidate:
         """The rule at factor 1."""
         if self.model is not None:
             config, _ = from_dict(self.model.config)
-            config = replace(config, dtype="float64", distill=self.as_ratio)
+            config = replace(config, dtype="float64", distill=self.distilled)
             if self.fastest is not None:
                 config = replace(config, fastest=self.fastest)
             return rule_of_model(config, self.model, gravity)
@@ -124,7 +124,7 @@ def candidates(options: argparse.Namespace) -> list[Candidate]:
         found.append(Candidate(name, model=model))
         inputs, few = from_dict(model.config)[0].feature_type, options.fastest
         if options.distill and inputs in (ORBITAL, ECCENTRIC, ENCOUNTERS):
-            found.append(Candidate(f"{name}:distilled", model=model, as_ratio=True))
+            found.append(Candidate(f"{name}:distilled", model=model, distilled=True))
         if few is not None and inputs == ENCOUNTERS:
             asked = f"fastest-{few}" if few else "all"
             found.append(Candidate(f"{name}:{asked}", model=model, fastest=few))

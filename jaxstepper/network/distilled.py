@@ -1,4 +1,4 @@
-"""The network of pairs of bodies as a ratio of two polynomials, whose steps take little time.
+"""Polynomials in the place of a network, whose steps take little time: ratios of two for pairs.
 
 At one tolerance, what an `OrbitalRule` sees of a pair are functions of two numbers, the shares u
 and w. On the way of a pair the ratio is within a few per cent of the network, which moves
@@ -32,13 +32,12 @@ SMALLEST = 1e-3
 
 
 def distilled(rule: Rule) -> Rule:
-    """A trained rule of pairs whose network is a ratio of polynomials, at the rule's tolerance.
+    """A trained rule with polynomials in the place of its network, at the rule's tolerance.
 
-    Scaled, it keeps the ratio, and dt goes as the root of the tolerance.
+    Scaled, it keeps them, and dt goes as the root of the tolerance.
 
     Raises:
-        UserError: its network sees more than two numbers of a pair, or no ratio of this degree is
-            like it.
+        UserError: its network has other inputs, or no ratio of this degree is like that of pairs.
     """
     if isinstance(rule, OnScheme):
         return distilled(rule.rule).on(rule.scheme)

@@ -382,8 +382,8 @@ class Config:
     distill: bool = _rule(
         False,
         YES_NO,
-        "put a ratio of polynomials in the place of a network of inputs orbital or eccentric, for "
-        "steps that take less time",
+        "put polynomials in the place of a network of inputs orbital, eccentric or encounters, "
+        "for steps that take less time",
     )
 
     device: str = _device(
