@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxstepper.evaluation.problems import Problem
 from jaxstepper.machine.call_budget import in_bounded_calls
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import from_table
-from jaxstepper.stepping.rollout import Limits, Rollout, is_running, run_on, start
+from jaxstepper.stepping.rollout import Limits, Rollout, is_running, run_all_on, run_on, start
 from jaxstepper.stepping.rule import Rule
 
 # A run is repeated for so many seconds, and the fastest counts: the others were late because the
@@ -73,7 +72,7 @@ def _begin(rule: Rule, gravity: Gravity, tables: Float[Array, "B N C"], limits: 
         particles = from_table(table, gravity.acceleration, table.dtype)
         return start(rule, gravity, particles, limits.time)
 
-    return _each(one, tables)
+    return jax.vmap(one)(tables)
 
 
 @partial(jax.jit, static_argnames="gravity")
@@ -84,17 +83,11 @@ def _run_some(
     limits: Limits,
     num_steps: Int[Array, ""] | int,
 ) -> tuple[Rollout, Bool[Array, ""]]:
-    def one(rollout: Rollout) -> tuple[Rollout, Bool[Array, ""]]:
-        rollout = run_on(rule, gravity, rollout, limits, num_steps)
-        return rollout, is_running(rollout, limits)
-
-    rollouts, go_on = _each(one, rollouts)
-    return rollouts, jnp.any(go_on)
-
-
-def _each(function: Callable[[Any], Any], batch: Any) -> Any:
-    """The function of every member of a batch; one alone has no axis of batches in its program."""
-    if len(jax.tree.leaves(batch)[0]) > 1:
-        return jax.vmap(function)(batch)
-    found = function(jax.tree.map(lambda x: x[0], batch))
-    return jax.tree.map(lambda x: x[None], found)
+    if len(rollouts.steps) > 1:
+        ends = jax.tree.map(lambda x: jnp.broadcast_to(x, rollouts.steps.shape), limits)
+        rollouts = run_all_on(rule, gravity, rollouts, ends, num_steps)
+    else:
+        alone = jax.tree.map(lambda x: x[0], rollouts)
+        alone = run_on(rule, gravity, alone, limits, num_steps)
+        rollouts = jax.tree.map(lambda x: x[None], alone)
+    return rollouts, jnp.any(jax.vmap(is_running, (0, None))(rollouts, limits))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.errors import require
 from jaxstepper.physics.diagnostics import total_energy
-from jaxstepper.physics.gravity import Gravity
+from jaxstepper.physics.gravity import UNROLLED_UP_TO, Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.clock import (
     MOST_STILL,
@@ -26,6 +26,7 @@ from jaxstepper.stepping.clock import (
 )
 from jaxstepper.stepping.rule import Memory, Rule
 from jaxstepper.stepping.scheme import Carried, Scheme
+from jaxstepper.stepping.side_by_side import steps_of_all, steps_until_all_end
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 MOST_STEPS = 2**31 - 1
@@ -84,13 +85,18 @@ def start(
 
 
 def advance(
-    rule: Rule, gravity: Gravity, rollout: Rollout, limits: Limits | None = None
+    rule: Rule,
+    gravity: Gravity,
+    rollout: Rollout,
+    limits: Limits | None = None,
+    goes_on: Bool[Array, ""] | None = None,
 ) -> Rollout:
     """The rollout one step further; a step beyond the time of the limits is shortened to end there.
 
     A step that leads nowhere is not taken: the state stays as it is, and the status says why.
     Without limits, time runs forwards, or backwards if the rule's steps are negative, and a step
-    that is not a number is taken, so that a loss shows it.
+    that is not a number is taken, so that a loss shows it. With limits, a rollout that does not go
+    on stays as it is.
     """
     particles, memory, carried, steps, clock, status = rollout
     scheme = _scheme_of(rule)
@@ -109,12 +115,22 @@ def advance(
         dt = way * jnp.minimum(way * dt, left)
     new = jnp.where(jnp.isfinite(dt), new, NOT_FINITE)
     if limits is not None:
-        dt = jnp.where(new == RUNNING, dt, 0)
+        dt = jnp.where((new == RUNNING) & (True if goes_on is None else goes_on), dt, 0)
     after, carried = scheme.step(carried, particles, dt, gravity)
     clock, after = tick(clock, particles, after)
     new = jnp.where((new == RUNNING) & (clock.still >= MOST_STILL), STALLED, new)
     status = jnp.where(has_failed(status), status, new)
-    return Rollout(after, memory, carried, steps + 1, clock, status)
+    advanced = Rollout(after, memory, carried, steps + 1, clock, status)
+    return advanced if goes_on is None else _held(goes_on, advanced, rollout)
+
+
+def _held(goes_on: Bool[Array, ""], new: Rollout, old: Rollout) -> Rollout:
+    """The new rollout if it goes on, else the old one, which a step of no length has not moved.
+
+    The new position is not chosen anew, or XLA would compute it again for each use of it.
+    """
+    held = jax.tree.map(partial(jnp.where, goes_on), new, old)
+    return held._replace(particles=held.particles.replace(position=new.particles.position))
 
 
 def _advance_plainly(rule: Rule, gravity: Gravity, rollout: Rollout) -> Rollout:
@@ -230,26 +246,13 @@ def run_steps(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int
 def run_systems(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int) -> Rollout:
     """Rollouts of `num_steps` steps of many systems, every field `[B, ...]`.
 
-    The result is that of `vmap` of `run_steps`; for a few bodies it comes several times faster. On
-    the way the systems are the last axis of every array, so that arithmetic runs along them. The
+    The result is that of `vmap` of `run_steps`; for a few bodies it comes several times faster. The
     time is a plain sum, as in `run_steps`.
     """
     gravity = replace(gravity, by_component=True)
     starts = jax.vmap(lambda each: start(rule, gravity, each))(particles)
-    # Bare arrays, since `Particles` with the systems last would have the wrong shapes.
-    leaves, structure = jax.tree.flatten(starts)
-
-    def step(one: list[Array]) -> list[Array]:
-        rollout = jax.tree.unflatten(structure, one)
-        return jax.tree.leaves(_advance_plainly(rule, gravity, rollout))
-
-    def body(all_systems: list[Array], _: None) -> tuple[list[Array], None]:
-        return jax.vmap(step, in_axes=-1, out_axes=-1)(all_systems), None
-
-    systems_last = [jnp.moveaxis(leaf, 0, -1) for leaf in leaves]
-    systems_last, _ = lax.scan(body, systems_last, length=num_steps)
-    last = [jnp.moveaxis(leaf, -1, 0) for leaf in systems_last]
-    return _judged_at_its_end(jax.tree.unflatten(structure, last))
+    step = partial(_advance_plainly, rule, gravity)
+    return _judged_at_its_end(steps_of_all(step, starts, num_steps))
 
 
 @partial(jax.jit, static_argnames="gravity")
@@ -257,6 +260,39 @@ def run_until(rule: Rule, gravity: Gravity, particles: Particles, limits: Limits
     """A rollout up to the limits, in a `while_loop`."""
     begin = start(rule, gravity, particles, limits.time)
     return run_on(rule, gravity, begin, limits, MOST_STEPS)
+
+
+def run_all_on(
+    rule: Rule,
+    gravity: Gravity,
+    rollouts: Rollout,
+    limits: Limits,
+    num_steps: Int[Array, ""] | int,
+) -> Rollout:
+    """`run_on` of many rollouts with limits of their own, every field `[B, ...]`."""
+    if not are_few(rollouts):
+        return jax.vmap(run_on, (None, None, 0, 0, None))(
+            rule, gravity, rollouts, limits, num_steps
+        )
+    gravity = replace(gravity, by_component=True)
+
+    before = rollouts.steps
+
+    def goes_on(member: tuple[Rollout, Limits, Array]) -> Bool[Array, ""]:
+        rollout, limits, before = member
+        return is_running(rollout, limits) & (rollout.steps - before < num_steps)
+
+    def step(on: Array, member: tuple[Rollout, Limits, Array]) -> tuple[Rollout, Limits, Array]:
+        rollout, limits, before = member
+        return advance(rule, gravity, rollout, limits, on), limits, before
+
+    rollouts, *_ = steps_until_all_end(goes_on, step, (rollouts, limits, before))
+    return jax.vmap(with_status)(rollouts, limits)
+
+
+def are_few(rollouts: Rollout) -> bool:
+    """Whether the bodies of each of many rollouts are so few that they go side by side."""
+    return rollouts.particles.mass.shape[1] <= UNROLLED_UP_TO
 
 
 def run_on(

@@ -1,5 +1,7 @@
 """Watching the energy of a rollout on its way, since an error at the end may be small by chance."""
 
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,8 +20,17 @@ from jaxstepper.physics.diagnostics import (
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.recording import Trajectory
-from jaxstepper.stepping.rollout import Limits, Rollout, advance, is_running, run_on, with_status
+from jaxstepper.stepping.rollout import (
+    Limits,
+    Rollout,
+    advance,
+    are_few,
+    is_running,
+    run_on,
+    with_status,
+)
 from jaxstepper.stepping.rule import Rule
+from jaxstepper.stepping.side_by_side import steps_until_all_end
 
 # A state whose relative energy error is larger is not physics any more.
 WRONG_ABOVE = 1.0
@@ -103,6 +114,37 @@ def watch_on(
 
     rollout, watch = lax.while_loop(running, step if few else several_steps, (rollout, watch))
     return with_status(rollout, limits), watch
+
+
+def watch_all_on(
+    rule: Rule,
+    gravity: Gravity,
+    rollouts: Rollout,
+    watches: Watch,
+    limits: Limits,
+    num_steps: Int[Array, ""] | int,
+) -> tuple[Rollout, Watch]:
+    """`watch_on` of many rollouts with limits of their own, every field `[B, ...]`."""
+    if not are_few(rollouts):
+        of_all = jax.vmap(watch_on, (None, None, 0, 0, 0, None))
+        return of_all(rule, gravity, rollouts, watches, limits, num_steps)
+    gravity = replace(gravity, by_component=True)
+
+    def goes_on(member: tuple[Rollout, Watch, Limits, Array]) -> Bool[Array, ""]:
+        rollout, _, limits, before = member
+        return is_running(rollout, limits) & (rollout.steps - before < num_steps)
+
+    def step(
+        on: Bool[Array, ""], member: tuple[Rollout, Watch, Limits, Array]
+    ) -> tuple[Rollout, Watch, Limits, Array]:
+        rollout, watch, limits, before = member
+        new = advance(rule, gravity, rollout, limits, on)
+        seen = look(gravity, watch, new.particles, new.steps)
+        return new, jax.tree.map(partial(jnp.where, on), seen, watch), limits, before
+
+    begin = (rollouts, watches, limits, rollouts.steps)
+    rollouts, watches, *_ = steps_until_all_end(goes_on, step, begin)
+    return jax.vmap(with_status)(rollouts, limits), watches
 
 
 def watch_of_recorded(gravity: Gravity, start: Particles, path: Trajectory) -> Watch:

@@ -1,6 +1,7 @@
 """Rollouts in device calls of bounded length, against those in one call."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,25 @@ from jaxstepper.machine.devices import each_its_share
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import figure_eight, random_batch
 from jaxstepper.physics.particles import from_table
+from jaxstepper.runs.models import load_rule
 from jaxstepper.stepping import many_rollouts as rollouts
+from jaxstepper.stepping import side_by_side
 from jaxstepper.stepping.literature import by_name
 from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import Limits, run_until
-from jaxstepper.stepping.rule import fixed
+from jaxstepper.stepping.rule import fixed, symmetrized
+from jaxstepper.stepping.scheme import Hermite
 
 GRAVITY = Gravity()
+RULES = {
+    "fixed": fixed(0.01),
+    "free-fall": symmetrized(by_name("free-fall", GRAVITY, 0.05)),
+    "huayno on hermite": by_name("huayno", GRAVITY, 0.05).on(Hermite()),
+    "few_bodies": load_rule("few_bodies", GRAVITY),
+}
+# Two bodies in one place.
+COLLIDED = np.array([[1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1, 0]], float)
 
 
 def starts(tables):
@@ -53,10 +65,38 @@ def test_many_rollouts_in_many_calls_are_those_in_one_call(shares):
     firsts = starts(random_batch(0, 2, 3, 2, 1.0, 1.0, 1.0))
     limits = [Limits(time=0.105), Limits(time=0.5, steps=30)]
     ends = roll_out(None, fixed(0.01), GRAVITY, firsts, limits, shares.append)
-    for (end, _), first, limit in zip(ends, firsts, limits, strict=True):
-        assert_same_bits(end, run_until(fixed(0.01), GRAVITY, first, limit))
     done = [(0.07 / 0.105 + 7 / 30) / 2, (1 + 27 / 30) / 2, 1.0]
     np.testing.assert_allclose(shares, done, rtol=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "FIRST_STEPS", 100)
+        at_once = roll_out(None, fixed(0.01), GRAVITY, firsts, limits, shares.append)
+    assert shares[3:] == [1.0]
+    assert_same_bits(ends, at_once)
+    for (end, _), first, limit in zip(ends, firsts, limits, strict=True):
+        alone = run_until(fixed(0.01), GRAVITY, first, limit)
+        for a, b in zip(jax.tree.leaves(end), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["fixed", "free-fall", "huayno on hermite", "few_bodies"])
+def test_side_by_side_each_ends_as_it_does_alone(name):
+    """More than one block of them, that end at times and after steps of their own, or fail."""
+    count = side_by_side.AT_ONCE + 3
+    firsts = starts(np.concatenate([random_batch(0, count - 1, 3, 3, 1, 1, 1), [COLLIDED]]))
+    times, steps = np.linspace(0.0, 0.3, count), 5 + np.arange(count) % 16
+    limits = [Limits(*each) for each in zip(times.tolist(), steps.tolist(), strict=True)]
+    rule = RULES[name]
+    found = roll_out(None, rule, GRAVITY, firsts, limits)
+    alone = jax.jit(partial(run_until, rule, GRAVITY))
+    for i in (0, 1, 40, 63, 64, 65, count - 1):
+        expected = alone(firsts[i], Limits(jnp.asarray(times[i]), jnp.int32(steps[i])))
+        (end, watch), p = found[i], expected.particles
+        assert (end.steps, end.status) == (expected.steps, expected.status)
+        np.testing.assert_allclose(end.particles.position, p.position, rtol=1e-9)
+        np.testing.assert_allclose(end.particles.velocity, p.velocity, rtol=1e-8)
+        np.testing.assert_allclose(end.particles.time, p.time, rtol=1e-12)
+        _, seen = roll_out(None, rule, GRAVITY, [firsts[i]], [limits[i]])[0]
+        np.testing.assert_allclose(watch.worst, seen.worst, rtol=1e-6, atol=1e-13)
 
 
 def test_calls_of_a_rollout_are_one_program(shares, monkeypatch):
