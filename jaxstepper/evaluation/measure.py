@@ -240,18 +240,19 @@ def _advance_some(
 
     def step(factor: Array, limits: Limits, member: _Member) -> tuple[_Member, Array]:
         running = _goes_on(member, limits)
-        rollout = advance(rule.scaled(factor), gravity, member.rollout, Limits())
+        rollout = advance(rule.scaled(factor), gravity, member.rollout, Limits(), running)
         error = relative_energy_error(internal_energy(rollout.particles, gravity), member.energy)
         spin = angular_momentum(barycentric(rollout.particles, gravity))
         spin_error = jnp.linalg.norm(spin - member.spin) / member.spin_scale
         new = member._replace(
-            rollout=rollout,
+            rollout=None,
             worst=jnp.maximum(member.worst, error),
             last=error,
             worst_spin=jnp.maximum(member.worst_spin, spin_error),
         )
-        kept = jax.tree.map(lambda x, y: jnp.where(running, x, y), new, member)
-        return kept, jnp.where(running, error, jnp.nan)
+        old = member._replace(rollout=None)
+        kept = jax.tree.map(lambda x, y: jnp.where(running, x, y), new, old)
+        return kept._replace(rollout=rollout), jnp.where(running, error, jnp.nan)
 
     shape = (MOST_STEPS_PER_CALL, *batch.factor.shape)
     nothing = jnp.full(shape, jnp.nan, jnp.float32)
