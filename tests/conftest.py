@@ -35,6 +35,11 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = flags
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
+    # Where each operation was written makes every program longer, and nobody looks at it.
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    # Workers have their cores to themselves: on a busy one, threads of numpy wait for each other.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # It must be on before the first array.
     jax.config.update("jax_enable_x64", True)
     # As commands do, or nothing that is compiled for them serves the library, nor the other way.

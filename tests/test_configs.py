@@ -8,17 +8,18 @@ import pytest
 from commandline import call
 
 from jaxstepper.commands.simulate import check_mode
+from jaxstepper.runs.bodies import initial_tables
 from jaxstepper.runs.models import load_model
 from jaxstepper.runs.plans import adopt
 from jaxstepper.settings.command_line import parse
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "scripts" / "configs").glob("*.toml"))
-# The longer ones, which simulate nothing of their own, are for the slow tests.
+# One of each kind of bodies and inputs; the others are for the slow tests.
+QUICK = ("fourier", "quick_start", "three_bodies_history", "tidal_field")
 STARTED = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "[simulate]" not in text else [])
+    pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else [pytest.mark.slow])
     for path in CONFIGS
-    for text in [path.read_text(encoding="utf-8")]
 ]
 SMALL = (
     "--epochs 1 --n-steps 1 --hidden-dims 4 --num-orbits 2 --steps-per-epoch 2 "
@@ -39,6 +40,17 @@ def test_a_configuration_says_how_to_run_it_and_what_comes_of_it(path: Path) -> 
     script = "sweep" if "sweep" in file else "train"
     assert f"python scripts/{script}.py --config scripts/configs/{path.name}" in head[0]
     assert file["save_name"] == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_its_options_are_there_and_its_bodies_are_drawn(path: Path) -> None:
+    file = tomllib.loads(path.read_text(encoding="utf-8"))
+    request = parse("train", ["--config", str(path)])
+    assert file.keys() - request.sources.keys() <= {"train", "simulate", "sweep"}
+    many = request.config.multi_orbit
+    assert initial_tables(request, many).ndim == 3
+    if "simulate" in file:
+        parse("simulate", ["--config", str(path)])
 
 
 @pytest.mark.parametrize("path", STARTED)

@@ -61,15 +61,23 @@ def test_bodies_come_in_every_form(form):
     one = js.from_table(PAIRS[0], js.Gravity().acceleration)
     both = jax.tree.map(lambda x: jnp.stack([x, x]), one)
     bodies = {"table": PAIRS[0], "particles": one, "batch": both}[form]
-    trained = js.train(bodies, **{**QUICK, "epochs": 1})
+    trained = js.train(bodies, **QUICK)
     assert trained.start.tables.shape == (2 if form == "batch" else 1, 2, 5)
     np.testing.assert_allclose(trained.start.tables[0], PAIRS[0], rtol=1e-15)
 
 
-def test_more_bodies_see_their_surroundings():
-    trained = js.train(plummer_batch(0, 2, 5), gravity=js.Gravity(0.1), **{**QUICK, "epochs": 1})
-    assert trained.start.objective.features.kind == "encounters"
-    assert trained.start.objective.gravity == js.Gravity(0.1)
+def test_more_bodies_see_their_surroundings(monkeypatch):
+    started = []
+
+    def stop(objective, state, epochs, **_):
+        started.append(objective)
+        raise UserError("enough")
+
+    monkeypatch.setattr("jaxstepper.library.run", stop)
+    with pytest.raises(UserError, match="enough"):
+        js.train(plummer_batch(0, 2, 3), gravity=js.Gravity(0.1), **QUICK)
+    assert started[0].features.kind == "encounters"
+    assert started[0].gravity == js.Gravity(0.1)
 
 
 class Wide(nn.Module):

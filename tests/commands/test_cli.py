@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from commandline import BODIES, REPORT, TINY, Outcome, assert_refused, call, unchanged_jax
+from commandline import (
+    BODIES,
+    REPORT,
+    TINY,
+    Outcome,
+    assert_refused,
+    call,
+    outcome_of,
+    unchanged_jax,
+)
 
 import jaxstepper
 from jaxstepper import cli
@@ -80,20 +90,14 @@ def history(tmp_path_factory):
     return train(tmp_path_factory.mktemp("runs") / "history", TINY, window)
 
 
-@pytest.mark.processes
-def test_the_scripts_train_and_simulate(tmp_path):
+def test_the_scripts_train_and_simulate(monkeypatch):
     def script(name, flags):
-        return subprocess.run(
-            [sys.executable, ROOT / "scripts" / name, *flags.split()],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
+        path = str(ROOT / "scripts" / name)
+        monkeypatch.setattr(sys, "argv", [path, *flags.split()])
+        return outcome_of(runpy.run_path, path, run_name="__main__")
 
-    # The scripts find the programs of the commands in this process.
-    tiny = TINY.removeprefix("train").replace("--no-compilation-cache", "")
-    trained = script("train.py", f"--epochs 10 --save-name run {tiny}")
-    assert trained.returncode == 0, trained.stderr
+    trained = script("train.py", f"--epochs 10 --save-name run {TINY.removeprefix('train')}")
+    assert trained.code == 0, trained.err
     outcome = r"part2=(converged|max_iter\(\d+\)), time=\d+\.\d\ds"
     expected = [
         rf"Epoch 0: traj_len=1, {outcome}",
@@ -105,17 +109,17 @@ def test_the_scripts_train_and_simulate(tmp_path):
         r"  final trajectory length: 1",
         r"  final pass rate: +\d+\.\d%",
     ]
-    lines = trained.stdout.splitlines()
+    lines = trained.out.splitlines()
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line)
-    assert trained.stderr.startswith("UserWarning: Multi-orbit training (num_orbits=8)")
+    assert trained.warned.startswith("Multi-orbit training (num_orbits=8)")
 
     ml = "--integrator-mode ml --model-path run --num-particles 3 --steps 50"
     simulated = script("simulate.py", ml)
-    assert simulated.returncode == 0
-    assert re.fullmatch(r"seed \d+\n", simulated.stderr)
-    assert simulated.stdout.count("\n") == 1
-    report = json.loads(simulated.stdout)
+    assert simulated.code == 0
+    assert re.fullmatch(r"seed \d+\n", simulated.err)
+    assert simulated.out.count("\n") == 1
+    report = json.loads(simulated.out)
     assert report.keys() == REPORT | {"wall_time"}
     assert report["wall_time"] > 0
     assert report["steps"] == 50
@@ -131,8 +135,15 @@ def test_usage_and_unknown_commands():
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("module", ["jaxstepper", "jaxstepper.cli"])
-@pytest.mark.parametrize("words", ["--help", "--version", "train --help", "sweep --help"])
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("jaxstepper", "--help"),
+        ("jaxstepper.cli", "--version"),
+        ("jaxstepper.cli", "train --help"),
+        ("jaxstepper", "sweep --help"),
+    ],
+)
 def test_a_reader_that_has_left_is_no_error(module, words):
     reader, writer = os.pipe()
     os.close(reader)

@@ -96,11 +96,16 @@ def test_what_cannot_be_distilled_is_refused():
     assert_refused(refused, "--distill: is for a trained network, not for free-fall")
 
 
-def test_encounters_become_a_polynomial_that_takes_the_steps_of_the_network():
+@pytest.fixture(scope="module")
+def of_encounters():
+    """The trained rule of encounters, and the polynomial."""
+    rule = js.load_rule("plummer", js.Gravity(0.01), tolerance=1e-3)
+    return rule, distilled(rule)
+
+
+def test_encounters_become_a_polynomial_that_takes_the_steps_of_the_network(of_encounters):
     """In spheres of other sizes than those it was fitted in, plain and symmetrised."""
-    gravity = js.Gravity(0.01)
-    rule = js.load_rule("plummer", gravity, tolerance=1e-3)
-    polynomial = distilled(rule)
+    rule, polynomial = of_encounters
     for bodies in (24, 100):
         spheres = np.stack([js.plummer(seed, bodies) for seed in range(900, 940)])
         off = jnp.abs(
@@ -117,10 +122,9 @@ def test_encounters_become_a_polynomial_that_takes_the_steps_of_the_network():
     assert "tanh" not in str(jax.make_jaxpr(lambda p: polynomial.step_size((), p)[0])(one))
 
 
-def test_a_polynomial_keeps_its_bounds_far_from_what_it_was_fitted_to():
+def test_a_polynomial_keeps_its_bounds_far_from_what_it_was_fitted_to(of_encounters):
     """A pair at rest, a circle and a fast passage among far bodies, softened by any amount."""
-    rule = js.load_rule("plummer", js.Gravity(0.01), tolerance=1e-3)
-    polynomial = distilled(rule)
+    rule, polynomial = of_encounters
     tables = np.stack([np.concatenate([pair, FAR]) for pair in (AT_REST, CIRCLE, PASSAGE)])
     off = jnp.log(steps_of(polynomial, state(tables)) / steps_of(rule, state(tables)))
     assert jnp.max(jnp.abs(off)) < np.log(3)

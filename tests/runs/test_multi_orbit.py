@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commandline import call
+from commandline import TINY, call
 
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import (
@@ -27,6 +27,7 @@ from jaxstepper.physics.tables import save_table
 from jaxstepper.runs import checkpoints
 from jaxstepper.runs.bodies import initial_tables, with_shape_of
 from jaxstepper.runs.start import prepare
+from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.config import Config
 from jaxstepper.settings.request import Request
 from jaxstepper.training.two_phase.gate import Gate, try_step
@@ -60,7 +61,7 @@ def test_all_orbits_train_and_are_kept() -> None:
 
 
 def test_without_the_flag_one_orbit_trains_and_the_warning_says_how_to_opt_in() -> None:
-    warned = call(f"train --num-orbits 4 {SMALL}").warned
+    warned = call(f"{TINY} --num-orbits 4 --epochs 1 -s run").warned
     assert re.search(r"num_orbits=4\).*Using single orbit.*--multi-orbit", warned)
     assert len(kept().initial_conditions) == 1
 
@@ -80,7 +81,14 @@ def test_batches_come_from_a_file_or_from_draws(source: str) -> None:
         tables = random_batch(1, 5, 3, 2, 1.0, 0.1, 1.0)
     else:
         tables = plummer_batch(1, 5, 3)
-    assert call(f"train --multi-orbit {arguments} {SMALL}")[0] == 0
+    request = parse("train", f"--multi-orbit {arguments} {SMALL}".split())
+    np.testing.assert_array_equal(initial_tables(request, many=True), tables)
+
+
+def test_a_batch_of_a_file_trains_and_is_kept() -> None:
+    tables = random_batch(3, 4, 2, 2, 1.0, 0.1, 1.0)
+    save_table("many.npy", tables)
+    assert call(f"train --multi-orbit --ic-path many.npy {SMALL}").code == 0
     np.testing.assert_array_equal(kept().initial_conditions, tables)
 
 

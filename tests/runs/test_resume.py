@@ -83,7 +83,11 @@ def assert_same_end(mine, theirs):
 # --- resume ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("calls", [0, 2, 5])
+@pytest.mark.parametrize(
+    ("whole", "calls"),
+    [("one", 0), ("one", 2), ("one", 5), ("window", 2), ("many", 5)],
+    indirect=["whole"],
+)
 def test_a_run_that_was_cut_ends_like_one_that_was_not(whole, calls, monkeypatch):
     flags, uncut = whole
     monkeypatch.setattr(

@@ -78,11 +78,15 @@ def clock_alone(particles, dt, steps):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "dt"),
-    [(jnp.float32, 1e-4), (jnp.float32, 2 * math.pi / 1000), (jnp.float64, 1 / 3)],
+    ("dtype", "dt", "steps"),
+    [
+        (jnp.float32, 1e-4, 10**8),
+        (jnp.float32, 2 * math.pi / 1000, 10**7),
+        (jnp.float64, 1 / 3, 10**7),
+    ],
 )
-def test_a_hundred_million_steps_are_counted_exactly(dtype, dt):
-    dt, steps = jnp.asarray(dt, dtype), 10**8
+def test_millions_of_steps_are_counted_exactly(dtype, dt, steps):
+    dt = jnp.asarray(dt, dtype)
     clock, end = clock_alone(state_of(CIRCLE, dtype), dt, steps)
     exact = steps * Fraction(float(dt))
     counted = sum(Fraction(float(part)) for part in (end.time, clock.lost, clock.rest))

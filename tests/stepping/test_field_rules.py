@@ -49,8 +49,13 @@ def end_of(rule, gravity, table, time):
     return js.run_until(rule, gravity, start, js.Limits(time=time, steps=20_000))
 
 
-@pytest.mark.parametrize("stars", [STARS, STARS[:1]], ids=["two", "one"])
-@pytest.mark.parametrize("name", [*PAIRS, *LEARNED])
+@pytest.mark.parametrize(
+    ("name", "stars"),
+    [
+        *((name, STARS) for name in (*PAIRS, *LEARNED)),
+        *((name, STARS[:1]) for name in ("free-fall", "hairer-soderlind", "kepler", "plummer")),
+    ],
+)
 def test_a_turn_in_the_disc_ends_where_it_began(name, stars):
     end = end_of(rule_named(name, GALAXY), GALAXY, stars, TURN)
     x = end.particles.position[0]
@@ -134,7 +139,7 @@ def test_scaling_a_rule_scales_its_steps_in_the_field():
     def first_dt(rule):
         return rule.step_size(rule.init(start), start)[0]
 
-    for name in (*PAIRS, *LEARNED):
+    for name in (*PAIRS, "kepler"):
         rule = rule_named(name, GALAXY)
         one, half = first_dt(rule), first_dt(rule.scaled(0.5))
         assert float(half) == pytest.approx(0.5 * float(one), rel=1e-2)

@@ -53,8 +53,8 @@ def same(one, other):
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # the way of an accelerator, on a CPU
-@pytest.mark.parametrize("first_end", [0.9, 1.13])  # where all bodies meet, and between
+# Where all bodies meet, and between; "gpu" is the way of an accelerator, on a CPU.
+@pytest.mark.parametrize(("first_end", "backend"), [(0.9, "gpu"), (1.13, "cpu")])
 def test_a_rollout_goes_on_as_if_it_had_not_ended(first_end, backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     whole, rows, _ = rolled(begun(2.0), every(0.125, 2.0))

@@ -73,7 +73,8 @@ def test_gradients_are_finite_beside_massless_bodies(name, bodies):
     @jax.grad
     def slope(table):
         start = js.from_table(table, GRAVITY.acceleration)
-        return js.run_steps(rule, GRAVITY, start, 3).particles.time
+        dt, _ = rule.step_size(rule.init(start), start)
+        return dt + jnp.sum(start.acceleration)
 
     assert np.all(np.isfinite(slope(jnp.asarray(bodies, float))))
 

@@ -121,6 +121,7 @@ def test_golden_two_phase_trace(case):
         assert_same_params(state.variables["params"], params_of(g, "phase2/"))
 
 
+@pytest.mark.slow  # the traces above stand for it
 def test_golden_path_of_thousands_of_retrain_iterations():
     """That many steps amplify rounding: 1e-15 in a weight changes the counts by thousands.
 
@@ -336,7 +337,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_network_as_it_was(monkeypatch)
 
     monkeypatch.setattr("jaxstepper.training.two_phase.attempt.try_steps", steep)
     start = started(PLAN, TABLES, SEED)
-    end, outcome = attempt(PLAN, start, start.systems, jnp.array([True, True]))
+    end, outcome = jax.jit(partial(attempt, PLAN))(start, start.systems, jnp.array([True, True]))
     assert np.any(outcome.failed) and np.all(np.isfinite(outcome.dt))
     assert int(end.status) == NOT_FINITE
     assert_identical(end.variables, saved(start.variables))

@@ -43,9 +43,11 @@ TABLES = np.stack([kepler_pair(e, phase=np.pi) for e in np.linspace(0.1, 0.5, 6)
 SPANS = np.array([orbital_period(table) for table in TABLES])
 
 
+first_state = jax.jit(init_window_state, static_argnums=0)
+
+
 def new_state(seed=0):
-    start = jax.jit(init_window_state, static_argnums=0)
-    return start(PLAN, TABLES, SPANS, jax.random.PRNGKey(seed))
+    return first_state(PLAN, TABLES, SPANS, jax.random.PRNGKey(seed))
 
 
 def leaves_of(state):
@@ -148,9 +150,9 @@ def test_the_shortest_window_shows_a_tight_binary_all_around_its_orbit():
     a, mu = 0.01, 0.25
     period = 2 * np.pi * np.sqrt(a**3 / mu)
     tables = plummer_batch(2, 12, 8, 1, (a, a), (0.5, 0.5))
+    plan = replace(PLAN, steps=8)
     for span, most in ((1.0, 1.2 * period), (period / 2, 0.3 * period)):
-        plan = replace(PLAN, span=span, steps=8)
-        pool = new_pool(plan, tables)
+        pool = first_state(plan, tables, np.full(12, span), jax.random.PRNGKey(0)).pool
         draw = draw_windows(plan, pool, jax.random.PRNGKey(1))
         binary = np.array([is_close(table) for table in np.asarray(draw.table)])
         assert 0 < binary.sum() < len(binary)
@@ -184,7 +186,7 @@ def test_a_spread_of_softening_is_one_of_sizes_and_moves_systems_alike():
     plan = replace(PLAN, span=0.2, gravity=Gravity(0.1), features=FeatureSpec("encounters"))
     spread = new_pool(replace(plan, softening_spread=16.0), tables)
     np.testing.assert_allclose(spread.span, 0.2 * np.array([1, 4, 16]) ** 1.5)
-    for i, softening in enumerate((0.1, 0.025, 0.00625)):
+    for i, softening in ((1, 0.025), (2, 0.00625)):
         alone = new_pool(replace(plan, gravity=Gravity(softening)), tables[i : i + 1])
         np.testing.assert_allclose(spread.work[i], alone.work[0], rtol=1e-6)
 
@@ -279,7 +281,7 @@ def test_imitation_compares_dt_along_the_path_of_the_teacher():
 
 def test_imitation_comes_first():
     plan = replace(PLAN, imitation=1, features=FeatureSpec("basic"), network=StepNetwork((8,)))
-    state = init_window_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
+    state = first_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
     metrics = run(plan, state, 1).metrics
     assert metrics["relative_work"] == 1.0 and metrics["loss"] > 0
 
@@ -354,5 +356,5 @@ def test_training_needs_less_work_than_free_fall():
         batch=16,
         steps=256,
     )
-    state = init_window_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
+    state = first_state(plan, TABLES, SPANS, jax.random.PRNGKey(0))
     assert run(plan, state, 20).metrics["relative_work"] < 0.9
