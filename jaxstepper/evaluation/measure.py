@@ -245,13 +245,11 @@ def _advance_some(
         spin = angular_momentum(barycentric(rollout.particles, gravity))
         spin_error = jnp.linalg.norm(spin - member.spin) / member.spin_scale
         new = member._replace(
-            rollout=None,
             worst=jnp.maximum(member.worst, error),
             last=error,
             worst_spin=jnp.maximum(member.worst_spin, spin_error),
         )
-        old = member._replace(rollout=None)
-        kept = jax.tree.map(lambda x, y: jnp.where(running, x, y), new, old)
+        kept = jax.tree.map(lambda x, y: jnp.where(running, x, y), new, member)
         return kept._replace(rollout=rollout), jnp.where(running, error, jnp.nan)
 
     shape = (MOST_STEPS_PER_CALL, *batch.factor.shape)

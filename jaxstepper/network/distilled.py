@@ -26,7 +26,7 @@ DEGREE = 3
 POWERS = [(i, j) for j in range(DEGREE + 1) for i in range(DEGREE + 1 - j)]
 # Orbits that the ratio is fitted on, and places on each.
 ECCENTRICITIES = np.concatenate([np.linspace(0.01, 0.9, 30), 1 - np.geomspace(0.09, 1e-3, 15)])
-PLACES = 400
+PLACES = 100
 # Polynomials below count as this while they are fitted, since their logarithms are compared.
 SMALLEST = 1e-3
 
@@ -121,7 +121,7 @@ def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
     u, w, dynamical = _shares_and_rate(pairs)
     rates = jnp.sqrt(dynamical)
     factor = rule.rates_of(pairs, rates) / rates * jnp.exp(-rule.log_factor(pairs, rates))
-    target = np.log(factor * jnp.sqrt(_unit(rule, u)))
+    target = np.log(np.asarray(factor * jnp.sqrt(_unit(rule, u)), float))
     terms = _terms(u, w)
 
     def above_and_below(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 P"]:
@@ -152,7 +152,8 @@ def _ratio(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 M"]:
 
 
 def _terms(u: ArrayLike, w: ArrayLike) -> Float[np.ndarray, "P M"]:
-    return np.stack([np.asarray(u) ** i * np.asarray(w) ** j for i, j in POWERS], axis=-1)
+    u, w = np.asarray(u, float), np.asarray(w, float)
+    return np.stack([u**i * w**j for i, j in POWERS], axis=-1)
 
 
 def _triangle() -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:

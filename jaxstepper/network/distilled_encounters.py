@@ -50,7 +50,7 @@ class DistilledEncounters(OrbitalRule):
 def distilled_encounters(rule: OrbitalRule) -> DistilledEncounters:
     """The rule with a polynomial in place of its network, at its tolerance."""
     numbers, said, share = _encounters(rule)
-    terms = np.stack(_terms(numbers), axis=-1)
+    terms = np.stack(_terms(numbers), axis=-1).astype(float)
     # Slow encounters add little to the sum of the fourth powers of rates.
     found = np.linalg.lstsq(terms * share[:, None], said * share, rcond=None)[0]
     own = {each.name: getattr(rule, each.name) for each in fields(OrbitalRule)}
@@ -82,7 +82,7 @@ def _encounters(
     spheres[..., 4:] *= np.resize(SPEEDS, (SPHERES, 1, 1))
 
     def seen(table: Float[Array, "N C"], softening: Float[Array, ""]) -> tuple[Array, Array, Array]:
-        particles = from_table(table, Gravity().acceleration)
+        particles = from_table(table, Gravity().acceleration, table.dtype)
         pairs, rates = fastest_encounters(particles, softening, FASTEST)
         said = replace(rule, softening=softening).log_factor(pairs, rates)
         return _four(pairs, rates, softening), said, rates / rate_of_all(rates)

@@ -130,6 +130,18 @@ def test_a_polynomial_keeps_its_bounds_far_from_what_it_was_fitted_to(of_encount
     assert jnp.max(jnp.abs(off)) < np.log(3)
 
 
+@pytest.mark.parametrize("name, softening", [("kepler", 0.0), ("plummer", 0.01)])
+def test_single_precision_finds_the_same_polynomials(name, softening):
+    def coefficients():
+        rule = distilled(js.load_rule(name, js.Gravity(softening)))
+        return rule.ratio if name == "kepler" else rule.coefficients
+
+    double = coefficients()
+    with jax.enable_x64(False):
+        single = coefficients()
+    np.testing.assert_allclose(single, double, rtol=0.02, atol=0.02)
+
+
 def test_simulate_and_evaluate_take_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = "simulate -e 0.5 --Nperiod 2 --model-path kepler --symmetrize"
