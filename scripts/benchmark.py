@@ -24,7 +24,8 @@ rollouts: leapfrog with a constant dt, against rebound's in C on one core. Three
     reciprocal square root and some 20 other operations, four pairs at a time. `memory` is the
     scratch memory, which a matrix of all pairs would make grow by N numbers a body.
 systems: independent systems of three bodies. The same arithmetic, with full vectors; memory
-    bandwidth where the states outgrow the caches.
+    bandwidth where the states outgrow the caches. The same with an exact clock and the energy
+    watched at every step, as in `simulate`.
 clock: the same steps in rollouts that lose none of them from their time and stop where they lead
     nowhere (`run_until`), and in those of `simulate`, which also watch the energy: at every step
     up to 64 bodies, at every sixteenth beyond. A watched step forms its pairs twice.

@@ -29,7 +29,7 @@ from jaxstepper.stepping.rollout import (
 )
 from jaxstepper.stepping.rule import fixed, symmetrized
 from jaxstepper.stepping.scheme import BlanesMoan, Chin, Leapfrog
-from jaxstepper.stepping.watch import Watch, watch_of, watch_on
+from jaxstepper.stepping.watch import Watch, watch_all_on, watch_of, watch_on
 
 DT = 1e-3
 GRAVITY = Gravity(0.05)
@@ -125,6 +125,10 @@ def systems(repeats: int, counts: tuple[int, ...]) -> Iterator[Row]:
         theirs *= count / len(for_peer)
         name, unit, goal = f"systems B={count}", "system-steps/s", 4.0 if count > 1 else None
         yield faster(name, count * steps, unit, ours, "rebound, one by one", theirs, goal)
+        limits = Limits(jnp.full(count, jnp.inf), jnp.full(count, steps, jnp.int32))
+        (ours,) = best_times(repeats, partial(_watched_systems, particles, limits))
+        name = f"watched {name}"
+        yield faster(name, count * steps, unit, ours, "rebound, one by one", theirs, None)
 
 
 def clocks(repeats: int, bodies: tuple[int, ...]) -> Iterator[Row]:
@@ -148,6 +152,14 @@ def _watched(begin: Particles, limits: Limits) -> tuple[Rollout, Watch]:
     """As `simulate` rolls out."""
     first = start(fixed(DT), GRAVITY, begin, limits.time)
     return watch_on(fixed(DT), GRAVITY, first, watch_of(GRAVITY, begin), limits, MOST_STEPS)
+
+
+@jax.jit
+def _watched_systems(begin: Particles, limits: Limits) -> tuple[Rollout, Watch]:
+    """As `simulate` rolls out many systems."""
+    first = jax.vmap(lambda each: start(fixed(DT), GRAVITY, each, jnp.inf))(begin)
+    watches = jax.vmap(partial(watch_of, GRAVITY))(begin)
+    return watch_all_on(fixed(DT), GRAVITY, first, watches, limits, MOST_STEPS)
 
 
 def learned_steps(repeats: int, many: int) -> Iterator[Row]:

@@ -57,10 +57,10 @@ LINES = (
         tuple(f"rollout N={count}" for count in (3, 16, 64, 1024, 4096)),
     ),
     Line(
-        "4096, and 2^20 systems of three bodies at once",
+        "4096, and 2^20 systems of three bodies at once; 4096 watched, as in `simulate`",
         "times rebound, one by one",
         "systems",
-        ("systems B=4096", "systems B=1048576"),
+        ("systems B=4096", "systems B=1048576", "watched systems B=4096"),
     ),
     Line(
         "leapfrog with an exact clock, N = 3, 64, 1024; with the energy watched too",

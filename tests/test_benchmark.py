@@ -40,14 +40,15 @@ def test_the_benchmark_writes_rows_and_where_they_were_measured(tmp_path: Path) 
     file = tmp_path / "rows.json"
     table = run("--only", "systems", "--json", file)
     results = json.loads(file.read_text())
-    (row,) = results["rows"]
+    row, watched = results["rows"]
+    assert watched["name"] == "watched systems B=256"
     assert set(FIELDS) <= row.keys()
     assert row["name"] == "systems B=256" and row["goal"] == 4
     assert abs(row["ratio"] / (row["value"] / row["reference_value"]) - 1) < 1e-9
     assert row["versions"]["jax"] == jax.__version__ and len(row["load"]) == 2
     about = results["machine"]
     assert about["cores"] == len(os.sched_getaffinity(0))
-    first, header, line, last = table.splitlines()
+    first, header, line, _, last = table.splitlines()
     assert first.startswith(about["name"]) and f"jax {jax.__version__}" in first
     assert "compiling" in header and row["name"] in line and last.startswith("load at the end")
 
