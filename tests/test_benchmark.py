@@ -143,7 +143,7 @@ def test_the_table_has_a_column_for_each_machine() -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:5]]
     assert [row[2:] for row in cells] == [
         ["2.0, -, -, 12, -", "-", "`rollouts`"],
-        ["-", "0.50, -", "`systems`"],
+        ["-", "0.50, -, -", "`systems`"],
         ["500, -, -, -", "-", "`orbits`"],
     ]
     load = "load at the start 0.1 or less"
