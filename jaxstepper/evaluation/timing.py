@@ -13,7 +13,7 @@ from jaxstepper.evaluation.problems import Problem
 from jaxstepper.machine.call_budget import in_bounded_calls
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import from_table
-from jaxstepper.stepping.rollout import Limits, Rollout, is_running, run_all_on, run_on, start
+from jaxstepper.stepping.rollout import Limits, Rollout, is_running, run_all_on, start
 from jaxstepper.stepping.rule import Rule
 
 # A run is repeated for so many seconds, and the fastest counts: the others were late because the
@@ -83,11 +83,6 @@ def _run_some(
     limits: Limits,
     num_steps: Int[Array, ""] | int,
 ) -> tuple[Rollout, Bool[Array, ""]]:
-    if len(rollouts.steps) > 1:
-        ends = jax.tree.map(lambda x: jnp.broadcast_to(x, rollouts.steps.shape), limits)
-        rollouts = run_all_on(rule, gravity, rollouts, ends, num_steps)
-    else:
-        alone = jax.tree.map(lambda x: x[0], rollouts)
-        alone = run_on(rule, gravity, alone, limits, num_steps)
-        rollouts = jax.tree.map(lambda x: x[None], alone)
-    return rollouts, jnp.any(jax.vmap(is_running, (0, None))(rollouts, limits))
+    ends = jax.tree.map(lambda x: jnp.broadcast_to(x, rollouts.steps.shape), limits)
+    rollouts = run_all_on(rule, gravity, rollouts, ends, num_steps)
+    return rollouts, jnp.any(jax.vmap(is_running)(rollouts, ends))

@@ -16,9 +16,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxstepper.network.learned import OrbitalRule
+from jaxstepper.network.orbital_inputs import shares, softened_and_share
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import plummer
-from jaxstepper.physics.pairs import Pairs, fastest_encounters, rate_of_all
+from jaxstepper.physics.pairs import Pairs, fastest_encounters
 from jaxstepper.physics.particles import from_table
 
 DEGREE = 3
@@ -49,9 +50,10 @@ class DistilledEncounters(OrbitalRule):
 
 def distilled_encounters(rule: OrbitalRule) -> DistilledEncounters:
     """The rule with a polynomial in place of its network, at its tolerance."""
-    numbers, said, share = _encounters(rule)
+    numbers, said = _encounters(rule)
     terms = np.stack(_terms(numbers), axis=-1).astype(float)
     # Slow encounters add little to the sum of the fourth powers of rates.
+    share = np.sqrt(numbers[3])
     found = np.linalg.lstsq(terms * share[:, None], said * share, rcond=None)[0]
     own = {each.name: getattr(rule, each.name) for each in fields(OrbitalRule)}
     limits = {"least": said.min(), "most": said.max()}
@@ -60,12 +62,8 @@ def distilled_encounters(rule: OrbitalRule) -> DistilledEncounters:
 
 def _four(pairs: Pairs, rates: Float[Array, " P"], softening: Array | float) -> Float[Array, "4 P"]:
     """v^2 / (v^2 + 2 mu / r), the part of it along r, (softening / r)^2, and the share of all."""
-    square = pairs.distance_squared
-    moving, depth = square * pairs.speed_squared, pairs.mu * jnp.sqrt(square)
-    whole = 1 / (moving + 2 * depth)
-    of_all = rate_of_all(rates)
-    share = rates / jnp.where(of_all > 0, of_all, 1.0)
-    return jnp.stack([moving * whole, pairs.r_dot_v**2 * whole, softening**2 / square, share**2])
+    softened, share = softened_and_share(pairs, rates, softening)
+    return jnp.stack([*shares(pairs), softened, share**2])
 
 
 def _terms(numbers: Float[Array, "4 P"]) -> list[Float[Array, " P"]]:
@@ -74,19 +72,17 @@ def _terms(numbers: Float[Array, "4 P"]) -> list[Float[Array, " P"]]:
     return [math.prod(powers[i][k] for i, k in enumerate(e) if k) * one for e in POWERS]
 
 
-def _encounters(
-    rule: OrbitalRule,
-) -> tuple[Float[Array, "4 S"], Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
-    """The numbers `[4, S]` of encounters, what the network says of them, and their shares."""
+def _encounters(rule: OrbitalRule) -> tuple[Float[Array, "4 S"], Float[np.ndarray, " S"]]:
+    """The numbers `[4, S]` of encounters in spheres, and what the network says of them."""
     spheres = np.stack([plummer(seed, BODIES) for seed in range(SPHERES)])
     spheres[..., 4:] *= np.resize(SPEEDS, (SPHERES, 1, 1))
 
-    def seen(table: Float[Array, "N C"], softening: Float[Array, ""]) -> tuple[Array, Array, Array]:
+    def seen(table: Float[Array, "N C"], softening: Float[Array, ""]) -> tuple[Array, Array]:
         particles = from_table(table, Gravity().acceleration, table.dtype)
         pairs, rates = fastest_encounters(particles, softening, FASTEST)
         said = replace(rule, softening=softening).log_factor(pairs, rates)
-        return _four(pairs, rates, softening), said, rates / rate_of_all(rates)
+        return _four(pairs, rates, softening), said
 
     of_all = jax.jit(jax.vmap(jax.vmap(seen, (None, 0)), (0, None)))
-    numbers, said, share = of_all(jnp.asarray(spheres), jnp.asarray(SOFTENINGS))
-    return jnp.moveaxis(numbers, 2, 0).reshape(4, -1), np.ravel(said), np.ravel(share)
+    numbers, said = of_all(jnp.asarray(spheres), jnp.asarray(SOFTENINGS))
+    return jnp.moveaxis(numbers, 2, 0).reshape(4, -1), np.ravel(said)

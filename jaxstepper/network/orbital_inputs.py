@@ -92,6 +92,25 @@ def stake(pairs: Pairs, kinetic: Float[Array, ""] | float) -> Float[Array, "*P"]
     return 1 / jnp.sqrt(((2 - q) / (2 + q)) ** 2 + of_others**2)
 
 
+def shares(pairs: Pairs) -> tuple[Float[Array, "*P"], Float[Array, "*P"]]:
+    """u = v^2 / (v^2 + 2 mu / r), which is 1/2 on a parabola, and w, the part of it along r.
+
+    0 for bodies in one place.
+    """
+    moving = pairs.distance_squared * pairs.speed_squared
+    whole = moving + 2 * pairs.mu * pairs.distance
+    inverse = 1 / jnp.where(whole > 0, whole, 1.0)
+    return moving * inverse, pairs.r_dot_v**2 * inverse
+
+
+def softened_and_share(
+    pairs: Pairs, rates: Float[Array, " P"], softening: Array | float
+) -> tuple[Float[Array, " P"], Float[Array, " P"]]:
+    """(softening / distance)^2 of encounters, and their rates over that of all."""
+    of_all = rate_of_all(rates)
+    return (softening / pairs.distance) ** 2, rates / jnp.where(of_all > 0, of_all, 1.0)
+
+
 def surroundings(
     pairs: Pairs, rates: Float[Array, " P"], softening: Array | float
 ) -> Float[Array, "P 2"]:
@@ -100,7 +119,5 @@ def surroundings(
     These are (softening / distance)^2, and the logarithm of its rate over that of all, which stays
     above that of `SLOWEST`.
     """
-    of_all = rate_of_all(rates)
-    share = rates / jnp.where(of_all > 0, of_all, 1.0)
-    softened = (softening / pairs.distance) ** 2
+    softened, share = softened_and_share(pairs, rates, softening)
     return jnp.stack([softened, 0.5 * jnp.log(share**2 + SLOWEST**2)], axis=-1)

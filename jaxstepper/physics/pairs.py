@@ -152,7 +152,7 @@ def fastest_encounters(
     """The `encounters` `[K]` among the K bodies that fall fastest, of more than K.
 
     Their rates are those of free fall, sqrt(mu / r^3). Both bodies of the fastest pairs are among
-    them, so that slower bodies would add little to the sums.
+    them, so that slower bodies, which count nowhere, would add little to the sums.
 
     Args:
         particles: the bodies.

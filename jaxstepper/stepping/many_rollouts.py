@@ -16,7 +16,7 @@ from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rollout import Limits, Rollout, is_running, share_done, start
 from jaxstepper.stepping.rule import Rule
-from jaxstepper.stepping.watch import Watch, watch_all_on, watch_of, watch_on
+from jaxstepper.stepping.watch import Watch, watch_all_on, watch_of
 
 # Steps in the first device call, whose cost is not known yet, and in the largest.
 FIRST_STEPS, LARGEST_STEPS = 1, 100_000_000
@@ -91,12 +91,6 @@ def _begin(
 def _run(gravity: Gravity, shared: Shared, batch: Batch) -> tuple[tuple[Rollout, Watch], Looked]:
     rule, num_steps = shared
     rollouts, watches, limits = batch
-    if rollouts.steps.shape[0] > 1:
-        new, watches = watch_all_on(rule, gravity, rollouts, watches, limits, num_steps)
-    else:
-        # A loop of one rollout needs no masks, and is up to four times as fast.
-        rollout, watch, limit = jax.tree.map(lambda x: x[0], batch)
-        alone = watch_on(rule, gravity, rollout, watch, limit, num_steps)
-        new, watches = jax.tree.map(lambda x: x[None], alone)
+    new, watches = watch_all_on(rule, gravity, rollouts, watches, limits, num_steps)
     on, share = jax.vmap(is_running)(new, limits), jax.vmap(share_done)(new, limits)
     return (new, watches), (new.steps - rollouts.steps, on, share)

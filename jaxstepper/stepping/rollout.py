@@ -1,5 +1,6 @@
 """Rollouts: a rule chooses a step and its scheme takes it, again and again, up to a limit."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from jaxstepper.stepping.clock import (
 )
 from jaxstepper.stepping.rule import Memory, Rule
 from jaxstepper.stepping.scheme import Carried, Scheme
-from jaxstepper.stepping.side_by_side import steps_of_all, steps_until_all_end
+from jaxstepper.stepping.side_by_side import Tree, each, steps_of_all, steps_until_all_end
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 MOST_STEPS = 2**31 - 1
@@ -95,8 +96,8 @@ def advance(
 
     A step that leads nowhere is not taken: the state stays as it is, and the status says why.
     Without limits, time runs forwards, or backwards if the rule's steps are negative, and a step
-    that is not a number is taken, so that a loss shows it. With limits, a rollout that does not go
-    on stays as it is.
+    that is not a number is taken, so that a loss shows it. Where `goes_on` is given and false, the
+    rollout stays as it is.
     """
     particles, memory, carried, steps, clock, status = rollout
     scheme = _scheme_of(rule)
@@ -115,7 +116,9 @@ def advance(
         dt = way * jnp.minimum(way * dt, left)
     new = jnp.where(jnp.isfinite(dt), new, NOT_FINITE)
     if limits is not None:
-        dt = jnp.where((new == RUNNING) & (True if goes_on is None else goes_on), dt, 0)
+        dt = jnp.where(new == RUNNING, dt, 0)
+    if goes_on is not None:
+        dt = jnp.where(goes_on, dt, 0)
     after, carried = scheme.step(carried, particles, dt, gravity)
     clock, after = tick(clock, particles, after)
     new = jnp.where((new == RUNNING) & (clock.still >= MOST_STILL), STALLED, new)
@@ -269,30 +272,59 @@ def run_all_on(
     limits: Limits,
     num_steps: Int[Array, ""] | int,
 ) -> Rollout:
-    """`run_on` of many rollouts with limits of their own, every field `[B, ...]`."""
-    if not are_few(rollouts):
-        return jax.vmap(run_on, (None, None, 0, 0, None))(
-            rule, gravity, rollouts, limits, num_steps
-        )
+    """`run_on` of rollouts with limits of their own, every field `[B, ...]`."""
+    if can_go_side_by_side(rollouts):
+        return run_side_by_side(rule, gravity, rollouts, limits, num_steps)[0]
+
+    def alone(rollout: Rollout, limits: Limits) -> Rollout:
+        return run_on(rule, gravity, rollout, limits, num_steps)
+
+    return each(alone, rollouts, limits)
+
+
+def can_go_side_by_side(rollouts: Rollout) -> bool:
+    """Whether they are several, of a few bodies."""
+    count, bodies = rollouts.particles.mass.shape
+    return count > 1 and bodies <= UNROLLED_UP_TO
+
+
+def run_side_by_side(
+    rule: Rule,
+    gravity: Gravity,
+    rollouts: Rollout,
+    limits: Limits,
+    num_steps: Int[Array, ""] | int,
+    seen: Tree = (),
+    look: Callable[[Tree, Rollout], Tree] = lambda seen, _: seen,
+) -> tuple[Rollout, Tree]:
+    """`run_all_on` of several rollouts of a few bodies, with a look at each state on the way.
+
+    Args:
+        rule: the step-size rule.
+        gravity: what moves the bodies.
+        rollouts: every field `[B, ...]`.
+        limits: of each.
+        num_steps: the most that each takes.
+        seen: what was seen of each so far.
+        look: what has been seen, given that and the rollout one step further.
+    """
     gravity = replace(gravity, by_component=True)
 
-    before = rollouts.steps
-
-    def goes_on(member: tuple[Rollout, Limits, Array]) -> Bool[Array, ""]:
-        rollout, limits, before = member
+    def goes_on(member: tuple[Rollout, Limits, Array, Tree]) -> Bool[Array, ""]:
+        rollout, limits, before, _ = member
         return is_running(rollout, limits) & (rollout.steps - before < num_steps)
 
-    def step(on: Array, member: tuple[Rollout, Limits, Array]) -> tuple[Rollout, Limits, Array]:
-        rollout, limits, before = member
-        return advance(rule, gravity, rollout, limits, on), limits, before
+    def step(
+        on: Bool[Array, ""], member: tuple[Rollout, Limits, Array, Tree]
+    ) -> tuple[Rollout, Limits, Array, Tree]:
+        rollout, limits, before, seen = member
+        new = advance(rule, gravity, rollout, limits, on)
+        now = jax.tree.map(partial(jnp.where, on), look(seen, new), seen)
+        return new, limits, before, now
 
-    rollouts, *_ = steps_until_all_end(goes_on, step, (rollouts, limits, before))
-    return jax.vmap(with_status)(rollouts, limits)
-
-
-def are_few(rollouts: Rollout) -> bool:
-    """Whether the bodies of each of many rollouts are so few that they go side by side."""
-    return rollouts.particles.mass.shape[1] <= UNROLLED_UP_TO
+    begin = (rollouts, limits, rollouts.steps, seen)
+    rollouts, _, _, seen = steps_until_all_end(goes_on, step, begin)
+    return jax.vmap(with_status)(rollouts, limits), seen
 
 
 def run_on(

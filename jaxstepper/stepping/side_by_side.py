@@ -21,6 +21,17 @@ Tree = Any
 Leaves = list[Array]
 
 
+def each(function: Callable[..., Tree], *batch: Tree) -> Tree:
+    """`vmap`, but the program of one alone has no axis of batches.
+
+    A loop of one needs no masks, and is up to four times as fast.
+    """
+    if len(jax.tree.leaves(batch)[0]) > 1:
+        return jax.vmap(function)(*batch)
+    alone = function(*jax.tree.map(lambda x: x[0], batch))
+    return jax.tree.map(lambda x: x[None], alone)
+
+
 def steps_of_all(step: Callable[[Tree], Tree], batch: Tree, length: int) -> Tree:
     """A batch `[B, ...]` after so many steps, each of all members."""
     leaves, structure = _systems_last(batch)

@@ -1,7 +1,5 @@
 """Watching the energy of a rollout on its way, since an error at the end may be small by chance."""
 
-from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,13 +22,14 @@ from jaxstepper.stepping.rollout import (
     Limits,
     Rollout,
     advance,
-    are_few,
+    can_go_side_by_side,
     is_running,
     run_on,
+    run_side_by_side,
     with_status,
 )
 from jaxstepper.stepping.rule import Rule
-from jaxstepper.stepping.side_by_side import steps_until_all_end
+from jaxstepper.stepping.side_by_side import each
 
 # A state whose relative energy error is larger is not physics any more.
 WRONG_ABOVE = 1.0
@@ -124,27 +123,18 @@ def watch_all_on(
     limits: Limits,
     num_steps: Int[Array, ""] | int,
 ) -> tuple[Rollout, Watch]:
-    """`watch_on` of many rollouts with limits of their own, every field `[B, ...]`."""
-    if not are_few(rollouts):
-        of_all = jax.vmap(watch_on, (None, None, 0, 0, 0, None))
-        return of_all(rule, gravity, rollouts, watches, limits, num_steps)
-    gravity = replace(gravity, by_component=True)
+    """`watch_on` of rollouts with limits of their own, every field `[B, ...]`."""
 
-    def goes_on(member: tuple[Rollout, Watch, Limits, Array]) -> Bool[Array, ""]:
-        rollout, _, limits, before = member
-        return is_running(rollout, limits) & (rollout.steps - before < num_steps)
+    def seen_of(watch: Watch, new: Rollout) -> Watch:
+        return look(gravity, watch, new.particles, new.steps)
 
-    def step(
-        on: Bool[Array, ""], member: tuple[Rollout, Watch, Limits, Array]
-    ) -> tuple[Rollout, Watch, Limits, Array]:
-        rollout, watch, limits, before = member
-        new = advance(rule, gravity, rollout, limits, on)
-        seen = look(gravity, watch, new.particles, new.steps)
-        return new, jax.tree.map(partial(jnp.where, on), seen, watch), limits, before
+    if can_go_side_by_side(rollouts):
+        return run_side_by_side(rule, gravity, rollouts, limits, num_steps, watches, seen_of)
 
-    begin = (rollouts, watches, limits, rollouts.steps)
-    rollouts, watches, *_ = steps_until_all_end(goes_on, step, begin)
-    return jax.vmap(with_status)(rollouts, limits), watches
+    def alone(rollout: Rollout, watch: Watch, limits: Limits) -> tuple[Rollout, Watch]:
+        return watch_on(rule, gravity, rollout, watch, limits, num_steps)
+
+    return each(alone, rollouts, watches, limits)
 
 
 def watch_of_recorded(gravity: Gravity, start: Particles, path: Trajectory) -> Watch:
