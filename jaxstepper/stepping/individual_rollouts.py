@@ -48,8 +48,10 @@ from jaxstepper.stepping.recording import (
 )
 from jaxstepper.stepping.watch import Watch, look, watch_of
 
-# Turns in the first device call, whose cost is not known yet, and in the largest.
-FIRST_TURNS, MOST_TURNS = 1, 100_000_000
+# Pairs of bodies in the first device call, whose cost is not known yet: some 10 ms on a CPU.
+PAIRS_IN_FIRST_CALL = 1_000_000
+# Turns in the largest.
+MOST_TURNS = 100_000_000
 
 Keep = Callable[[int, Trajectory, Going], None]
 Watched = tuple[Individual, Watch]
@@ -190,7 +192,9 @@ def record_individually(
             at_end = True
         return int(np.max(looked.turns)), True
 
-    in_bounded_calls(call, FIRST_TURNS, MOST_TURNS)
+    bodies = watched[0].mass.shape[-1]
+    pairs_in_turn = len(goings) * bodies * tile_of(bodies)
+    in_bounded_calls(call, max(1, PAIRS_IN_FIRST_CALL // pairs_in_turn), MOST_TURNS)
     return _goings(firsts, watched)
 
 
