@@ -143,6 +143,14 @@ def test_of_shares_it_needs_far_less_work_than_the_literature_on_the_same_scheme
         assert log_work(learned, True) - log_work(rule.on(learned.scheme)) < np.log(0.8)
 
 
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
+def test_of_shares_it_keeps_to_its_tolerance_in_most_systems(tolerance):
+    systems = problem("virial-4", seed=7, systems=32)
+    rule = symmetrized(load_rule("few_bodies_chin", tolerance=tolerance))
+    runs = evaluate(rule, "", True, [systems], [1.0], 20_000)
+    assert tolerance / 3 < np.median([run.error for run in runs]) < 3 * tolerance
+
+
 def test_simulate_takes_its_shared_steps_on_hermite(tmp_path):
     ics = tmp_path / "three.csv"
     assert call("make-ics plummer --num-particles 3 --seed 1 --out", ics).code == 0
