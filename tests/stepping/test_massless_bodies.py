@@ -82,9 +82,13 @@ def test_gradients_are_finite_beside_massless_bodies(name, bodies):
 @pytest.mark.parametrize("name", RULES)
 def test_massless_bodies_may_meet(name):
     rule = rule_named(name)
-    apart = js.from_table([STAR, INNER, INNER], GRAVITY.acceleration)
-    dt, _ = rule.step_size(rule.init(apart), apart)
-    assert 0.001 < float(dt) < 1
+
+    @jax.jit
+    def step(table):
+        apart = js.from_table(table, GRAVITY.acceleration)
+        return rule.step_size(rule.init(apart), apart)[0]
+
+    assert 0.001 < float(step(np.array([STAR, INNER, INNER], float))) < 1
 
 
 def test_a_massless_pair_shortens_no_step():
