@@ -71,12 +71,9 @@ class IndividualMethod(Method):
             ends = [end_time] * len(starts)
             roll_out_individually(None, criterion, gravity, starts, ends, longest)
 
-        if len(starts) == 1:
-            alone(0.0)
-            return fastest(partial(alone, problem.end_time))
-        # What is compiled depends on how many states are on the way.
-        together(problem.end_time)
-        return fastest(partial(together, problem.end_time))
+        run = alone if len(starts) == 1 else together
+        run(0.0)
+        return fastest(partial(run, problem.end_time))
 
     def runs_at(
         self, systems: Sequence[System], factor: float, max_steps: int, report: Report

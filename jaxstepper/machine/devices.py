@@ -6,8 +6,9 @@ random key, totals; the state of the one system). XLA compiles one program for a
 processes, and adds the communication. `None` stands for the mesh of a single device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import jax
@@ -86,12 +87,16 @@ def _constrain(mesh: Mesh | None, tree: Tree, spec: PartitionSpec) -> Tree:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
 
 
-def each_its_share(mesh: Mesh | None, function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Compiles `function(shared, batch)` so that each device runs it on its share of the batch.
+@lru_cache
+def each_its_share(
+    mesh: Mesh | None, function: Callable[..., Tree], *fixed: Hashable
+) -> Callable[..., Tree]:
+    """Compiles `function(*fixed, shared, batch)` for each device to run on its share of the batch.
 
     Unlike in a loop over split arrays, no device waits for others in every iteration. Leaves of
-    `batch` and of the result are `[B, ...]`.
+    `batch` and of the result are `[B, ...]`. Equal arguments get the same program, compiled once.
     """
+    function = partial(function, *fixed)
     if mesh is None:
         return jax.jit(function)
     specs = (PartitionSpec(), PartitionSpec(SYSTEMS))

@@ -24,6 +24,7 @@ from jaxstepper.machine.devices import each_its_share
 from jaxstepper.machine.processes import to_host
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.batch import stacked, unstacked
 from jaxstepper.stepping.criteria import Criterion
 from jaxstepper.stepping.individual import start, state_at, tile_of, towards, turn
 from jaxstepper.stepping.individual_state import (
@@ -47,8 +48,10 @@ from jaxstepper.stepping.recording import (
 )
 from jaxstepper.stepping.watch import Watch, look, watch_of
 
-# Turns in the first device call, whose cost is not known yet, and in the largest.
-FIRST_TURNS, MOST_TURNS = 1, 100_000_000
+# Pairs of bodies in the first device call, whose cost is not known yet: some 10 ms on a CPU.
+PAIRS_IN_FIRST_CALL = 1_000_000
+# Turns in the largest.
+MOST_TURNS = 100_000_000
 
 Keep = Callable[[int, Trajectory, Going], None]
 Watched = tuple[Individual, Watch]
@@ -112,13 +115,9 @@ def begin_individually(
     longest: Sequence[float],
 ) -> list[Going]:
     """Rollouts before their first steps; arguments as those of `roll_out_individually`."""
-    particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    particles = stacked(starts)
     ends, steps = (np.asarray(x, particles.time.dtype) for x in (end_times, longest))
-    state, watch = to_host(_begin(gravity, criterion, particles, ends, steps))
-    return [
-        Going(first, *jax.tree.map(lambda x, i=i: x[i], (state, watch)))
-        for i, first in enumerate(starts)
-    ]
+    return _goings(starts, _begin(gravity, criterion, particles, ends, steps))
 
 
 def gone_on(going: Going, end_time: float) -> Going:
@@ -152,9 +151,11 @@ def record_individually(
             of blocks, where `dt` is a block.
         report: called after every device call with the share of the work that is done.
     """
-    watched = jax.tree.map(lambda *x: jnp.stack(x), *[each[1:] for each in goings])
-    size = _rows(watched[0])
-    run = each_its_share(mesh, partial(_run, gravity, size, keep is not None, times is not None))
+    firsts = [each.first for each in goings]
+    watched = stacked([each[1:] for each in goings])
+    size, in_turn = _rows(watched[0]), jax.default_backend() == "cpu"
+    fixed = gravity, size, in_turn, keep is not None, times is not None
+    run = each_its_share(mesh, _run, *fixed)
     left = [iter(())] * len(goings) if times is None else list(map(_up_to_end, goings, times))
     waiting = [list(islice(each, size)) for each in left]
     if keep is not None:
@@ -173,14 +174,10 @@ def record_individually(
             row[: len(some)] = some
         shared = criterion, np.int32(budget), np.bool_(at_end)
         watched, looked = run(shared, (*watched, asked))
-        looked = to_host(looked)
+        looked = jax.tree.map(np.asarray, to_host(looked))
         if keep is not None:
             if not at_end:
-                host = to_host(watched)
-                safe = [
-                    Going(each.first, *jax.tree.map(lambda x, i=i: x[i], host))
-                    for i, each in enumerate(goings)
-                ]
+                safe = _goings(firsts, watched)
             for i, count in enumerate(map(int, looked.kept)):
                 rows = jax.tree.map(lambda x, i=i: x[i], looked.rows)
                 keep(i, first_rows(count, rows), safe[i])
@@ -195,12 +192,10 @@ def record_individually(
             at_end = True
         return int(np.max(looked.turns)), True
 
-    in_bounded_calls(call, FIRST_TURNS, MOST_TURNS)
-    watched = to_host(watched)
-    return [
-        Going(each.first, *jax.tree.map(lambda x, i=i: x[i], watched))
-        for i, each in enumerate(goings)
-    ]
+    bodies = watched[0].mass.shape[-1]
+    pairs_in_turn = len(goings) * bodies * tile_of(bodies)
+    in_bounded_calls(call, max(1, PAIRS_IN_FIRST_CALL // pairs_in_turn), MOST_TURNS)
+    return _goings(firsts, watched)
 
 
 def roll_out_individually(
@@ -256,6 +251,11 @@ def _begin(
 _towards = jax.jit(towards)
 
 
+def _goings(firsts: Sequence[Particles], watched: Watched) -> list[Going]:
+    """The rollouts of a batch, one by one on the host."""
+    return [Going(first, *each) for first, each in zip(firsts, unstacked(watched), strict=True)]
+
+
 def _up_to_end(going: Going, times: Times) -> Times:
     end, way = going.rollout.end, np.sign(going.rollout.length)
     return takewhile(lambda time: way * np.asarray(time, end.dtype) <= way * end, times)
@@ -270,6 +270,7 @@ def _rows(state: Individual) -> int:
 def _run(
     gravity: Gravity,
     size: int,
+    in_turn: bool,
     keep: bool,
     at_times: bool,
     shared: tuple[Criterion, Int[Array, ""], Bool[Array, ""]],
@@ -377,7 +378,7 @@ def _run(
         works = lax.while_loop(goes_on, taken_and_written, works) if at_times else taken(works)
         return each(after)(works, watches, begin)
 
-    if jax.default_backend() == "cpu":
+    if in_turn:
         return lax.map(lambda one: roll(lambda function: function, one), batch)
     return roll(jax.vmap, batch)
 

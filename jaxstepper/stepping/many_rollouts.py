@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
@@ -14,6 +13,7 @@ from jaxstepper.machine.devices import each_its_share
 from jaxstepper.machine.processes import to_host
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.particles import Particles
+from jaxstepper.stepping.batch import stacked, unstacked
 from jaxstepper.stepping.rollout import Limits, Rollout, is_running, share_done, start
 from jaxstepper.stepping.rule import Rule
 from jaxstepper.stepping.watch import Watch, watch_all_on, watch_of
@@ -55,7 +55,7 @@ def roll_out(
     Raises:
         UserError: the rule cannot step these bodies.
     """
-    particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    particles = stacked(starts)
     rule.check_masses(np.asarray(particles.mass))
     # On the host, from where they may go to any devices.
     ends = Limits(
@@ -63,7 +63,7 @@ def roll_out(
         np.asarray([limit.steps for limit in limits], np.int32),  # type: ignore[arg-type]
     )
     watched = _begin(gravity, rule, particles, ends)
-    run = each_its_share(mesh, partial(_run, gravity))
+    run = each_its_share(mesh, _run, gravity)
 
     def call(budget: int) -> tuple[int, bool]:
         nonlocal watched
@@ -73,8 +73,7 @@ def roll_out(
         return int(np.max(taken)), bool(np.any(goes_on))
 
     in_bounded_calls(call, FIRST_STEPS, LARGEST_STEPS)
-    watched = to_host(watched)
-    return [jax.tree.map(lambda x, i=i: x[i], watched) for i in range(len(starts))]
+    return unstacked(watched)
 
 
 @partial(jax.jit, static_argnums=0)

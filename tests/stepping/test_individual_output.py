@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from jaxstepper.machine import call_budget
+from jaxstepper.machine.devices import each_its_share
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import plummer_batch
 from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping import individual_rollouts
 from jaxstepper.stepping.criteria import Aarseth
 from jaxstepper.stepping.individual import run_individual
 from jaxstepper.stepping.individual_rollouts import (
@@ -75,6 +77,23 @@ def test_where_calls_end_changes_nothing(monkeypatch):
     monkeypatch.setattr(call_budget, "next_budget", lambda *_: 7)
     same(rolled(begun(1.0), every(0.01, 1.0)), whole)
     same(rolled(begun(1.0)), meetings)
+
+
+def test_calls_of_equal_rollouts_are_one_program(monkeypatch):
+    programs = []
+
+    def keep(*arguments):
+        programs.append(each_its_share(*arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(individual_rollouts, "each_its_share", keep)
+    monkeypatch.setattr(call_budget, "next_budget", lambda *_: 20)
+    for end in (0.6, 1.0):
+        gravity = Gravity(0.04)  # no other test's
+        goings = begin_individually(CRITERION, gravity, STARTS, [end] * 2, [LONGEST] * 2)
+        record_individually(None, CRITERION, gravity, goings)
+    assert programs[0] is programs[1]
+    assert programs[0]._cache_size() == 1
 
 
 def test_states_at_times_are_those_of_rollouts_to_them_and_change_nothing():

@@ -105,18 +105,21 @@ def test_side_by_side_each_ends_as_it_does_alone(name):
             np.testing.assert_allclose(watch.worst, seen.worst, rtol=1e-6, atol=1e-13)
 
 
-def test_calls_of_a_rollout_are_one_program(shares, monkeypatch):
+def test_calls_of_equal_rollouts_are_one_program(shares, monkeypatch):
     programs = []
 
-    def keep(mesh, function):
-        programs.append(each_its_share(mesh, function))
+    def keep(*arguments):
+        programs.append(each_its_share(*arguments))
         return programs[-1]
 
     monkeypatch.setattr(rollouts, "each_its_share", keep)
-    rule = by_name("hairer-soderlind", GRAVITY, 0.02)
-    roll_out(None, rule, GRAVITY, starts([figure_eight()]), [Limits(steps=60)], shares.append)
-    assert len(shares) == 4
-    assert [program._cache_size() for program in programs] == [1]
+    for _ in range(2):
+        gravity = Gravity(0.01)  # no other test's
+        rule = by_name("hairer-soderlind", gravity, 0.02)
+        roll_out(None, rule, gravity, starts([figure_eight()]), [Limits(steps=60)], shares.append)
+    assert len(shares) == 8
+    assert programs[0] is programs[1]
+    assert programs[0]._cache_size() == 1
 
 
 @pytest.mark.parametrize("budget", [3, 50])
