@@ -20,7 +20,7 @@ from jaxstepper.runs.models import load_criterion, load_model, load_rule, rule_o
 from jaxstepper.settings.command_line import parse
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.criteria import Aarseth
-from jaxstepper.stepping.literature import free_fall, huayno
+from jaxstepper.stepping.literature import free_fall, hairer_soderlind, huayno
 from jaxstepper.stepping.rule import symmetrized
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 from jaxstepper.training.evolution.trial import try_on_all
@@ -31,7 +31,7 @@ STEPPERS = SHIPPED
 FOR_PAIRS = ["kepler", "kepler_torch"]
 OF_FOURTH_ORDER = ["kepler_chin", "kepler_bm4"]
 NAMES = [*FOR_PAIRS, "plummer"]
-EVERY = [*NAMES, *OF_FOURTH_ORDER, "clusters", "few_bodies"]
+EVERY = [*NAMES, *OF_FOURTH_ORDER, "clusters", "few_bodies", "few_bodies_chin"]
 PAIRS = [problem(f"kepler-{e}", orbits=5) for e in (0.5, 0.9)]
 
 
@@ -123,6 +123,25 @@ def test_with_few_bodies_it_needs_less_work_than_huayno_on_the_same_scheme():
         return np.mean([np.log(run.steps) + np.log(run.max_error) / 5 for run in runs])
 
     assert log_work(learned) - log_work(huayno(0.085).on(learned.scheme)) < np.log(0.92)
+
+
+# With these etas the rules of the literature have about the same errors.
+@pytest.mark.parametrize(("name", "eta"), [("triples", 0.18), ("virial-4", 0.13)])
+def test_of_shares_it_needs_far_less_work_than_the_literature_on_the_same_scheme(name, eta):
+    """48 systems, held out."""
+    held_out = [problem(name, seed=7, systems=48, end_time=15.0)]
+    learned = load_rule(STEPPERS / "few_bodies_chin", tolerance=1e-4)
+    assert learned.scheme == SCHEMES["chin"]
+
+    def log_work(rule, symmetrize=False):
+        chosen = symmetrized(rule) if symmetrize else rule
+        runs = list(evaluate(chosen, "", symmetrize, held_out, [1.0], 20_000))
+        error = np.array([run.max_error for run in runs])
+        assert 2e-5 < np.median(error) < 4e-4
+        return np.mean([np.log(run.steps) for run in runs]) + np.mean(np.log(error)) / 4
+
+    for rule in (huayno(eta), hairer_soderlind(eta)):
+        assert log_work(learned, True) - log_work(rule.on(learned.scheme)) < np.log(0.8)
 
 
 def test_simulate_takes_its_shared_steps_on_hermite(tmp_path):

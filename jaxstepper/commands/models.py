@@ -10,7 +10,7 @@ from jaxstepper.runs import checkpoints, folders
 from jaxstepper.runs.domain import words_of_domain
 from jaxstepper.runs.plans import weights_of
 from jaxstepper.settings.command_parser import CommandParser, add_checkpoint_dir
-from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, PAIRS, Config
+from jaxstepper.settings.config import DERIVATIVES, NATIVE_FEATURES, PAIRS, SHARES, Config
 from jaxstepper.settings.stored import from_dict
 from jaxstepper.stepping.scheme import BY_NAME as SCHEMES
 
@@ -30,7 +30,7 @@ def run_models(arguments: list[str]) -> int:
         description="Lists the trained models that come with jaxstepper: what each was trained on, "
         "the domain in which its largest energy error was measured to stay within three times its "
         "tolerance (symmetrised, from apocentre; of clusters, that of Aarseth's criterion; of "
-        "few_bodies, in the median of 64 systems over 30 Henon units), "
+        "few_bodies and few_bodies_chin, in the median of 64 systems over 30 Henon units), "
         "and what a step costs. Below them, the runs in the folder of runs.",
         examples=EXAMPLES,
     )
@@ -69,7 +69,7 @@ def _described(run: Path) -> dict[str, Any]:
 
 def _passes(config: Config) -> str:
     """How many passes of the network a step takes."""
-    if config.feature_type == PAIRS:
+    if config.feature_type in (PAIRS, SHARES):
         return "one a pair"
     per_body = NATIVE_FEATURES if config.num_particles > 2 else (DERIVATIVES,)
     return "one a body" if config.feature_type in per_body else "one"

@@ -5,7 +5,6 @@ and w. On the way of a pair the ratio is within a few per cent of the network, w
 evaluations at equal error by less, and it is as smooth and as reversible.
 """
 
-from collections.abc import Sequence
 from dataclasses import field, fields
 
 import jax
@@ -18,13 +17,11 @@ from jaxstepper.errors import UserError, require
 from jaxstepper.network.distilled_encounters import distilled_encounters
 from jaxstepper.network.learned import OrbitalRule, root
 from jaxstepper.network.orbital_inputs import UNBOUND, shares, square_of_dynamical_rate
+from jaxstepper.network.polynomial import POWERS, polynomial
 from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rule import Memory, OnScheme, Rule
 
-# Of both polynomials, in u and w together: two times ten numbers, one of which is 1.
-DEGREE = 3
-POWERS = [(i, j) for j in range(DEGREE + 1) for i in range(DEGREE + 1 - j)]
 # Orbits that the ratio is fitted on, and places on each.
 ECCENTRICITIES = np.concatenate([np.linspace(0.01, 0.9, 30), 1 - np.geomspace(0.09, 1e-3, 15)])
 PLACES = 100
@@ -58,8 +55,9 @@ class DistilledRule(OrbitalRule):
 
     Attributes:
         ratio: `[2, M]`, the coefficients of the polynomials above and below, in the order of
-            `POWERS`. Their ratio is exp(-network), the rate of a pair in units of the dynamical
-            one, and with `for_any_e` of that over |1 - 2 u|^(1/p), its `binding`.
+            `POWERS`; the first of those below is 1. Their ratio is exp(-network), the rate of a
+            pair in units of the dynamical one, and with `for_any_e` of that over
+            |1 - 2 u|^(1/p), its `binding`.
     """
 
     ratio: ArrayLike = field(default=0.0, kw_only=True)
@@ -68,10 +66,10 @@ class DistilledRule(OrbitalRule):
         # Two bodies are one pair, whatever its rate.
         square = square_of_dynamical_rate if particles.mass.shape[0] > 2 else _any_rate
         pairs, rates = encounters(square, particles, self.softening)
-        (u, w), dynamical = shares(pairs), _square_of_rate(pairs)
+        (u, w), dynamical = shares(pairs, pairs.distance), _square_of_rate(pairs)
         # The networks were trained on bound pairs.
         seen = jnp.minimum(u, 0.5), jnp.minimum(w, 0.5)
-        above, below = (_polynomial(each, *seen) for each in jnp.asarray(self.ratio, u.dtype))
+        above, below = (polynomial(list(each), *seen) for each in jnp.asarray(self.ratio, u.dtype))
         own = jnp.sqrt(dynamical / _unit(self, u)) * (above / below)
         own = jnp.where(rates > 0, own, 0.0)
         return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate_of_all(own))
@@ -93,22 +91,6 @@ def _square_of_rate(pairs: Pairs) -> Float[Array, "*P"]:
     square = pairs.distance_squared
     inverse = 1 / jnp.where(square > 0, square, 1.0)
     return (square * pairs.speed_squared + pairs.mu * pairs.distance) * inverse * inverse
-
-
-def _polynomial(
-    coefficients: Sequence[float] | Float[Array, " M"], u: Float[Array, "*P"], w: Float[Array, "*P"]
-) -> Float[Array, "*P"]:
-    """Of both shares, by Horner's rule."""
-    of = dict(zip(POWERS, coefficients, strict=True))
-    rows = [_horner([of[i, j] for i in range(DEGREE + 1 - j)], u) for j in range(DEGREE + 1)]
-    return _horner(rows, w)
-
-
-def _horner(coefficients: Sequence[Array], x: Array) -> Array:
-    *others, total = coefficients
-    for each in reversed(others):
-        total = total * x + each
-    return total
 
 
 def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
@@ -145,7 +127,8 @@ def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
 @jax.jit
 def _shares_and_factor(rule: OrbitalRule, pairs: Pairs) -> tuple[Array, Array, Array]:
     """Both shares of pairs, and what the ratio is to be there."""
-    (u, w), rates = shares(pairs), jnp.sqrt(square_of_dynamical_rate(pairs))
+    (u, w), dynamical = shares(pairs, pairs.distance), square_of_dynamical_rate(pairs)
+    rates = jnp.sqrt(dynamical)
     factor = rule.rates_of(pairs, rates) / rates * jnp.exp(-rule.log_factor(pairs, rates))
     return u, w, factor * jnp.sqrt(_unit(rule, u))
 

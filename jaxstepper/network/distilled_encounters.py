@@ -63,7 +63,7 @@ def distilled_encounters(rule: OrbitalRule) -> DistilledEncounters:
 def _four(pairs: Pairs, rates: Float[Array, " P"], softening: Array | float) -> Float[Array, "4 P"]:
     """v^2 / (v^2 + 2 mu / r), the part of it along r, (softening / r)^2, and the share of all."""
     softened, share = softened_and_share(pairs, rates, softening)
-    return jnp.stack([*shares(pairs), softened, share**2])
+    return jnp.stack([*shares(pairs, pairs.distance), softened, share**2])
 
 
 def _terms(numbers: Float[Array, "4 P"]) -> list[Float[Array, " P"]]:

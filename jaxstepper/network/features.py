@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from jaxstepper.errors import require
 from jaxstepper.network.derivative_inputs import DERIVATIVE_INPUTS
 from jaxstepper.network.history import History, append
+from jaxstepper.network.learned_shares import SHARE_INPUTS
 from jaxstepper.network.orbital_inputs import ORBITAL_INPUTS, SURROUNDINGS
 from jaxstepper.network.pair_inputs import PAIR_INPUTS
 from jaxstepper.physics.gravity import Gravity, for_each_body, safe_norm, self_acceleration
@@ -27,6 +28,10 @@ EPS = 1e-12
 DELTA_SOFTENING = 1e-6
 # Up to this many bodies all pair distances are in memory at once.
 ALL_PAIRS_UP_TO = 64
+
+
+# The inputs of networks of a few weights, and how many these are.
+OF_WEIGHTS = {"derivatives": DERIVATIVE_INPUTS, "pairs": PAIR_INPUTS, "shares": SHARE_INPUTS}
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class FeatureSpec:
     Attributes:
         kind: "basic", "rich" or "delta_mag" (which means "basic" without a history); or
             "orbital", "eccentric" or "encounters", the inputs of an `OrbitalRule`, which computes
-            them itself; or "derivatives" and "pairs", those of a `LearnedCriterion` and a
-            `PairRule`, likewise.
+            them itself; or "derivatives", "pairs" and "shares", those of a `LearnedCriterion`, a
+            `PairRule` and a `ShareRule`, likewise.
         history_len: K, the number of past states in the window.
         softening: softening length of the accelerations and pair distances.
         scales: units of the features.
@@ -72,15 +77,13 @@ class FeatureSpec:
     @property
     def is_native(self) -> bool:
         """Whether the features are free of scale; the torch simulator does not have them."""
-        return self.kind in ("orbital", "eccentric", "encounters", "derivatives", "pairs")
+        return self.kind in ("orbital", "eccentric", "encounters", *OF_WEIGHTS)
 
     @property
     def size(self) -> int:
         """Length F of the input vector."""
-        if self.kind == "derivatives":
-            return DERIVATIVE_INPUTS
-        if self.kind == "pairs":
-            return PAIR_INPUTS
+        if self.kind in OF_WEIGHTS:
+            return OF_WEIGHTS[self.kind]
         if self.is_native:
             return ORBITAL_INPUTS + (SURROUNDINGS if self.kind == "encounters" else 0) + 1
         if self.is_delta:

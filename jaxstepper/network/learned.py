@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 from jaxstepper.network.features import FeatureSpec, network_input, observe, reuses_acceleration
 from jaxstepper.network.history import empty_history, push
 from jaxstepper.network.learned_pairs import PairRule, eta_for
+from jaxstepper.network.learned_shares import ShareRule
+from jaxstepper.network.learned_shares import eta_for as eta_for_shares
 from jaxstepper.network.orbital_inputs import (
     binding,
     eccentric_inputs,
@@ -62,14 +64,17 @@ def learned_rule(
     tolerance: Float[Array, ""] | float = DEFAULT_TOLERANCE,
     scheme: Scheme = Rule.scheme,
 ) -> Rule:
-    """The rule of any network: `OrbitalRule` or `PairRule` for native inputs, else `LearnedRule`.
+    """The rule of any network: of a kind of its own for native inputs, else `LearnedRule`.
 
-    Only the first two use the tolerance. The scheme is that of the training.
+    The latter does not use the tolerance. The scheme is that of the training.
     """
     rule: Rule = LearnedRule(network, variables, features, gravity)
     if features.kind == "pairs":
         eta = eta_for(tolerance)
         rule = PairRule(network, variables, eta, gravity.softening, external=gravity.external)
+    elif features.kind == "shares":
+        eta = eta_for_shares(tolerance, scheme.order)
+        rule = ShareRule(network, variables, eta, gravity.softening, external=gravity.external)
     elif features.is_native:
         rule = OrbitalRule(
             network,

@@ -9,7 +9,7 @@ mu the sum of the masses.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxstepper.physics.pairs import Pairs, rate_of_all, square_of_free_fall
+from jaxstepper.physics.pairs import Pairs, rate_of_all
 
 ORBITAL_INPUTS = 4
 SURROUNDINGS = 2
@@ -29,8 +29,12 @@ SLOWEST = 0.02
 
 
 def square_of_dynamical_rate(pairs: Pairs) -> Float[Array, "*P"]:
-    """mu / r^3 + v^2 / r^2: the faster of free fall and passage, smoothly."""
-    return square_of_free_fall(pairs) + pairs.speed_squared / pairs.distance_squared
+    """mu / r^3 + v^2 / r^2: the faster of free fall and passage, smoothly.
+
+    Infinite for two bodies in the same place.
+    """
+    inverse = pairs.inverse_distance
+    return (pairs.mu * inverse + pairs.speed_squared) * (inverse * inverse)
 
 
 def orbital_inputs(pairs: Pairs) -> Float[Array, "*P 4"]:
@@ -92,13 +96,16 @@ def stake(pairs: Pairs, kinetic: Float[Array, ""] | float) -> Float[Array, "*P"]
     return 1 / jnp.sqrt(((2 - q) / (2 + q)) ** 2 + of_others**2)
 
 
-def shares(pairs: Pairs) -> tuple[Float[Array, "*P"], Float[Array, "*P"]]:
+def shares(
+    pairs: Pairs, distance: Float[Array, "*P"]
+) -> tuple[Float[Array, "*P"], Float[Array, "*P"]]:
     """u = v^2 / (v^2 + 2 mu / r), which is 1/2 on a parabola, and w, the part of it along r.
 
-    0 for bodies in one place.
+    0 for bodies in one place. The caller provides the distance, by a root or by the inverse of one,
+    whichever it needs elsewhere.
     """
     moving = pairs.distance_squared * pairs.speed_squared
-    whole = moving + 2 * pairs.mu * pairs.distance
+    whole = moving + 2 * pairs.mu * distance
     inverse = 1 / jnp.where(whole > 0, whole, 1.0)
     return moving * inverse, pairs.r_dot_v**2 * inverse
 

@@ -67,6 +67,12 @@ class Pairs(NamedTuple):
         return safe_sqrt(self.distance_squared)
 
     @property
+    def inverse_distance(self) -> Float[Array, "*P"]:
+        """`[P]`, 1 / distance; for bodies in the same place so large that its cube overflows."""
+        square = self.distance_squared
+        return 1 / jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+
+    @property
     def speed(self) -> Float[Array, "*P"]:
         """`[P]`, |v|."""
         return safe_sqrt(self.speed_squared)

@@ -132,6 +132,7 @@ def _evolution_fields(config: Config, tables: np.ndarray) -> dict[str, Any]:
         "time": config.rollout_time,
         "etas": (config.eta_min, config.eta_max),
         "spread": config.population_spread,
+        "scheme": SCHEMES[config.scheme],
     }
 
 

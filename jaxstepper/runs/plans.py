@@ -15,11 +15,12 @@ from jaxstepper.errors import UserError
 from jaxstepper.machine.memory import require_memory
 from jaxstepper.network.features import FeatureSpec, Scales, automatic_scales
 from jaxstepper.network.learned_criterion import Weights
+from jaxstepper.network.polynomial import WEIGHTS, Polynomial
 from jaxstepper.network.step_network import OUTPUTS, StepNetwork
 from jaxstepper.physics.gravity import Gravity, tidal_field
 from jaxstepper.physics.particles import from_table
 from jaxstepper.settings.checks import check_together
-from jaxstepper.settings.config import NATIVE_FEATURES, OF_WEIGHTS, Config
+from jaxstepper.settings.config import NATIVE_FEATURES, OF_WEIGHTS, SHARES, Config
 from jaxstepper.settings.request import Request
 from jaxstepper.settings.stored import from_dict
 
@@ -94,8 +95,10 @@ def make_features(config: Config) -> FeatureSpec:
     )
 
 
-def make_network(config: Config) -> StepNetwork | Weights:
+def make_network(config: Config) -> StepNetwork | Weights | Polynomial:
     """The network that chooses steps."""
+    if config.feature_type == SHARES:
+        return Polynomial(jnp.dtype(config.dtype))
     if config.feature_type in OF_WEIGHTS:
         return Weights(jnp.dtype(config.dtype))
     return StepNetwork(
@@ -161,7 +164,7 @@ def weights_of(config: Config) -> int:
     """The number of weights in a network, which is that of multiplications in a pass; no biases."""
     inputs = FeatureSpec(config.feature_type, config.history_len).size
     if config.feature_type in OF_WEIGHTS:
-        return inputs
+        return WEIGHTS if config.feature_type == SHARES else inputs
     frequencies = inputs * config.fourier_dim // 2 if config.fourier_scale > 0 else 0
     return frequencies + sum(a * b for a, b in pairwise(widths_of(config)))
 

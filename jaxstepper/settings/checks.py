@@ -181,19 +181,24 @@ def suited_features(config: Config) -> str:
 
 
 def _for_weights(request: Request, weights: bool) -> Request:
-    """Gives an objective that trains a weighted sum its inputs and scheme; refuses all others."""
-    allowed = {"feature_type": OF_WEIGHTS, "scheme": ("hermite",)}
+    """Gives an objective that trains a few weights its inputs and scheme; refuses all others."""
     if weights:
-        for name, values in allowed.items():
-            if not request.sets(name):
-                request = request.replace(**{name: values[0]})
-            elif getattr(request.config, name) not in values:
-                rule = f"must be {' or '.join(values)} with objective {request.config.objective}"
-                raise request.refusal(name, rule)
-        return request
+        objective = f"objective {request.config.objective}"
+        request = _one_of(request, "feature_type", tuple(OF_WEIGHTS), objective)
+        inputs = request.config.feature_type
+        return _one_of(request, "scheme", OF_WEIGHTS[inputs], f"{objective} and inputs {inputs}")
     if request.config.feature_type in OF_WEIGHTS:
         able = " or ".join(name for name, each in OBJECTIVES.items() if each.weights)
         raise request.refusal("feature_type", f"needs objective {able} (--objective {able})")
+    return request
+
+
+def _one_of(request: Request, name: str, values: tuple[str, ...], beside: str) -> Request:
+    """The request with the first of the values, or the one that is set; others are refused."""
+    if not request.sets(name):
+        return request.replace(**{name: values[0]})
+    if getattr(request.config, name) not in values:
+        raise request.refusal(name, f"must be {' or '.join(values)} with {beside}")
     return request
 
 

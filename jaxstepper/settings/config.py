@@ -52,12 +52,16 @@ CRITERIA = ("aarseth", "learned")
 SCHEMES = ("leapfrog", "chin", "bm4", "hermite", "logarithmic")
 
 ORBITAL, ECCENTRIC, ENCOUNTERS = "orbital", "eccentric", "encounters"
-# Derivatives are of one body's motion, for its individual steps; pairs are for shared steps.
-DERIVATIVES, PAIRS = "derivatives", "pairs"
+# Derivatives are of one body's motion, for its individual steps; the others are for shared steps.
+DERIVATIVES, PAIRS, SHARES = "derivatives", "pairs", "shares"
 # Inputs without a scale of their own; the torch system does not have them.
-NATIVE_FEATURES = (ORBITAL, ECCENTRIC, ENCOUNTERS, DERIVATIVES, PAIRS)
-# The inputs of a weighted sum in the place of a network, on Hermite's scheme.
-OF_WEIGHTS = (DERIVATIVES, PAIRS)
+NATIVE_FEATURES = (ORBITAL, ECCENTRIC, ENCOUNTERS, DERIVATIVES, PAIRS, SHARES)
+# The inputs of a few weights in the place of a network, and the schemes for these, first the usual.
+OF_WEIGHTS = {
+    DERIVATIVES: ("hermite",),
+    PAIRS: ("hermite",),
+    SHARES: ("chin", "bm4", "hermite", "leapfrog"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Suits:
         native: whether it trains networks with `NATIVE_FEATURES`.
         no_dropout: why their dropout must be 0; "" if it need not.
         schemes: whether it trains through any scheme, or the leapfrog alone.
-        weights: whether it trains a weighted sum of the inputs `OF_WEIGHTS`, or a network.
+        weights: whether it trains a few weights of the inputs `OF_WEIGHTS`, or a network.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -157,8 +161,8 @@ class Config:
         "gate",
         one_of(*OBJECTIVES),
         "gate is two-phase training, on single steps; window trains through all steps of a window, "
-        "on their number and largest energy error; evolution trains on whole rollouts, on "
-        "hermite: a criterion for individual steps, or a rule for few bodies",
+        "on their number and largest energy error; evolution trains on whole rollouts: a "
+        "criterion for individual steps, or a rule for few bodies",
         objective="",
     )
     window_steps: int = _window(1024, COUNT, "most steps of a window")
@@ -221,8 +225,8 @@ class Config:
         "window; eccentric is the same for orbits up to a parabola; encounters, for many bodies, "
         "also sees what is around each; with objective window "
         "pairs have orbital and others encounters unless this, history_len or normalize_inputs is "
-        "set; derivatives, of one body's motion for individual steps, and pairs, for a step that "
-        "few bodies share, belong to objective evolution; there is no export of these five",
+        "set; derivatives, of one body's motion for individual steps, and pairs and shares, for "
+        "a step that few bodies share, belong to objective evolution; there is no export of these",
     )
     fastest: int = _features(
         0,

@@ -5,6 +5,7 @@ import pytest
 
 from jaxstepper.commands.train_job import Job
 from jaxstepper.commands.train_report import announce
+from jaxstepper.errors import UserError
 from jaxstepper.physics.initial_conditions import kepler_table, random_batch
 from jaxstepper.runs.resume import what_was_set
 from jaxstepper.runs.start import complete, start_run
@@ -37,6 +38,37 @@ def completed(flags, bodies=None):
 )
 def test_they_follow_from_objective_and_bodies_unless_they_are_set(flags, inputs):
     assert completed(flags).feature_type == inputs
+
+
+EVOLUTION = "--objective evolution"
+
+
+@pytest.mark.parametrize(
+    ("flags", "scheme"),
+    [
+        ("", "hermite"),
+        ("--feature-type pairs", "hermite"),
+        ("--feature-type shares", "chin"),
+        ("--feature-type shares --scheme hermite", "hermite"),
+        ("--feature-type shares --scheme leapfrog", "leapfrog"),
+    ],
+)
+def test_the_scheme_of_an_evolution_follows_from_its_inputs_unless_it_is_set(flags, scheme):
+    assert completed(f"{EVOLUTION} --seed 1 {flags}").scheme == scheme
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--feature-type orbital", "must be derivatives or pairs or shares with objective evo"),
+        ("--feature-type pairs --scheme chin", "must be hermite with .* inputs pairs"),
+        ("--scheme bm4", "must be hermite with .* inputs derivatives"),
+        ("--feature-type shares --scheme logarithmic", "scheme"),
+    ],
+)
+def test_an_evolution_refuses_what_it_cannot_train(flags, said):
+    with pytest.raises(UserError, match=said):
+        completed(f"{EVOLUTION} {flags}")
 
 
 def test_the_bodies_of_a_file_count_as_those_of_a_draw(tmp_path):

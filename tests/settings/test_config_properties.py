@@ -68,7 +68,7 @@ RULES = {
     "one of none, cosine": "lr_decay",
     "one of relu, tanh, sigmoid, silu": "activation",
     "one of delta_mag, basic, rich, orbital, eccentric, encounters, "
-    "derivatives, pairs": "feature_type",
+    "derivatives, pairs, shares": "feature_type",
     "one of auto, manual": "norm_mode",
     "one of kepler, apocentre, random, virial, plummer": "draw",
     "one of analytic, ml, history": "integrator_mode",

@@ -169,8 +169,31 @@ def test_it_is_saved_and_goes_on_to_the_same_end(trained, tmp_path):
         js.load_rule(folder, SOFT)
 
 
+FEW = {"population": 4, "rollouts": 4, "rollout_time": 0.5, "progress": False}
+
+
+def test_a_rule_of_shares_is_trained_through_its_scheme_and_saved(tmp_path):
+    """Symmetrised on a scheme that can be, and not on Hermite's."""
+    options = FEW | {"objective": "evolution", "feature_type": "shares", "seed": 0}
+    on_chin = js.train(TRIPLES, epochs=2, **options)
+    assert on_chin.history["relative_work"][0] == pytest.approx(1)
+    objective, variables = on_chin.start.objective, on_chin.start.state.variables
+    rule = objective.rule_of(variables, 0.2)
+    assert rule.reversible and rule.scheme == js.Chin()
+    on_hermite = js.train(TRIPLES, epochs=1, **options, scheme="hermite").start.objective
+    assert on_hermite.rule_of(variables, 0.2).scheme == Hermite()
+    assert not on_hermite.rule_of(variables, 0.2).reversible
+
+    saved = js.load_rule(on_chin.save(tmp_path / "few"), tolerance=1e-4)
+    assert saved.scheme == js.Chin()
+    assert saved.rule.eta == pytest.approx(on_chin.rule(tolerance=1e-3).rule.eta / 10**0.25)
+    weights = on_chin.rule().rule.variables["params"]["weights"]
+    np.testing.assert_array_equal(saved.rule.variables["params"]["weights"], weights)
+    assert weights.shape == (11,) and np.any(weights != 0)
+
+
 def test_a_rule_for_few_bodies_begins_as_huaynos_and_is_saved(tmp_path):
-    options = {"population": 4, "rollouts": 4, "rollout_time": 0.5, "progress": False}
+    options = FEW
     trained = js.train(TRIPLES, objective="evolution", feature_type="pairs", epochs=2, **options)
     relative = trained.history["relative_work"]
     assert relative[0] == pytest.approx(1) and relative[1] != 1

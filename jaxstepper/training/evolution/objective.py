@@ -16,8 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxstepper.network.features import FeatureSpec
 from jaxstepper.network.learned_criterion import LearnedCriterion
 from jaxstepper.network.learned_pairs import PairRule
+from jaxstepper.network.learned_shares import ShareRule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
+from jaxstepper.stepping.rule import Number, Rule, symmetrized
 from jaxstepper.stepping.scheme import Hermite, Scheme
 from jaxstepper.training.evolution.strategy import Strategy, ask, fresh_strategy, tell
 from jaxstepper.training.evolution.trial import (
@@ -33,6 +35,8 @@ from jaxstepper.training.status import RUNNING
 ETAS = 3
 # Tried in every generation beside the candidates: weights of 0, and the strategy's mean.
 START, MEAN, OTHERS = 0, 1, 2
+# What weights of 0 are, by the kind of inputs.
+START_NAMES = {"derivatives": "aarseth", "pairs": "huayno", "shares": "dynamical"}
 
 
 class EvolutionMetrics(NamedTuple):
@@ -42,7 +46,8 @@ class EvolutionMetrics(NamedTuple):
         epoch: its number, from 0.
         loss: the strategy's mean: log of the work at equal error.
         relative_work: work at equal error of the strategy's mean, divided by that of weights 0 on
-            the same systems: of Aarseth's criterion, or HUAYNO's rule.
+            the same systems: of Aarseth's criterion, HUAYNO's rule, or steps in proportion to the
+            dynamical time.
         candidates: likewise, the geometric mean over candidates.
         spread: the step of the strategy.
         failed: the share of the rollouts of candidates that failed.
@@ -93,7 +98,7 @@ class EvolutionState(State):
 
 @dataclass(frozen=True)
 class Evolution(Objective):
-    """Train a criterion for individual steps, or a `PairRule`: little work, small energy errors.
+    """Train a criterion, a `PairRule` or a `ShareRule`: little work, small energy errors.
 
     Steps in powers of two have no useful gradient, and rollouts of few bodies are chaotic, so a
     strategy draws candidates, and only the order of their losses counts. All candidates of a
@@ -102,7 +107,7 @@ class Evolution(Objective):
 
     Attributes:
         network: maps `derivative_inputs` to the logarithm of a factor on Aarseth's step, or
-            `pair_inputs` to that on HUAYNO's.
+            `pair_inputs` to that on HUAYNO's, or `share_inputs` to that on a dynamical time.
         features: says which inputs.
         gravity: what moves the bodies.
         optimizer: is not used; the strategy needs no gradient.
@@ -111,6 +116,7 @@ class Evolution(Objective):
         time: the length of their rollouts.
         etas: the smallest and the largest eta.
         spread: the standard deviation of the first candidates' weights.
+        scheme: takes the steps; a `ShareRule` is symmetrised on those that can be.
     """
 
     network: nn.Module
@@ -122,8 +128,8 @@ class Evolution(Objective):
     time: float = 1.0
     etas: tuple[float, float] = (0.03, 0.3)
     spread: float = 0.15
+    scheme: Scheme = Hermite()  # type: ignore[misc]  # noqa: RUF009 (frozen)
 
-    scheme: ClassVar[Scheme] = Hermite()
     in_turn_on_cpu: ClassVar[bool] = True
     chosen_by: ClassVar[tuple[str, ...]] = ("relative_work", "loss", "candidates")
 
@@ -236,12 +242,15 @@ class Evolution(Objective):
         if self._is_individual:
             criteria = jax.vmap(lambda eta: LearnedCriterion(self.network, variables, eta))(etas)
             return try_on_all(criteria, gravity, systems, self.time)
-        rules = jax.vmap(
-            lambda eta: PairRule(
-                self.network, variables, eta, gravity.softening, external=gravity.external
-            )
-        )(etas)
+        rules = jax.vmap(lambda eta: self.rule_of(variables, eta))(etas)
         return try_shared_on_all(rules, gravity, systems, self.time)
+
+    def rule_of(self, variables: Variables, eta: Number) -> Rule:
+        """The rule of some weights, on the scheme, and symmetrised if it can be."""
+        kind, gravity = (ShareRule if self.features.kind == "shares" else PairRule), self.gravity
+        learned = kind(self.network, variables, eta, gravity.softening, external=gravity.external)
+        rule = learned.on(self.scheme)
+        return rule if rule.irreversible else symmetrized(rule)
 
     @property
     def _is_individual(self) -> bool:
@@ -249,4 +258,4 @@ class Evolution(Objective):
 
     @property
     def _start_name(self) -> str:
-        return "aarseth" if self._is_individual else "huayno"
+        return START_NAMES[self.features.kind]
