@@ -7,6 +7,7 @@ evaluations at equal error by less, and it is as smooth and as reversible.
 
 from dataclasses import field, fields
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -98,10 +99,8 @@ def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
     from scipy.optimize import least_squares
 
     pairs, weight = _orbits()
-    (u, w), dynamical = shares(pairs, pairs.distance), square_of_dynamical_rate(pairs)
-    rates = jnp.sqrt(dynamical)
-    factor = rule.rates_of(pairs, rates) / rates * jnp.exp(-rule.log_factor(pairs, rates))
-    target = np.log(np.asarray(factor * jnp.sqrt(_unit(rule, u)), float))
+    u, w, factor = _shares_and_factor(rule, pairs)
+    target = np.log(np.asarray(factor, float))
     terms = _terms(u, w)
 
     def above_and_below(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 P"]:
@@ -123,6 +122,15 @@ def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
         "no ratio of polynomials is like this network of pairs; use it as it is",
     )
     return ratio
+
+
+@jax.jit
+def _shares_and_factor(rule: OrbitalRule, pairs: Pairs) -> tuple[Array, Array, Array]:
+    """Both shares of pairs, and what the ratio is to be there."""
+    (u, w), dynamical = shares(pairs, pairs.distance), square_of_dynamical_rate(pairs)
+    rates = jnp.sqrt(dynamical)
+    factor = rule.rates_of(pairs, rates) / rates * jnp.exp(-rule.log_factor(pairs, rates))
+    return u, w, factor * jnp.sqrt(_unit(rule, u))
 
 
 def _ratio(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 M"]:

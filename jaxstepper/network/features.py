@@ -7,6 +7,7 @@ they do not change when velocities are reversed.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,13 @@ def automatic_scales(particles: Particles, softening: float) -> Scales:
     L0 is the mean pair distance (the rms radius if that is 0), V0 and A0 are the rms speed and
     acceleration, and T0 = L0 / V0.
     """
+    length, speed, acceleration = map(float, _mean_scales(particles, softening))
+    return Scales(length, speed, acceleration, length / speed)
+
+
+@partial(jax.jit, static_argnums=1)
+def _mean_scales(particles: Particles, softening: float) -> list[Array]:
+    """L0, V0 and A0."""
 
     def of_system(p: Particles) -> tuple[Array, Array, Array]:
         r, s = _radii_and_speeds(p.mass, p.position, p.velocity)
@@ -137,8 +145,7 @@ def automatic_scales(particles: Particles, softening: float) -> Scales:
 
     one = particles.position.ndim == 2
     scales = of_system(particles) if one else jax.vmap(of_system)(particles)
-    length, speed, acceleration = (float(jnp.mean(scale)) for scale in scales)
-    return Scales(length, speed, acceleration, length / speed)
+    return [jnp.mean(scale) for scale in scales]
 
 
 def _basic(mass: Array, x: Array, v: Array, a: Array, spec: FeatureSpec) -> Float[Array, "11"]:

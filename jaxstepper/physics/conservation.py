@@ -1,14 +1,17 @@
 """What a rollout conserved, as plain numbers for JSON."""
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxstepper.physics.diagnostics import (
     SMALL_FRACTION,
+    Energy,
     angular_momentum,
     barycentric,
-    internal_energy,
     momentum,
     reference_energy,
     total_energy,
@@ -38,31 +41,27 @@ def report(gravity: Gravity, first: Particles, last: Particles, steps: int) -> d
     Returns:
         Plain numbers and lists by name, with None for numbers that are not finite.
     """
-    energy = [float(total_energy(p, gravity)) for p in (first, last)]
-    p0, p1 = (np.asarray(momentum(p)) for p in (first, last))
-    l0, l1 = (np.asarray(angular_momentum(p)) for p in (first, last))
-    reference = reference_energy(first, gravity)
-    scale = float(reference.scale)
-    gained = float(internal_energy(last, gravity) - reference.value)
-    inner = [barycentric(p, gravity) for p in (first, last)]
-    spin0, spin1 = (np.asarray(angular_momentum(p)) for p in inner)
-    (speed0, sweep0), (speed1, sweep1) = map(_sizes, inner)
+    one, other = (_conserved(gravity, p) for p in (first, last))
+    reference, scale = map(float, one.internal)
+    gained = float(other.internal.value) - reference
+    (speed0, sweep0), (speed1, sweep1) = (_sizes(each.inner) for each in (one, other))
     # Differences first: a drift would drown them in rounding.
-    kick = np.asarray(momentum(first.replace(velocity=last.velocity - first.velocity)))
+    kick = np.asarray(first.mass) @ (np.asarray(last.velocity) - np.asarray(first.velocity))
+    spin0, spin1 = (np.asarray(each.spin) for each in (one, other))
     sweep = max(sweep0, SMALL_FRACTION * sweep1)
     values = {
         "steps": steps,
-        "energy_initial": energy[0],
-        "energy_final": energy[1],
-        "energy_residual": _ratio(_along(gained, reference.value, scale), scale),
-        "momentum_initial": p0.tolist(),
-        "momentum_final": p1.tolist(),
+        "energy_initial": float(one.energy),
+        "energy_final": float(other.energy),
+        "energy_residual": _ratio(_along(gained, reference, scale), scale),
+        "momentum_initial": one.momentum.tolist(),
+        "momentum_final": other.momentum.tolist(),
         "momentum_residual": _vector_residual(kick, max(speed0, SMALL_FRACTION * speed1)),
-        "angular_momentum_initial": l0.tolist(),
-        "angular_momentum_final": l1.tolist(),
+        "angular_momentum_initial": one.angular_momentum.tolist(),
+        "angular_momentum_final": other.angular_momentum.tolist(),
         "angular_momentum_residual": (
             _ratio(_along(float(spin1 - spin0), spin0, SMALL_FRACTION * sweep), sweep)
-            if l0.ndim == 0
+            if spin0.ndim == 0
             else _vector_residual(spin1 - spin0, sweep)
         ),
     }
@@ -74,6 +73,31 @@ def finite_or_none(value: Any) -> Any:
     if isinstance(value, list):
         return [finite_or_none(each) for each in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+class _Conserved(NamedTuple):
+    """What a state has of each quantity: in the frame of the state, and about the barycentre."""
+
+    energy: Float[Array, ""]
+    momentum: Float[Array, " D"]
+    angular_momentum: Float[Array, "..."]
+    internal: Energy
+    spin: Float[Array, "..."]
+    inner: Particles
+
+
+# One program, since each operation outside of one would be compiled alone.
+@partial(jax.jit, static_argnums=0)
+def _conserved(gravity: Gravity, particles: Particles) -> _Conserved:
+    inner = barycentric(particles, gravity)
+    return _Conserved(
+        energy=total_energy(particles, gravity),
+        momentum=momentum(particles),
+        angular_momentum=angular_momentum(particles),
+        internal=reference_energy(particles, gravity),
+        spin=angular_momentum(inner),
+        inner=inner,
+    )
 
 
 def _sizes(particles: Particles) -> tuple[float, float]:

@@ -102,7 +102,7 @@ class Gravity:
     ) -> Float[Array, "N D"]:
         """Acceleration `[N, D]` of every body."""
         attracting = self.attracting(mass)
-        own = self_acceleration(position, attracting, self.softening, self.by_component)
+        own = _own_acceleration(position, attracting, self.softening, self.by_component)
         return own if self.external is None else own + self.external.acceleration(position, time)
 
     def acceleration_and_falls(
@@ -147,6 +147,10 @@ def self_acceleration(
         return _acceleration_unrolled(position, mass, softening, by_component)
 
     return _sums_over_pairs(position, mass, softening, None)
+
+
+# Compiled as one, for those who ask for it outside of a compiled program, and written out in one.
+_own_acceleration = jax.jit(self_acceleration, static_argnums=(2, 3), inline=True)
 
 
 class _Targets(NamedTuple):

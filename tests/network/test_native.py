@@ -1,6 +1,7 @@
 """The scale-free learned rule: units, reversal, many bodies, symmetrising, tolerance."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +37,18 @@ NETWORK = StepNetwork((8,), dropout=0.0, positive=False)
 KINDS = ("orbital", "eccentric", "encounters")
 
 
+@partial(jax.jit, static_argnums=0)
+def drawn(size):
+    return init_variables(NETWORK, jax.random.PRNGKey(3), size)
+
+
 def rule(tolerance=1e-3, kind="orbital"):
     features = FeatureSpec(kind)
-    variables = init_variables(NETWORK, jax.random.PRNGKey(3), features.size)
+    variables = drawn(features.size)
     return learned_rule(NETWORK, features, GRAVITY, variables, tolerance)
 
 
+@jax.jit
 def state(table):
     return from_table(table, GRAVITY.acceleration, jnp.float64)
 
@@ -55,16 +62,16 @@ def step_size(controller, particles):
     return float(first_dt(controller, particles))
 
 
+@jax.jit
 def pair_of(table):
-    particles = state(table)
-    return encounters(square_of_dynamical_rate, particles, 0.0)[0]
+    return encounters(square_of_dynamical_rate, state(table), 0.0)[0]
 
 
 @pytest.mark.parametrize("e", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("phase", [0.0, 1.0, np.pi])
 def test_the_inputs_are_those_of_the_orbit(e, phase):
     a, total = 1.7, 5.0
-    inputs = orbital_inputs(pair_of(kepler_pair(e, a, 0.3, total, phase)))[0]
+    inputs = jax.jit(orbital_inputs)(pair_of(kepler_pair(e, a, 0.3, total, phase)))[0]
     r = a * (1 - e**2) / (1 + e * np.cos(phase))
     q = r * total * (2 / r - 1 / a) / total
     radial = np.sqrt(total / (a * (1 - e**2))) * e * np.sin(phase)
@@ -80,8 +87,9 @@ def test_inputs_and_gradients_are_finite_at_rest_on_circles_and_far_above_escape
         pairs = Pairs(*(jnp.array([x]) for x in (r, 1.0, 0.25, r_dot_v, v * v, 1.0)))
         return jnp.sum(orbital_inputs(pairs)) + 1 / jnp.sum(square_of_dynamical_rate(pairs))
 
+    slopes = jax.jit(jax.value_and_grad(one, (0, 1, 2)))
     for v, r_dot_v in ((0.0, 0.0), (1.0, 0.0), (1e4, 0.0), (1e4, 1e4), (np.sqrt(2), 0.3)):
-        value, gradient = jax.value_and_grad(one, (0, 1, 2))(1.0, v, r_dot_v)
+        value, gradient = slopes(1.0, v, r_dot_v)
         assert np.isfinite(value) and np.all(np.isfinite(gradient))
 
 

@@ -4,6 +4,8 @@ Orbits in the disc of Miyamoto and Nagai are circles at R = 2. In the tide, the 
 leapfrog of 40,000 equal steps.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +46,13 @@ def rule_named(name, gravity):
     return literature.by_name(name, gravity)
 
 
+@partial(jax.jit, static_argnums=1)
+def state_of(table, gravity):
+    return js.from_table(table, gravity.acceleration)
+
+
 def end_of(rule, gravity, table, time):
-    start = js.from_table(table, gravity.acceleration)
+    start = state_of(np.array(table), gravity)
     return js.run_until(rule, gravity, start, js.Limits(time=time, steps=20_000))
 
 
@@ -86,15 +93,14 @@ def test_the_acceleration_rule_is_shortened_at_the_centre_where_nothing_accelera
     assert float(dt) == pytest.approx(0.1 / rate)
 
 
-@pytest.mark.parametrize("name", [*PAIRS, *LEARNED])
-def test_light_bodies_in_a_strong_tide(name):
-    bodies = [[1e-6, 0.1, 0, 0, 0], [1e-6, -0.1, 0.2, 0, 0]]
-    exact = js.run_steps(
-        js.fixed(2 / 40_000), TIDE, js.from_table(bodies, TIDE.acceleration), 40_000
-    ).particles.position[0]
+def test_light_bodies_in_a_strong_tide():
+    bodies = np.array([[1e-6, 0.1, 0, 0, 0], [1e-6, -0.1, 0.2, 0, 0]])
+    exact = js.run_steps(js.fixed(2 / 40_000), TIDE, state_of(bodies, TIDE), 40_000)
+    exact = exact.particles.position[0]
     assert float(exact[0]) == pytest.approx(0.891, abs=1e-3)
-    end = end_of(rule_named(name, TIDE), TIDE, bodies, 2.0)
-    np.testing.assert_allclose(end.particles.position[0], exact, atol=1e-3)
+    for name in (*PAIRS, *LEARNED):
+        end = end_of(rule_named(name, TIDE), TIDE, bodies, 2.0).particles
+        np.testing.assert_allclose(end.position[0], exact, atol=1e-3, err_msg=name)
 
 
 def test_the_rate_of_a_tide_is_that_of_free_fall():

@@ -13,9 +13,10 @@ from jaxstepper.physics.diagnostics import total_energy
 from jaxstepper.physics.gravity import ExternalField, Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, plummer_batch
 from jaxstepper.physics.particles import from_table
+from jaxstepper.stepping import individual
 from jaxstepper.stepping.block_steps import first_step, next_step, power_of_two_below
 from jaxstepper.stepping.criteria import Aarseth, Derivatives
-from jaxstepper.stepping.individual import longest_step, run_individual, start, turn
+from jaxstepper.stepping.individual import longest_step, run_individual, turn
 from jaxstepper.stepping.individual_rollouts import roll_out_individually
 from jaxstepper.stepping.individual_state import at_common_time, at_time, evaluations
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, STALLED
@@ -24,9 +25,11 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden/individual_steps.json")
 SOFT = Gravity(0.05)
 EIGHT = plummer_batch(3, 2, 8)
 SPAN = 0.7
+start = jax.jit(individual.start, static_argnums=1)
 LONGEST = 0.3  # does not divide the time: the last of three blocks ends early
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def state(table, gravity=SOFT, dtype=float):
     return from_table(table, gravity.acceleration, dtype)
 
@@ -187,7 +190,7 @@ def test_one_body_in_a_field_that_changes_with_time():
 def test_the_longest_step_in_a_field_is_that_of_bodies_of_any_mass(mass):
     field = ExternalField(lambda x, t: -4 * x, lambda x, t: 2 * jnp.sum(x**2, axis=1))
     gravity = Gravity(external=field)
-    assert longest_step(gravity, state([[mass, 1, 0, 0, 0]], gravity), 8.0) == 0.5
+    assert longest_step(gravity, state(np.array([[mass, 1, 0, 0, 0]]), gravity), 8.0) == 0.5
 
 
 def test_blocks_that_cannot_be_counted_have_stalled():

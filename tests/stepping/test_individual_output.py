@@ -23,7 +23,8 @@ from jaxstepper.stepping.status import ENDED
 
 SOFT, CRITERION = Gravity(0.05), Aarseth(0.02)
 # More bodies than are evaluated at once.
-STARTS = [from_table(table, SOFT.acceleration) for table in plummer_batch(3, 2, 11)]
+STATE_OF = jax.jit(lambda table: from_table(table, SOFT.acceleration))
+STARTS = [STATE_OF(table) for table in plummer_batch(3, 2, 11)]
 LONGEST = 0.3
 
 

@@ -250,6 +250,9 @@ def test_report_of_moving_bodies_gives_the_momentum_residual():
     last = first.replace(velocity=-first.velocity)
     result = report(GRAVITY, first, last, 1)
     assert result["energy_residual"] == 0
+    kinetic = 0.5 * np.sum(np.asarray(first.mass)[:, None] * np.asarray(first.velocity) ** 2)
+    distance = np.linalg.norm(first.position[1] - first.position[0])
+    np.testing.assert_allclose(result["energy_initial"], kinetic - 2 / distance, rtol=1e-13)
     np.testing.assert_array_equal(result["momentum_final"], -np.array(result["momentum_initial"]))
     # Relative to sum m |v| about the barycentre, which is 2 (m1 m2 / M) |v2 - v1|.
     drift = np.linalg.norm(result["momentum_initial"])

@@ -88,8 +88,8 @@ def test_only_the_order_of_losses_counts():
 
 def test_a_trial_counts_and_weighs_as_a_rollout_does():
     time, etas = 0.5, jnp.array([0.02, 0.1])
-    trials = [jax.jit(partial(try_out, gravity=SOFT, time=time))] * 2
-    found = [trial(Aarseth(eta), table=SPHERES[0]) for trial, eta in zip(trials, etas, strict=True)]
+    one = jax.jit(partial(try_out, gravity=SOFT, time=time))
+    found = [one(Aarseth(eta), table=SPHERES[0]) for eta in etas]
     first = from_table(SPHERES[0], SOFT.acceleration, float)
     for eta, trial in zip(etas, found, strict=True):
         ((end, watch),), _ = roll_out_individually(
@@ -107,7 +107,8 @@ def test_a_trial_counts_and_weighs_as_a_rollout_does():
 def test_a_trial_of_a_rule_does_too_and_counts_what_is_missing(steps, monkeypatch):
     monkeypatch.setattr("jaxstepper.training.evolution.trial.SHARED_STEPS", steps)
     rule, time = huayno(0.1).on(Hermite()), 3.0
-    trial = try_out_shared(rule, Gravity(), jnp.asarray(TRIPLES[0]), time)
+    try_out = jax.jit(lambda rule, table: try_out_shared(rule, Gravity(), table, time))
+    trial = try_out(rule, TRIPLES[0])
     first = from_table(TRIPLES[0], Gravity().acceleration, float)
     end = run_until(rule, Gravity(), first, Limits(time, steps))
     assert (int(end.steps) == steps) == (steps < SHARED_STEPS)

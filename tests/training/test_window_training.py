@@ -44,6 +44,7 @@ SPANS = np.array([orbital_period(table) for table in TABLES])
 
 
 first_state = jax.jit(init_window_state, static_argnums=0)
+window_of = jax.jit(run_window, static_argnums=(1, 4))
 
 
 def new_state(seed=0):
@@ -68,7 +69,7 @@ def test_a_window_counts_the_steps_and_finds_the_largest_error_of_a_recorded_rol
     table, period = kepler_pair(0.5, phase=np.pi), orbital_period(kepler_pair(0.5))
     particles = from_table(table, GRAVITY.acceleration, jnp.float64)
     rule = symmetrized(free_fall(0.7))
-    window = run_window(rule, GRAVITY, particles, jnp.asarray(1.2 * period), 512)
+    window = window_of(rule, GRAVITY, particles, jnp.asarray(1.2 * period), 512)
     _, seen = record(rule, GRAVITY, particles, Limits(time=1.2 * period))
     largest = np.max(np.abs(seen.energy / seen.energy[0] - 1))
     assert abs(float(jnp.exp(window.log_steps)) - len(seen.dt)) <= 1
@@ -82,7 +83,7 @@ def test_a_window_counts_the_steps_and_finds_the_largest_error_of_a_recorded_rol
 
 def test_a_window_with_too_few_steps_says_so_and_counts_them_per_time():
     particles = from_table(kepler_pair(0.0), GRAVITY.acceleration, jnp.float64)
-    window = run_window(fixed(0.01), GRAVITY, particles, jnp.asarray(2.0), 50)
+    window = window_of(fixed(0.01), GRAVITY, particles, jnp.asarray(2.0), 50)
     np.testing.assert_allclose(window.covered, 0.25, rtol=1e-12)
     np.testing.assert_allclose(jnp.exp(window.log_steps), 200, rtol=1e-12)
 
@@ -90,7 +91,7 @@ def test_a_window_with_too_few_steps_says_so_and_counts_them_per_time():
 def test_steps_after_the_window_do_not_count():
     particles = from_table(kepler_pair(0.9, phase=np.pi), GRAVITY.acceleration, jnp.float64)
     span = jnp.asarray(0.5)  # long before pericentre
-    few, many = (run_window(fixed(0.1), GRAVITY, particles, span, n) for n in (10, 100))
+    few, many = (window_of(fixed(0.1), GRAVITY, particles, span, n) for n in (10, 100))
     np.testing.assert_allclose(few.log_error, many.log_error, rtol=1e-12)
     np.testing.assert_allclose(few.log_steps, many.log_steps, rtol=1e-12)
 
@@ -101,7 +102,7 @@ def test_the_gradient_of_the_work_is_that_of_differences():
     @jax.jit
     def loss(eta):
         rule = symmetrized(free_fall(eta))
-        window = run_window(rule, GRAVITY, particles, jnp.asarray(4.0), 96)
+        window = window_of(rule, GRAVITY, particles, jnp.asarray(4.0), 96)
         return window_loss(window, jnp.asarray(1e-3))
 
     difference = (loss(0.06 + 1e-6) - loss(0.06 - 1e-6)) / 2e-6
@@ -121,7 +122,7 @@ def test_the_reference_is_the_symmetrised_free_fall_rule():
     state = new_state()
     particles = from_table(TABLES[3], GRAVITY.acceleration, jnp.float64)
     rule = symmetrized(free_fall(0.01))
-    window = run_window(rule, GRAVITY, particles, jnp.asarray(SPANS[3]), 4096)
+    window = window_of(rule, GRAVITY, particles, jnp.asarray(SPANS[3]), 4096)
     work = window.log_steps + 0.5 * window.log_error
     np.testing.assert_allclose(state.pool.work[3], work, atol=0.03)
 
