@@ -58,6 +58,7 @@ class Peers:
     _lines: dict[int, socket.socket] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ending: threading.Lock = field(default_factory=threading.Lock)
     _news: threading.Event = field(default_factory=threading.Event)
     _verdict: tuple[str, int, bool] = ("", 0, False)
     _watcher: threading.Thread | None = None
@@ -230,12 +231,17 @@ class Peers:
 
     def _end_after(self, seconds: float) -> None:
         time.sleep(seconds)
-        self.ends(*self._verdict)
+        self._end()
+
+    def _end(self) -> None:
+        # Both the watcher and who met an error may come here, and only the first is to speak.
+        with self._ending:
+            self.ends(*self._verdict)
 
     def end_if_another_has(self) -> None:
         """Ends this process if an error of this moment is another's end."""
         if self._news.wait(NEWS):
-            self.ends(*self._verdict)
+            self._end()
 
     def tell(self, words: str) -> None:
         """Says "done" to the others, if nothing is left to do, or "left CODE"."""

@@ -11,7 +11,7 @@ from jaxstepper.network.step_network import Variables
 from jaxstepper.physics.gravity import safe_sqrt
 from jaxstepper.physics.pairs import Pairs, all_pairs
 from jaxstepper.physics.particles import Particles
-from jaxstepper.stepping.field_rule import FieldRule, check_pairs
+from jaxstepper.stepping.field_rule import FieldRule
 from jaxstepper.stepping.rule import STATIC, Memory, Number, Rule
 
 SHARE_INPUTS = 3
@@ -44,7 +44,6 @@ class ShareRule(FieldRule):
     softening: Number = 0.0
 
     def step_size(self, memory: Memory, particles: Particles, /) -> tuple[Array, Memory]:
-        check_pairs(self.external, particles)
         p = particles
         if p.mass.shape[0] == 1:
             return self.shortened(jnp.full_like(p.time, jnp.inf), self.eta, p), ()

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 # Of u and w together: ten numbers.
 DEGREE = 3
 POWERS = [(i, j) for j in range(DEGREE + 1) for i in range(DEGREE + 1 - j)]
+# Of a `Polynomial`: all of these but the constant, and two of s.
+WEIGHTS = len(POWERS) - 1 + 2
 
 
 def polynomial(
@@ -49,6 +51,3 @@ class Polynomial(nn.Module):
         )
         u, w, s = x[..., 0], x[..., 1], x[..., 2]
         return (polynomial([0.0, *of_shares], u, w) + (a + b * u) * s)[..., None]
-
-
-WEIGHTS = len(POWERS) - 1 + 2

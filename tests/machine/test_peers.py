@@ -2,7 +2,9 @@
 
 import queue
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -127,6 +129,25 @@ def test_an_error_of_this_moment_is_put_down_to_another_end(three, heard, monkey
     told = told_to(heard, 1, 2)
     three[1].end_if_another_has()
     assert told_to(heard, 1) == told
+
+
+def test_of_two_threads_that_would_end_the_process_one_speaks(monkeypatch):
+    """The first one ends the process, so that it does not come back before the other may speak."""
+    monkeypatch.setattr(peers, "NEWS", PATIENCE)
+    inside, both = [], threading.Barrier(2)
+
+    def ends(words, code, killed):
+        inside.append(words)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.5)  # which a second one in here would not let break
+        assert both.broken
+
+    peer = Peers("127.0.0.1:1", 2, 0, ends)
+    peer._decide("process 1 of 2 is gone", 1, killed=True)
+    with ThreadPoolExecutor(2) as pool:
+        ended = [pool.submit(peer.end_if_another_has), pool.submit(peer._end_after, 0.0)]
+        assert [each.result() for each in ended] == [None, None]
+    assert len(inside) == 2
 
 
 def test_the_missing_are_named_to_all_who_came(address):
