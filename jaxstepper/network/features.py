@@ -31,7 +31,7 @@ ALL_PAIRS_UP_TO = 64
 
 
 # The inputs of networks of a few weights, and how many these are.
-OF_WEIGHTS = {"derivatives": DERIVATIVE_INPUTS, "pairs": PAIR_INPUTS, "shares": SHARE_INPUTS}
+FEW_WEIGHTS = {"derivatives": DERIVATIVE_INPUTS, "pairs": PAIR_INPUTS, "shares": SHARE_INPUTS}
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class FeatureSpec:
     @property
     def is_native(self) -> bool:
         """Whether the features are free of scale; the torch simulator does not have them."""
-        return self.kind in ("orbital", "eccentric", "encounters", *OF_WEIGHTS)
+        return self.kind in ("orbital", "eccentric", "encounters", *FEW_WEIGHTS)
 
     @property
     def size(self) -> int:
         """Length F of the input vector."""
-        if self.kind in OF_WEIGHTS:
-            return OF_WEIGHTS[self.kind]
+        if self.kind in FEW_WEIGHTS:
+            return FEW_WEIGHTS[self.kind]
         if self.is_native:
             return ORBITAL_INPUTS + (SURROUNDINGS if self.kind == "encounters" else 0) + 1
         if self.is_delta:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxstepper.network.orbital_inputs import shares, square_of_dynamical_rate
 from jaxstepper.network.step_network import Variables
-from jaxstepper.physics.gravity import safe_sqrt
+from jaxstepper.physics.gravity import safe_norm, safe_sqrt
 from jaxstepper.physics.pairs import Pairs, all_pairs
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.field_rule import FieldRule
@@ -78,9 +78,8 @@ def share_inputs(pairs: Pairs, mass: Float[Array, ""]) -> Float[Array, "P 3"]:
 def _fourth_root_of_sum(squares: Float[Array, " P"]) -> Float[Array, ""]:
     """The fourth root of the sum of the squares of squares."""
     if squares.dtype == jnp.float64:
-        return safe_sqrt(safe_sqrt(jnp.sum(squares * squares)))
+        return safe_sqrt(safe_norm(squares))
     # Single precision has no room for them.
     largest = jnp.max(squares)
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    relative = squares / unit
-    return safe_sqrt(unit * safe_sqrt(jnp.sum(relative * relative)))
+    return safe_sqrt(unit * safe_norm(squares / unit))

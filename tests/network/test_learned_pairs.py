@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from network.swinging_field import FIELD, MASSES, assert_it_follows_the_field
 
 from jaxstepper.errors import UserError
 from jaxstepper.network.learned_criterion import Weights
 from jaxstepper.network.learned_pairs import FIRST, SHARPNESS, PairRule
 from jaxstepper.network.pair_inputs import PAIR_INPUTS, pair_inputs
-from jaxstepper.physics.gravity import ExternalField, Gravity
+from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, virial_system
 from jaxstepper.physics.jerk import acceleration_and_jerk
 from jaxstepper.physics.pairs import Pairs
@@ -18,15 +19,15 @@ from jaxstepper.stepping.literature import huayno
 from jaxstepper.stepping.rollout import Limits, advance, run_until, start
 from jaxstepper.stepping.rule import symmetrized
 from jaxstepper.stepping.scheme import Chin, Hermite
-from jaxstepper.stepping.status import ENDED
 
 ETA, STEP = 0.1, 0.05
 SEEN = np.array([-0.2, 0.1, -0.2, -0.1, -0.1, -0.2, -0.1, -0.2, 0.15, 0.1, -0.05])
 THREE = virial_system(3, [1.0, 2.0, 0.5])
 
 
-def rule(weights=SEEN, eta=ETA):
-    return PairRule(Weights(), {"params": {"weights": jnp.asarray(weights)}, "constants": {}}, eta)
+def rule(weights=SEEN, eta=ETA, **more):
+    weights = {"params": {"weights": jnp.asarray(weights)}, "constants": {}}
+    return PairRule(Weights(), weights, eta, **more)
 
 
 def bodies(table, time=0.0):
@@ -136,18 +137,9 @@ def test_bodies_at_rest_and_massless_ones_have_steps(dtype):
         assert 0 < rollout.particles.dt < 1
 
 
-# A body of mass 1e-6 in a field that swings as cos(3 t), and massless ones.
-@pytest.mark.parametrize("masses", [[1e-6], [0.0], [0.0, 0.0]])
+@pytest.mark.parametrize("masses", MASSES)
 def test_bodies_without_a_pull_on_each_other_have_steps_in_a_field(masses):
-    field = ExternalField(lambda x, t: jnp.cos(3 * t) + 0 * x, lambda x, t: jnp.zeros(len(x)))
-    gravity = Gravity(external=field)
-    table = np.array([[mass, k, 0, 0, 1] for k, mass in enumerate(masses)])
-    chosen = PairRule(Weights(), {"params": {"weights": SEEN}}, 0.1, external=field)
-    end = run_until(chosen, gravity, from_table(table, gravity.acceleration), Limits(2.0))
-    assert int(end.status) == ENDED
-    assert 20 < int(end.steps) < 200
-    moved = np.asarray(end.particles.position[0])
-    np.testing.assert_allclose(moved, [*(1 - np.cos(6.0)) / 9 + [0, 2]], atol=1e-4)
+    assert_it_follows_the_field(rule(external=FIELD), masses)
 
 
 def test_it_is_on_hermite_alone():

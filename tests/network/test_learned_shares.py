@@ -4,18 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from network.swinging_field import FIELD, MASSES, assert_it_follows_the_field
 from stepping.round_trip import there_and_back
 
 from jaxstepper.network.learned_shares import ShareRule, share_inputs
 from jaxstepper.network.polynomial import POWERS, WEIGHTS, Polynomial
-from jaxstepper.physics.gravity import ExternalField, Gravity
+from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, virial_system
 from jaxstepper.physics.pairs import Pairs
 from jaxstepper.physics.particles import from_table
-from jaxstepper.stepping.rollout import Limits, run_until
 from jaxstepper.stepping.rule import symmetrized
 from jaxstepper.stepping.scheme import Chin
-from jaxstepper.stepping.status import ENDED
 
 ETA = 0.1
 LEARNED = np.random.default_rng(0).normal(0, 0.5, WEIGHTS)
@@ -123,18 +122,9 @@ def test_bodies_in_one_place_have_no_step(dtype):
     assert step_size(rule(LEARNED.astype(dtype)), bodies(table, dtype)) == 0
 
 
-# A body of mass 1e-6 in a field that swings as cos(3 t), and massless ones.
-@pytest.mark.parametrize("masses", [[1e-6], [0.0], [0.0, 0.0]])
+@pytest.mark.parametrize("masses", MASSES)
 def test_bodies_without_a_pull_on_each_other_have_steps_in_a_field(masses):
-    field = ExternalField(lambda x, t: jnp.cos(3 * t) + 0 * x, lambda x, t: jnp.zeros(len(x)))
-    gravity = Gravity(external=field)
-    table = np.array([[mass, k, 0, 0, 1] for k, mass in enumerate(masses)])
-    chosen = rule(external=field).on(Chin())
-    end = run_until(chosen, gravity, from_table(table, gravity.acceleration), Limits(2.0))
-    assert int(end.status) == ENDED
-    assert 20 < int(end.steps) < 200
-    moved = np.asarray(end.particles.position[0])
-    np.testing.assert_allclose(moved, [*(1 - np.cos(6.0)) / 9 + [0, 2]], atol=1e-4)
+    assert_it_follows_the_field(rule(external=FIELD).on(Chin()), masses)
 
 
 def test_scaling_it_scales_its_steps():

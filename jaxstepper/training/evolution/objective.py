@@ -20,7 +20,7 @@ from jaxstepper.network.learned_shares import ShareRule
 from jaxstepper.network.step_network import Variables, init_variables
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.stepping.rule import Number, Rule, symmetrized
-from jaxstepper.stepping.scheme import Hermite, Scheme
+from jaxstepper.stepping.scheme import Scheme
 from jaxstepper.training.evolution.strategy import Strategy, ask, fresh_strategy, tell
 from jaxstepper.training.evolution.trial import (
     MEETINGS,
@@ -128,7 +128,7 @@ class Evolution(Objective):
     time: float = 1.0
     etas: tuple[float, float] = (0.03, 0.3)
     spread: float = 0.15
-    scheme: Scheme = Hermite()  # type: ignore[misc]  # noqa: RUF009 (frozen)
+    scheme: Scheme = PairRule.scheme  # type: ignore[misc]
 
     in_turn_on_cpu: ClassVar[bool] = True
     chosen_by: ClassVar[tuple[str, ...]] = ("relative_work", "loss", "candidates")
