@@ -50,7 +50,7 @@ orbits: training on B Kepler pairs with the default network: time for one orbit 
     reading the weights for every attempt; with many, the matrix products (`products`).
 chip: the direct sum of all accelerations, at 20 operations a pair, beside the multiply-adds that
     the chip does on numbers in registers. A pair's square root and division count as one operation
-    each, and cost many. The goal, on a GPU, is a half; there, a Pallas kernel is measured too.
+    each, and cost many. The goal, on a GPU, is a half; there, XLA's sums are measured too.
 startup: processes from their start, and compiling a training chunk; there the limit is a promise.
 growth: cost of a unit of work against size, without a goal; --plot draws it. The cost of a pair
     falls with N until vectors are full, and that of a system with B; an epoch costs the same

@@ -10,7 +10,8 @@ import numpy as np
 from jax import lax
 
 NO_NUMBER = float("nan")
-# Before each run: the threads of the work before it may be waiting for more of it, and busily so.
+# Before each run on a CPU: the threads of the work before it may be waiting for more of it, and
+# busily so. Not on a GPU, where the first milliseconds after a pause are several times slower.
 SETTLING = 0.2
 
 
@@ -54,7 +55,8 @@ def best_times(repeats: int, *works: Callable[[], object]) -> list[Timing]:
 
 def seconds(work: Callable[[], object]) -> float:
     """Wall clock of one run."""
-    time.sleep(SETTLING)
+    if jax.default_backend() == "cpu":
+        time.sleep(SETTLING)
     began = time.perf_counter()
     jax.block_until_ready(work())
     return time.perf_counter() - began

@@ -33,8 +33,9 @@ def pytest_configure(config):
         ).returncode
     ):
         os.environ["XLA_FLAGS"] = flags
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    jax.config.update("jax_disable_most_optimizations", True)
+    if jax.default_backend() == "cpu":  # programs for others are tested as users run them
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
     # Where each operation was written makes every program longer, and nobody looks at it.
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     jax.config.update("jax_traceback_in_locations_limit", 0)

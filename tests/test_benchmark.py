@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import benchmark
+import benchmark_chip as chip
 import benchmark_gpu as gpu
 import benchmark_machine as machine
-import benchmark_pallas as pallas
 import benchmark_tables as tables
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from benchmark_results import Results, load, load_all
 from benchmark_rows import Row
 
 from jaxstepper.errors import UserError
-from jaxstepper.physics.gravity import self_acceleration
+from jaxstepper.physics import pair_kernel
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 
@@ -267,24 +267,20 @@ def test_growth_is_drawn_in_a_panel_for_each_kind(tmp_path: Path, monkeypatch) -
         plot_growth(rows[:0], tmp_path / "growth.png")
 
 
-# Less than a block; several, with a part of one; and so many that sources are not divided.
-@pytest.mark.parametrize("count", [3, 200, pallas.TARGETS * 17])
-def test_the_kernel_for_gpus_is_the_direct_sum(count, monkeypatch) -> None:
-    monkeypatch.setattr(pallas, "PROGRAMS", 16)
-    rng = np.random.default_rng(1)
-    position, mass = rng.normal(size=(count, 3)), rng.uniform(0.5, 1.5, count)
-    position[1] = position[0]
-    position[2] = position[0] + 1e-9 * np.array([0.6, 0.0, 0.8])
-    position, mass = jnp.asarray(position), jnp.asarray(mass)
-    for softening in (0.0, 0.1):
-        expected = self_acceleration(position, mass, softening)
-        actual = pallas.acceleration(position, mass, softening, interpret=True)
-        scale = np.max(np.abs(expected), axis=1, keepdims=True)
-        np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=1e-12)
+def test_the_peak_of_a_gpu_is_that_of_multiply_adds(monkeypatch) -> None:
+    monkeypatch.setattr(chip, "LINKS_IN_KERNEL", 3)
+    x = jnp.linspace(0.1, 0.9, 2 * chip.ELEMENTS_AT_ONCE)
+    values = [x + k for k in range(chip.CHAINS)]
+    for _ in range(3):
+        values = [value * x + 0.5 for value in values]
+    np.testing.assert_allclose(chip.chains_in_kernel(x, interpret=True), sum(values), rtol=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_the_kernel_for_gpus_lowers_to_triton(dtype) -> None:
-    position, mass = jnp.zeros((5000, 3), dtype), jnp.ones((5000,), dtype)
-    traced = jax.jit(pallas.acceleration).trace(position, mass)
-    assert "gpu$xla.gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+def test_a_direct_sum_can_do_without_its_kernel(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(pair_kernel, "LEAST_BODIES", 9)
+    monkeypatch.setattr(pair_kernel, "suits", lambda n: asked.append(n < pair_kernel.LEAST_BODIES))
+    position, mass = jnp.eye(9, 3), jnp.ones(9)
+    for way in chip.WAYS.values():
+        way(position, mass, softening=0.1)
+    assert asked == [False, True] and pair_kernel.LEAST_BODIES == 9

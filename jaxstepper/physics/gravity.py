@@ -2,17 +2,18 @@
 
 G is 1 unless `Gravity` says otherwise.
 
-There are four ways to sum over pairs. A handful of bodies is unrolled into scalar arithmetic,
+There are five ways to sum over pairs. A handful of bodies is unrolled into scalar arithmetic,
 which XLA fuses into one kernel without loops. Larger systems go through the pair matrix in blocks,
 so that memory grows as N, not N^2: a CPU takes a few columns at a time while they are short, and
 then rows; an accelerator takes large blocks of whole rows, and XLA sums each row without storing
-it. All of them subtract positions first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would
+it; a GPU sums the pairs of many bodies in a kernel of their own. All of them subtract positions
+first and square afterwards: |x_i|^2 + |x_j|^2 - 2 x_i.x_j would
 lose close pairs to cancellation. Within `machine.devices.sharded`, devices share the rows of the
 larger systems.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxstepper.errors import require
 from jaxstepper.machine.devices import share_rows
+from jaxstepper.physics import pair_kernel
 from jaxstepper.physics.fast_roots import inverse_cube, inverse_root
 from jaxstepper.physics.reductions import SUM, Falls, Reduction
 
@@ -175,6 +177,8 @@ def _sums_over_pairs(
         return by_platform(
             cpu=lambda: _on_cpu(targets, position, mass, softening, falls),
             accelerator=lambda: _by_rows(targets, position, mass, softening, falls),
+            gpu=lambda: _by_kernel(targets, position, mass, softening, falls),
+            sources=len(mass),
         )
 
     return share_rows(on, rows)
@@ -207,9 +211,14 @@ def _depths(
     def on(targets: _Targets) -> Float[Array, " K"]:
         return _depths_by_sources(targets, position, mass, softening)
 
+    def by_kernel(targets: _Targets) -> Float[Array, " K"]:
+        return _depths_by_kernel(targets, position, mass, softening)
+
     return by_platform(
         cpu=lambda: share_rows(on, rows),
         accelerator=lambda: _depths_by_rows(position, mass, softening),
+        gpu=lambda: share_rows(by_kernel, rows),
+        sources=len(mass),
     )
 
 
@@ -234,6 +243,21 @@ def _depth_of(
         return jnp.sum(jnp.where(jnp.arange(len(mass)) != i, mass * inverse, 0.0))
 
     return row
+
+
+def _depths_by_kernel(
+    targets: _Targets, position: Float[Array, "N D"], mass: Float[Array, " N"], softening: float
+) -> Float[Array, " K"]:
+    def terms(sources: Sequence[Array], one: Sequence[Array]) -> list[Array]:
+        *x_s, m_s, number = sources
+        *x, own_number = one
+        squares = ((x_k - own) ** 2 for x_k, own in zip(x_s, x, strict=True))
+        r_squared = sum(squares, start=jnp.asarray(softening**2, position.dtype))
+        inverse = pair_kernel.inverse_distance(r_squared)
+        return [jnp.where(number != own_number, m_s * inverse, 0.0)]
+
+    where = [*targets.position.T, targets.number]
+    return pair_kernel.over_sources(terms, [SUM], where, [*position.T, mass])[0]
 
 
 def _depths_by_sources(
@@ -276,9 +300,18 @@ def for_each_body(row: Callable[[Array], Any], count: int) -> Any:
     return share_rows(of, jnp.arange(count))
 
 
-def by_platform(cpu: Callable[[], Any], accelerator: Callable[[], Any]) -> Any:
-    """Two ways to the same numbers; takes the one that suits the platform compiled for."""
-    return lax.platform_dependent(cpu=cpu, default=accelerator)
+def by_platform(
+    cpu: Callable[[], Any],
+    accelerator: Callable[[], Any],
+    gpu: Callable[[], Any] | None = None,
+    sources: int = 0,
+) -> Any:
+    """Ways to the same numbers; takes the one that suits the platform compiled for.
+
+    That for GPUs is a `pair_kernel`, and taken where it suits so many sources.
+    """
+    others = {"cuda": gpu} if gpu is not None and pair_kernel.suits(sources) else {}
+    return lax.platform_dependent(cpu=cpu, default=accelerator, **others)
 
 
 @lru_cache
@@ -356,9 +389,40 @@ def _on_cpu(
     return form(targets, position, mass, softening, falls)
 
 
-@partial(_on_cpu.defjvp, symbolic_zeros=True)
-def _slope_on_cpu(
-    softening: float, falls: Falls | None, primals: tuple, tangents: tuple
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _by_kernel(
+    targets: _Targets,
+    position: Float[Array, "N D"],
+    mass: Float[Array, " N"],
+    softening: float,
+    falls: Falls | None,
+) -> Float[Array, "K E"]:
+    """Sums in a kernel for GPUs."""
+    dim = position.shape[1]
+
+    def terms(sources: Sequence[Array], one: Sequence[Array]) -> list[Array]:
+        *x_s, m_s, number = sources
+        *x, own_mass, own_number = one
+        dx = [x_k - own for x_k, own in zip(x_s, x, strict=True)]
+        r_squared = sum((d * d for d in dx), start=jnp.asarray(softening**2, position.dtype))
+        others = number != own_number
+        inverse = jnp.where(others, pair_kernel.inverse_distance(r_squared), 0.0)
+        cube = inverse * inverse * inverse
+        pulls = [m_s * cube * d for d in dx]
+        if falls is None:
+            return pulls
+        others &= number < len(mass)
+        found = _found(falls, cube, m_s + own_mass, others)
+        return [*pulls, jnp.where(others, found, falls.over.neutral)]
+
+    overs = [SUM] * dim if falls is None else [*[SUM] * dim, falls.over]
+    where = [*targets.position.T, targets.mass, targets.number]
+    sums = pair_kernel.over_sources(terms, overs, where, [*position.T, mass])
+    return jnp.stack(sums, axis=1)
+
+
+def _slope_by_rows(
+    pairs: int, softening: float, falls: Falls | None, primals: tuple, tangents: tuple
 ) -> tuple[Array, Array]:
     """That of the sum by rows, which is as fast as any, and compiles four times sooner."""
 
@@ -370,11 +434,15 @@ def _slope_on_cpu(
 
     def by_rows(place: Array, own_mass: Array, position: Array, mass: Array) -> Array:
         some = _Targets(place, own_mass, targets.number)
-        return _by_rows(some, position, mass, softening, falls, PAIRS_AT_ONCE)
+        return _by_rows(some, position, mass, softening, falls, pairs)
 
     at = (targets.position, targets.mass, *sources)
     along = (moves.position, moves.mass, *others)
     return jax.jvp(by_rows, at, tuple(map(zero, at, along)))
+
+
+_on_cpu.defjvp(partial(_slope_by_rows, PAIRS_AT_ONCE), symbolic_zeros=True)
+_by_kernel.defjvp(partial(_slope_by_rows, PAIRS_AT_ONCE_ON_ACCELERATOR), symbolic_zeros=True)
 
 
 def _by_sources(

@@ -8,7 +8,8 @@ An external field adds its acceleration, and the derivative of that along the mo
 & Aarseth 1992.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxstepper.machine.devices import share_rows
+from jaxstepper.physics import pair_kernel
 from jaxstepper.physics.fast_roots import inverse_root
 from jaxstepper.physics.gravity import (
     BLOCK,
@@ -31,6 +33,7 @@ from jaxstepper.physics.gravity import (
     inverse_distance,
     sum_together,
 )
+from jaxstepper.physics.reductions import SUM
 
 # Pairs at once on a CPU, in whole rows; they stay in cache.
 PAIRS_AT_ONCE = 32768
@@ -161,6 +164,8 @@ def _sums(targets: Array, sources: Array, mass: Array, softening: float) -> Floa
         return by_platform(
             cpu=lambda: _sums_in_blocks(some.T, sources, mass, softening),
             accelerator=lambda: _sums_by_rows(some.T, sources, mass, softening),
+            gpu=lambda: _sums_by_kernel(some.T, sources, mass, softening),
+            sources=count,
         ).T
 
     return share_rows(of, targets.T).T
@@ -192,6 +197,23 @@ def _sums_by_rows(targets: Array, sources: Array, mass: Array, softening: float)
     return _by_some(of_some, targets, max(1, PAIRS_AT_ONCE_ON_ACCELERATOR // mass.shape[0]))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _sums_by_kernel(targets: Array, sources: Array, mass: Array, softening: float) -> Array:
+    def terms(some: Sequence[Array], target: Sequence[Array]) -> list[Array]:
+        *source, masses, number = some
+        number = number.astype(mass.dtype)
+        root = pair_kernel.inverse_distance
+        return _pull(number, source, target, masses, softening, root)
+
+    overs = [SUM] * (len(sources) + 1)
+    return jnp.stack(pair_kernel.over_sources(terms, overs, [*targets], [*sources, mass]))
+
+
+@_sums_by_kernel.defjvp
+def _slope_by_rows(softening: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return jax.jvp(partial(_sums_by_rows, softening=softening), primals, tangents)
+
+
 def _by_some(of_some: Callable[[Array], Array], targets: Array, most: int) -> Array:
     """`of_some` of all targets, at most so many at once."""
     if targets.shape[1] <= most:
@@ -201,8 +223,8 @@ def _by_some(of_some: Callable[[Array], Array], targets: Array, most: int) -> Ar
 
 def _pull(
     number: ArrayLike,
-    source: Array,
-    target: Array,
+    source: Array | Sequence[Array],
+    target: Array | Sequence[Array],
     mass: Array,
     softening: float,
     root: Callable[[Array], Array] = inverse_distance,

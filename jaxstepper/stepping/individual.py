@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxstepper.physics.diagnostics import barycentric, kinetic_energy
-from jaxstepper.physics.gravity import Gravity, safe_sqrt
+from jaxstepper.physics.gravity import Gravity, by_platform, safe_sqrt
 from jaxstepper.physics.hermite import Motion, correct, predict, snap_and_crackle
 from jaxstepper.physics.jerk import Pull, pull_on
 from jaxstepper.physics.particles import Particles
@@ -40,8 +40,11 @@ from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 # Bodies evaluated at once on a CPU, up to so many bodies in all, and beyond (tried: 4 to 64).
 TILE, LARGE_TILE, LARGE = 8, 16, 128
-# An accelerator needs work for all its threads.
-TILE_ON_ACCELERATOR = 256
+# An accelerator needs work for all its threads, and takes as long to begin a turn as for so many
+# pairs. Tiles are no smaller than this.
+TILE_ON_ACCELERATOR, PAIRS_IN_TURN = 256, 2**23
+# Bodies that are counted together.
+COUNTED = 128
 # Changes of an acceleration are taken for noise up to so many rounding errors of its terms.
 NOISE = 4.0
 # More longest steps cannot be counted.
@@ -139,10 +142,15 @@ def turn(
     predicted = jnp.where(is_new, _predicted(state, now), state.predicted)
     is_due = (due == now) & going
     left = jnp.sum(is_due, dtype=jnp.int32)
-    # The largest of ones and zeros. What is left of the tile is filled with bodies not due, whose
-    # results are sent beyond the last body, where writing has no effect.
-    chosen, who = lax.top_k(is_due.astype(jnp.float32), tile)
-    to = jnp.where(chosen > 0, who, count + jnp.arange(tile))
+    # What is left of the tile is filled with bodies not due, whose results are sent beyond the last
+    # body, where writing has no effect.
+    is_chosen = jnp.arange(tile) < left
+    who = by_platform(
+        # The largest of ones and zeros.
+        cpu=lambda: lax.top_k(is_due.astype(jnp.float32), tile)[1],
+        accelerator=lambda: first_of(is_due, tile),
+    )
+    to = jnp.where(is_chosen, who, count + jnp.arange(tile))
 
     def written(field: Array, new: Array) -> Array:
         return field.at[..., to].set(new, mode="drop", unique_indices=True)
@@ -150,7 +158,7 @@ def turn(
     time = state.begin + state.length * (state.block.astype(now.dtype) + now)
     pull = pull_on(gravity, predicted[:, who], who, predicted, state.mass, time)
     step = state.step[who]
-    taken = jnp.where(chosen > 0, now - state.own_time[who], step)
+    taken = jnp.where(is_chosen, now - state.own_time[who], step)
     velocities = _velocities(gravity, predicted, state.mass)
     mass = gravity.attracting(state.mass[who])
     after, wanted = _stepped(criterion, state, who, mass, pull, state.length * taken, velocities)
@@ -160,8 +168,8 @@ def turn(
     meet = (now == block_end(state)) & (left <= tile) & going
     block = state.block + meet
     status = jnp.where(block < state.blocks, RUNNING, ENDED)
-    status = jnp.where(jnp.any(stuck & (chosen > 0)), STALLED, status)
-    status = jnp.where(jnp.any(broken & (chosen > 0)), NOT_FINITE, status)
+    status = jnp.where(jnp.any(stuck & is_chosen), STALLED, status)
+    status = jnp.where(jnp.any(broken & is_chosen), NOT_FINITE, status)
     return state.replace(
         motion=written(state.motion, after),
         own_time=jnp.where(meet, 0.0, written(state.own_time, now)),
@@ -173,6 +181,26 @@ def turn(
         evaluated=_counted(state.evaluated, jnp.minimum(left, tile)),
         status=jnp.where(state.status == RUNNING, status, state.status).astype(jnp.int32),
     )
+
+
+def first_of(chosen: Bool[Array, " N"], most: int) -> Int[Array, " K"]:
+    """The numbers of the first K bodies that are chosen; 0 behind the last.
+
+    Each is counted among its neighbours and those behind the groups before it, which an accelerator
+    does at once, whereas it sorts in many steps.
+    """
+    count = chosen.shape[0]
+    groups = jnp.pad(chosen, (0, -count % COUNTED)).reshape(-1, COUNTED).astype(jnp.int32)
+
+    def before(counts: Int[Array, "*B M"]) -> Int[Array, "*B M"]:
+        is_before = jnp.tri(counts.shape[-1], k=-1, dtype=bool)
+        return jnp.sum(jnp.where(is_before, counts[..., None, :], 0), axis=-1, dtype=jnp.int32)
+
+    place = before(jnp.sum(groups, axis=1, dtype=jnp.int32))[:, None] + before(groups)
+    numbers = jnp.arange(count, dtype=jnp.int32)
+    to = jnp.where(chosen, place.ravel()[:count], most + numbers)
+    none = jnp.zeros(most, jnp.int32)
+    return none.at[to].set(numbers, mode="drop", unique_indices=True)
 
 
 def state_at(gravity: Gravity, state: Individual, time: Float[Array, ""] | float) -> Particles:
@@ -316,5 +344,5 @@ def _counted(evaluated: Int[Array, "2"], more: Int[Array, ""]) -> Int[Array, "2"
 def tile_of(count: int) -> int:
     """How many of so many bodies are evaluated at once."""
     if jax.default_backend() != "cpu":
-        return TILE_ON_ACCELERATOR
+        return max(TILE_ON_ACCELERATOR, PAIRS_IN_TURN // count)
     return TILE if count <= LARGE else LARGE_TILE

@@ -27,7 +27,13 @@ from jaxstepper.stepping.clock import (
 )
 from jaxstepper.stepping.rule import Memory, Rule
 from jaxstepper.stepping.scheme import Carried, Scheme
-from jaxstepper.stepping.side_by_side import Tree, each, steps_of_all, steps_until_all_end
+from jaxstepper.stepping.side_by_side import (
+    Tree,
+    each,
+    steps_of_all,
+    steps_of_one,
+    steps_until_all_end,
+)
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 
 MOST_STEPS = 2**31 - 1
@@ -239,10 +245,8 @@ def run_steps(rule: Rule, gravity: Gravity, particles: Particles, num_steps: int
     The time is a plain sum of the steps; `run_until` loses none of them.
     """
 
-    def body(rollout: Rollout, _: None) -> tuple[Rollout, None]:
-        return _advance_plainly(rule, gravity, rollout), None
-
-    return _judged_at_its_end(lax.scan(body, start(rule, gravity, particles), length=num_steps)[0])
+    step = partial(_advance_plainly, rule, gravity)
+    return _judged_at_its_end(steps_of_one(step, start(rule, gravity, particles), num_steps))
 
 
 @partial(jax.jit, static_argnames=("gravity", "num_steps"))
