@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool
 from jaxstepper.physics.gravity import by_platform
 
 # Systems in one loop on a CPU.
-AT_ONCE = 64
+LANES = 64
 # Steps in one turn of a loop on an accelerator, whose kernels take longer to start than a few
 # bodies to step: XLA makes fewer kernels of several steps than several times those of one. On an
 # H200, 16 gave little more than 4 and compiled five times as long.
@@ -57,6 +57,7 @@ def steps_until_all_end(
     goes_on: Callable[[Tree], Bool[Array, ""]],
     step: Callable[[Bool[Array, ""], Tree], Tree],
     batch: Tree,
+    lanes: int = LANES,
 ) -> Tree:
     """A batch `[B, ...]` where none goes on any more.
 
@@ -67,6 +68,7 @@ def steps_until_all_end(
         goes_on: whether a member does.
         step: of whether a member goes on, and the member; it leaves one that does not as it is.
         batch: the members.
+        lanes: how many of them go side by side on a CPU.
     """
 
     def look(member: Tree) -> tuple[Bool[Array, ""], Tree]:
@@ -75,28 +77,54 @@ def steps_until_all_end(
     def step_and_look(looked: tuple[Bool[Array, ""], Tree]) -> tuple[Bool[Array, ""], Tree]:
         return look(step(*looked))
 
-    def run(block: Tree) -> Tree:
-        looked = jax.vmap(look)(block)
-        leaves, structure = _systems_last(looked)
-        of_all = _of_all(step_and_look, structure)
-        leaves = lax.while_loop(lambda now: jnp.any(now[0]), of_all, leaves)
-        return _systems_first(leaves, structure)[1]
+    leaves, structure = _systems_last(jax.vmap(look)(batch))
+    of_all = _of_all(step_and_look, structure)
+    ended = by_platform(
+        cpu=lambda: _in_lanes(of_all, leaves, lanes),
+        accelerator=lambda: lax.while_loop(lambda now: jnp.any(now[0]), of_all, leaves),
+    )
+    return _systems_first(ended, structure)[1]
 
-    return by_platform(cpu=lambda: _in_blocks(run, batch), accelerator=lambda: run(batch))
 
+def _in_lanes(of_all: Callable[[Leaves], Leaves], leaves: Leaves, lanes: int) -> Leaves:
+    """A few members at a time, the next of which takes the place of one that has ended.
 
-def _in_blocks(run: Callable[[Tree], Tree], batch: Tree) -> Tree:
-    """One block after the other, whose states stay in cache and which XLA so compiles whole."""
-    count = len(jax.tree.leaves(batch)[0])
-    whole = count - count % AT_ONCE
-    parts = []
-    if whole:
-        blocks = jax.tree.map(lambda x: x[:whole].reshape(-1, AT_ONCE, *x.shape[1:]), batch)
-        done = lax.map(run, blocks)
-        parts.append(jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), done))
-    if whole < count:
-        parts.append(run(jax.tree.map(lambda x: x[whole:], batch)))
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+    So none waits for another, their states stay in cache, and XLA compiles the loop whole.
+
+    Args:
+        of_all: members one step further.
+        leaves: arrays `[..., B]`, of which the first says which members go on.
+        lanes: how many at a time.
+    """
+    count = leaves[0].shape[0]
+    if count <= lanes:
+        return lax.while_loop(lambda now: jnp.any(now[0]), of_all, leaves)
+    # Members come and go several at a time, which costs some hundred operations.
+    enough = lanes - max(1, lanes // 16)
+
+    def fill(stands: tuple[Leaves, Array, Array]) -> tuple[Leaves, Array, Array]:
+        everyone, who, coming = stands
+        some = [x[..., who] for x in everyone]
+        is_last = coming >= count
+
+        def go_on(now: Leaves) -> Array:
+            return jnp.sum(now[0], dtype=jnp.int32) > jnp.where(is_last, 0, enough)
+
+        some = lax.while_loop(go_on, of_all, some)
+        everyone = [
+            x.at[..., who].set(y, unique_indices=True) for x, y in zip(everyone, some, strict=True)
+        ]
+        free = ~some[0]
+        heir = coming + jnp.cumsum(free, dtype=jnp.int32) - 1
+        who = jnp.where(free & (heir < count), heir, who)
+        return everyone, who, coming + jnp.sum(free, dtype=jnp.int32)
+
+    def is_left(stands: tuple[Leaves, Array, Array]) -> Array:
+        everyone, who, coming = stands
+        return jnp.any(everyone[0][who]) | (coming < count)
+
+    begin = leaves, jnp.arange(lanes, dtype=jnp.int32), jnp.int32(lanes)
+    return lax.while_loop(is_left, fill, begin)[0]
 
 
 def _systems_last(batch: Tree) -> tuple[Leaves, Any]:

@@ -23,13 +23,14 @@ from jaxstepper.stepping.many_rollouts import roll_out
 from jaxstepper.stepping.recording import record
 from jaxstepper.stepping.rollout import Limits, run_until
 from jaxstepper.stepping.rule import fixed, symmetrized
-from jaxstepper.stepping.scheme import Hermite
+from jaxstepper.stepping.scheme import Chin, Hermite
 
 GRAVITY = Gravity()
 RULES = {
     "fixed": fixed(0.01),
     "free-fall": symmetrized(by_name("free-fall", GRAVITY, 0.05)),
     "huayno on hermite": by_name("huayno", GRAVITY, 0.05).on(Hermite()),
+    "huayno on chin": by_name("huayno", GRAVITY, 0.05).on(Chin()),
     "few_bodies": load_rule("few_bodies", GRAVITY),
 }
 # Two bodies in one place.
@@ -83,10 +84,12 @@ def test_many_rollouts_in_many_calls_are_those_in_one_call(shares):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["fixed", "free-fall", "huayno on hermite", "few_bodies"])
+@pytest.mark.parametrize(
+    "name", ["fixed", "free-fall", "huayno on hermite", "huayno on chin", "few_bodies"]
+)
 def test_side_by_side_each_ends_as_it_does_alone(name):
-    """More than one block of them, that end at times and after steps of their own, or fail."""
-    count = side_by_side.AT_ONCE + 3
+    """More than go in a loop at a time, that end at times and after steps of their own, or fail."""
+    count = side_by_side.LANES + 3
     firsts = starts(np.concatenate([random_batch(0, count - 1, 3, 3, 1, 1, 1), [COLLIDED]]))
     times, steps = np.linspace(0.0, 0.3, count), 5 + np.arange(count) % 16
     limits = [Limits(*each) for each in zip(times.tolist(), steps.tolist(), strict=True)]
