@@ -246,7 +246,7 @@ def test_all_that_is_measured_on_a_card_in_small(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     run("--gpu", "--json", file)
     rows = load(file)["rows"]
-    assert len(rows) == 13 and {row["error"] for row in rows} == {""}
+    assert len(rows) == 16 and {row["error"] for row in rows} == {""}
 
 
 def test_growth_is_drawn_in_a_panel_for_each_kind(tmp_path: Path, monkeypatch) -> None:
