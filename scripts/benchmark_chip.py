@@ -76,7 +76,7 @@ def ways_to_sum(platform: str) -> list[str]:
 def peak_of_chip(dtype: type, elements: int) -> tuple[Callable[[], jax.Array], float]:
     """Chains of multiply-adds on numbers that stay in registers, and their operations."""
     x = jnp.full((elements,), 0.5, dtype)
-    if jax.default_backend() == "gpu":
+    if pair_kernel.suits(elements):
         in_kernel = jax.jit(chains_in_kernel)
         return lambda: in_kernel(x), 2.0 * CHAINS * LINKS_IN_KERNEL * elements
 

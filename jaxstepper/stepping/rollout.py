@@ -40,8 +40,8 @@ from jaxstepper.stepping.status import ENDED, NOT_FINITE, RUNNING, STALLED
 MOST_STEPS = 2**31 - 1
 # Systems of up to so many bodies go fewer side by side on a CPU where a step has several
 # evaluations: so steps of three bodies take two thirds of the time, and systems wait less for each
-# other. With more bodies, or shorter steps, that is slower (tried: 16 to 64, 2 to 6 bodies).
-FEWEST_BODIES, LANES_OF_LONG_STEPS = 3, 16
+# other. With more bodies, or shorter steps, that is mostly slower (tried: 16 to 64, 2 to 6 bodies).
+FEW_BODIES, LANES_OF_LONG_STEPS = 3, 16
 
 
 class Rollout(NamedTuple):
@@ -333,7 +333,7 @@ def run_side_by_side(
 
     begin = (rollouts, limits, rollouts.steps, seen)
     bodies = rollouts.particles.mass.shape[1]
-    is_long = _scheme_of(rule).evaluations > 1 and bodies <= FEWEST_BODIES
+    is_long = _scheme_of(rule).evaluations > 1 and bodies <= FEW_BODIES
     lanes = LANES_OF_LONG_STEPS if is_long else LANES
     rollouts, _, _, seen = steps_until_all_end(goes_on, step, begin, lanes)
     return jax.vmap(with_status)(rollouts, limits), seen

@@ -16,7 +16,7 @@ from jaxstepper.physics.particles import from_table
 from jaxstepper.stepping import individual
 from jaxstepper.stepping.block_steps import first_step, next_step, power_of_two_below
 from jaxstepper.stepping.criteria import Aarseth, Derivatives
-from jaxstepper.stepping.individual import longest_step, run_individual, turn
+from jaxstepper.stepping.individual import first_of, longest_step, run_individual, turn
 from jaxstepper.stepping.individual_rollouts import roll_out_individually
 from jaxstepper.stepping.individual_state import at_common_time, at_time, evaluations
 from jaxstepper.stepping.status import ENDED, NOT_FINITE, STALLED
@@ -261,3 +261,13 @@ def test_steps_are_halved_at_will_and_doubled_when_the_time_allows():
     assert step(jnp.float64(0.6), jnp.float64(0.75)) == 0.25
     assert next_step(jnp.float64(1.0), jnp.float64(9.0), jnp.float64(1.0)) == 1
     assert first_step(jnp.float64(9.0)) == 1
+
+
+# Part of a group of bodies counted together, several groups, and all or none of them.
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize(("count", "most"), [(5, 5), (128, 8), (300, 64), (1000, 16)])
+def test_the_first_that_are_due_are_found_without_sorting(count, most, share):
+    chosen = np.random.default_rng(count).random(count) < share
+    first = np.flatnonzero(chosen)[:most]
+    expected = np.pad(first, (0, most - len(first)))
+    np.testing.assert_array_equal(first_of(jnp.asarray(chosen), most), expected)

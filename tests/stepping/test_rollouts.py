@@ -84,9 +84,7 @@ def test_many_rollouts_in_many_calls_are_those_in_one_call(shares):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize(
-    "name", ["fixed", "free-fall", "huayno on hermite", "huayno on chin", "few_bodies"]
-)
+@pytest.mark.parametrize("name", RULES)
 def test_side_by_side_each_ends_as_it_does_alone(name):
     """More than go in a loop at a time, that end at times and after steps of their own, or fail."""
     count = side_by_side.LANES + 3
