@@ -1,10 +1,11 @@
 """Polynomials in the place of a network, whose steps take little time: ratios of two for pairs.
 
 At one tolerance, what an `OrbitalRule` sees of a pair are functions of two numbers, the shares u
-and w. On the way of a pair the ratio is within a few per cent of the network, which moves
-evaluations at equal error by less, and it is as smooth and as reversible.
+and w. On the way of a pair the ratio is within a per cent or two of the network, but for a factor
+of each orbit's own, and it is as smooth and as reversible.
 """
 
+from collections.abc import Sequence
 from dataclasses import field, fields
 
 import jax
@@ -17,14 +18,21 @@ from jaxstepper.errors import UserError, require
 from jaxstepper.network.distilled_encounters import distilled_encounters
 from jaxstepper.network.learned import OrbitalRule, root
 from jaxstepper.network.orbital_inputs import UNBOUND, shares, square_of_dynamical_rate
-from jaxstepper.network.polynomial import POWERS, polynomial
+from jaxstepper.network.polynomial import polynomial, powers
 from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rule import Memory, OnScheme, Rule
 
+# The degree of the polynomials, and how much it counts that all steps of an orbit are off by one
+# factor, compared with one that differs along the orbit: such steps are as good, for another error.
+# On schemes of higher order a per cent more or less along an orbit can be worth 20 % of the
+# evaluations, and a step takes more forces, beside which a higher degree costs less.
+OF_SECOND_ORDER, OF_HIGHER_ORDER = (3, 1.0), (6, 0.2)
 # Orbits that the ratio is fitted on, and places on each.
 ECCENTRICITIES = np.concatenate([np.linspace(0.01, 0.9, 30), 1 - np.geomspace(0.09, 1e-3, 15)])
 PLACES = 100
+# Small enough to cost nothing; without it coefficients of a million take turns.
+RIDGE = 1e-5
 # Polynomials below count as this while they are fitted, since their logarithms are compared.
 SMALLEST = 1e-3
 
@@ -55,7 +63,7 @@ class DistilledRule(OrbitalRule):
 
     Attributes:
         ratio: `[2, M]`, the coefficients of the polynomials above and below, in the order of
-            `POWERS`; the first of those below is 1. Their ratio is exp(-network), the rate of a
+            `powers`; the first of those below is 1. Their ratio is exp(-network), the rate of a
             pair in units of the dynamical one, and with `for_any_e` of that over
             |1 - 2 u|^(1/p), its `binding`.
     """
@@ -69,10 +77,15 @@ class DistilledRule(OrbitalRule):
         (u, w), dynamical = shares(pairs, pairs.distance), _square_of_rate(pairs)
         # The networks were trained on bound pairs.
         seen = jnp.minimum(u, 0.5), jnp.minimum(w, 0.5)
-        above, below = (polynomial(list(each), *seen) for each in jnp.asarray(self.ratio, u.dtype))
+        ratio, (degree, _) = jnp.asarray(self.ratio, u.dtype), _fit_of(self)
+        above, below = (polynomial(list(each), *seen, degree) for each in ratio)
         own = jnp.sqrt(dynamical / _unit(self, u)) * (above / below)
         own = jnp.where(rates > 0, own, 0.0)
         return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate_of_all(own))
+
+
+def _fit_of(rule: OrbitalRule) -> tuple[int, float]:
+    return OF_SECOND_ORDER if rule.order == 2 else OF_HIGHER_ORDER
 
 
 def _unit(rule: OrbitalRule, u: Float[Array, "*P"]) -> Float[Array, "*P"] | float:
@@ -101,27 +114,42 @@ def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
     pairs, weight = _orbits()
     u, w, factor = _shares_and_factor(rule, pairs)
     target = np.log(np.asarray(factor, float))
-    terms = _terms(u, w)
+    degree, of_level = _fit_of(rule)
+    exponents = powers(degree)
+    terms = _terms(u, w, exponents)
 
     def above_and_below(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 P"]:
         return np.maximum(_ratio(numbers) @ terms.T, SMALLEST)
 
     def distance(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, " P"]:
         above, below = above_and_below(numbers)
-        return weight * (np.log(above / below) - target)
+        off = _weighed(np.log(above / below) - target, weight, of_level)
+        return np.append(off, RIDGE * numbers)
 
     def slope(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "P V"]:
         above, below = above_and_below(numbers)[:, :, None]
-        return weight[:, None] * np.concatenate([terms / above, -terms[:, 1:] / below], axis=1)
+        each = np.concatenate([terms / above, -terms[:, 1:] / below], axis=1)
+        each = _weighed(each, weight, of_level)
+        return np.concatenate([each, RIDGE * np.eye(len(numbers))])
 
-    start = np.zeros(2 * len(POWERS) - 1)
+    start = np.zeros(2 * len(exponents) - 1)
     start[0] = np.exp(np.average(target, weights=weight**2))
     ratio = _ratio(least_squares(distance, start, slope).x)
     require(
-        bool(np.all(_terms(*_triangle()) @ ratio.T > 0)),
+        bool(np.all(_terms(*_triangle(), exponents) @ ratio.T > 0)),
         "no ratio of polynomials is like this network of pairs; use it as it is",
     )
     return ratio
+
+
+def _weighed(
+    off: Float[np.ndarray, "P *V"], weight: Float[np.ndarray, " P"], of_level: float
+) -> Float[np.ndarray, "P *V"]:
+    """Logarithms times their weights, with less of what is the same all around an orbit."""
+    each, of = off.reshape(PLACES, -1, *off.shape[1:]), weight.reshape(PLACES, -1)
+    of = of.reshape(of.shape + (1,) * (off.ndim - 1))
+    level = np.sum(of**2 * each, axis=0) / np.sum(of**2, axis=0)
+    return (of * (each - (1 - of_level) * level)).reshape(off.shape)
 
 
 @jax.jit
@@ -135,13 +163,15 @@ def _shares_and_factor(rule: OrbitalRule, pairs: Pairs) -> tuple[Array, Array, A
 
 def _ratio(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 M"]:
     """Both polynomials; the constant of the one below is 1."""
-    above, below = np.split(numbers, [len(POWERS)])
+    above, below = np.split(numbers, [len(numbers) // 2 + 1])
     return np.stack([above, np.append(1.0, below)])
 
 
-def _terms(u: ArrayLike, w: ArrayLike) -> Float[np.ndarray, "P M"]:
+def _terms(
+    u: ArrayLike, w: ArrayLike, exponents: Sequence[tuple[int, int]]
+) -> Float[np.ndarray, "P M"]:
     u, w = np.asarray(u, float), np.asarray(w, float)
-    return np.stack([u**i * w**j for i, j in POWERS], axis=-1)
+    return np.stack([u**i * w**j for i, j in exponents], axis=-1)
 
 
 def _triangle() -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
@@ -153,7 +183,8 @@ def _triangle() -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
 def _orbits() -> tuple[Pairs, Float[np.ndarray, " P"]]:
     """Places on orbits of a sum of masses and a semi-major axis of 1, and their weights.
 
-    The sum of the squares of the weights goes as the number of steps there.
+    All orbits at one place come before those at the next. The sum of the squares of the weights
+    goes as the number of steps there.
     """
     e, place = np.meshgrid(ECCENTRICITIES, np.pi * (np.arange(PLACES) + 0.5) / PLACES)
     r, one = 1 - e * np.cos(place), np.ones(e.size)

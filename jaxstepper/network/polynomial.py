@@ -7,19 +7,25 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-# Of u and w together: ten numbers.
+# Of a `Polynomial`, in u and w together: ten numbers.
 DEGREE = 3
-POWERS = [(i, j) for j in range(DEGREE + 1) for i in range(DEGREE + 1 - j)]
-# Of a `Polynomial`: all of these but the constant, and two of s.
-WEIGHTS = len(POWERS) - 1 + 2
+
+
+def powers(degree: int) -> list[tuple[int, int]]:
+    """The exponents (i, j) of u and w in a polynomial of this degree."""
+    return [(i, j) for j in range(degree + 1) for i in range(degree + 1 - j)]
+
+
+# All of these but the constant, and two of s.
+WEIGHTS = len(powers(DEGREE)) - 1 + 2
 
 
 def polynomial(
-    coefficients: Sequence[ArrayLike], u: Float[Array, "*P"], w: Float[Array, "*P"]
+    coefficients: Sequence[ArrayLike], u: Float[Array, "*P"], w: Float[Array, "*P"], degree: int
 ) -> Float[Array, "*P"]:
-    """The sum of coefficients times u^i w^j, for (i, j) in `POWERS`, by Horner's rule."""
-    of = dict(zip(POWERS, coefficients, strict=True))
-    rows = [_horner([of[i, j] for i in range(DEGREE + 1 - j)], u) for j in range(DEGREE + 1)]
+    """The sum of coefficients times u^i w^j, in the order of `powers`, by Horner's rule."""
+    of = dict(zip(powers(degree), coefficients, strict=True))
+    rows = [_horner([of[i, j] for i in range(degree + 1 - j)], u) for j in range(degree + 1)]
     return _horner(rows, w)
 
 
@@ -50,4 +56,4 @@ class Polynomial(nn.Module):
             self.param("weights", nn.initializers.zeros, (WEIGHTS,), self.dtype)
         )
         u, w, s = x[..., 0], x[..., 1], x[..., 2]
-        return (polynomial([0.0, *of_shares], u, w) + (a + b * u) * s)[..., None]
+        return (polynomial([0.0, *of_shares], u, w, DEGREE) + (a + b * u) * s)[..., None]

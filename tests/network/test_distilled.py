@@ -8,6 +8,8 @@ from commandline import assert_refused, call
 
 import jaxstepper as js
 from jaxstepper.errors import UserError
+from jaxstepper.evaluation.measure import evaluate
+from jaxstepper.evaluation.problems import problem
 from jaxstepper.network.distilled import distilled
 
 GRAVITY = js.Gravity()
@@ -154,3 +156,17 @@ def test_simulate_and_evaluate_take_it(tmp_path, monkeypatch):
     )
     assert done.code == 0
     assert "learned:kepler:distilled, symmetrized" in done.out
+
+
+@pytest.mark.parametrize("name", ["kepler_chin", "kepler_bm4"])
+def test_on_fourth_order_it_needs_no_more_work_than_the_network(name):
+    """At an error of about 1e-4, in the mean of eccentricities."""
+    pairs = [problem(f"kepler-{e}", orbits=10) for e in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)]
+
+    def log_work(rule):
+        runs = evaluate(js.symmetrized(rule), "", True, pairs, [1.0], 10_000)
+        return np.array([np.log(run.steps) + np.log(run.max_error) / 4 for run in runs])
+
+    network = js.load_rule(name, GRAVITY, tolerance=1e-4)
+    more = log_work(distilled(network)) - log_work(network)
+    assert np.mean(more) < np.log(1.03)

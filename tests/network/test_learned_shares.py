@@ -8,7 +8,7 @@ from network.swinging_field import FIELD, MASSES, assert_it_follows_the_field
 from stepping.round_trip import there_and_back
 
 from jaxstepper.network.learned_shares import ShareRule, share_inputs
-from jaxstepper.network.polynomial import POWERS, WEIGHTS, Polynomial
+from jaxstepper.network.polynomial import DEGREE, WEIGHTS, Polynomial, powers
 from jaxstepper.physics.gravity import Gravity
 from jaxstepper.physics.initial_conditions import kepler_pair, virial_system
 from jaxstepper.physics.pairs import Pairs
@@ -63,7 +63,7 @@ def test_the_step_is_what_the_weights_say():
     depth = m1 * m2 / r
     energy = np.sum(m1 * m2 * v2) / (2 * THREE[:, 0].sum()) - depth.sum()
     s = depth / (depth + abs(energy))
-    terms = [u**i * w**j for i, j in POWERS if i + j] + [s, u * s]
+    terms = [u**i * w**j for i, j in powers(DEGREE) if i + j] + [s, u * s]
     factor = np.exp(np.arcsinh(LEARNED @ np.array(terms)))
     h = ETA * factor / np.sqrt(mu / r**3 + v2 / r**2)
     wanted = np.sum(h**-4) ** -0.25
