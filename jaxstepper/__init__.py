@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-import_module("jaxstepper.machine.small_loops").compile_whole()
+import_module("jaxstepper.machine.cpu_flags").set_flags()
 
 __all__ = [
     "Aarseth",

@@ -5,7 +5,6 @@ and w. On the way of a pair the ratio is within a per cent or two of the network
 of each orbit's own, and it is as smooth and as reversible.
 """
 
-from collections.abc import Sequence
 from dataclasses import field, fields
 
 import jax
@@ -23,11 +22,13 @@ from jaxstepper.physics.pairs import Pairs, encounters, rate_of_all
 from jaxstepper.physics.particles import Particles
 from jaxstepper.stepping.rule import Memory, OnScheme, Rule
 
-# The degree of the polynomials, and how much it counts that all steps of an orbit are off by one
-# factor, compared with one that differs along the orbit: such steps are as good, for another error.
-# On schemes of higher order a per cent more or less along an orbit can be worth 20 % of the
-# evaluations, and a step takes more forces, beside which a higher degree costs less.
-OF_SECOND_ORDER, OF_HIGHER_ORDER = (3, 1.0), (6, 0.2)
+# On schemes of second order and of higher ones: the degrees of the polynomials above and below, and
+# how much it counts that all steps of an orbit are off by one factor, compared with one that
+# differs along the orbit. Such steps are as good, for another error. On schemes of higher order a
+# per cent more or less along an orbit can be worth 20 % of the evaluations.
+Fit = tuple[tuple[int, int], float]
+OF_SECOND_ORDER: Fit = (3, 3), 1.0
+OF_HIGHER_ORDER: Fit = (2, 6), 0.2
 # Orbits that the ratio is fitted on, and places on each.
 ECCENTRICITIES = np.concatenate([np.linspace(0.01, 0.9, 30), 1 - np.geomspace(0.09, 1e-3, 15)])
 PLACES = 100
@@ -62,7 +63,7 @@ class DistilledRule(OrbitalRule):
     """An `OrbitalRule` that divides polynomials in place of its network; made by `distilled`.
 
     Attributes:
-        ratio: `[2, M]`, the coefficients of the polynomials above and below, in the order of
+        ratio: `[M]`, the coefficients of the polynomial above, then of that below, in the order of
             `powers`; the first of those below is 1. Their ratio is exp(-network), the rate of a
             pair in units of the dynamical one, and with `for_any_e` of that over
             |1 - 2 u|^(1/p), its `binding`.
@@ -77,15 +78,26 @@ class DistilledRule(OrbitalRule):
         (u, w), dynamical = shares(pairs, pairs.distance), _square_of_rate(pairs)
         # The networks were trained on bound pairs.
         seen = jnp.minimum(u, 0.5), jnp.minimum(w, 0.5)
-        ratio, (degree, _) = jnp.asarray(self.ratio, u.dtype), _fit_of(self)
-        above, below = (polynomial(list(each), *seen, degree) for each in ratio)
+        above, below = (
+            polynomial(list(each), *seen, degree)
+            for each, degree in _parts(self, jnp.asarray(self.ratio, u.dtype))
+        )
         own = jnp.sqrt(dynamical / _unit(self, u)) * (above / below)
         own = jnp.where(rates > 0, own, 0.0)
         return jnp.where(jnp.any(jnp.isinf(rates)), jnp.inf, rate_of_all(own))
 
 
-def _fit_of(rule: OrbitalRule) -> tuple[int, float]:
+def _fit_of(rule: OrbitalRule) -> Fit:
     return OF_SECOND_ORDER if rule.order == 2 else OF_HIGHER_ORDER
+
+
+def _parts(
+    rule: OrbitalRule, ratio: Float[Array | np.ndarray, " M"]
+) -> list[tuple[Array | np.ndarray, int]]:
+    """The coefficients above and those below, and their degrees."""
+    (above, below), _ = _fit_of(rule)
+    count = len(powers(above))
+    return [(ratio[:count], above), (ratio[count:], below)]
 
 
 def _unit(rule: OrbitalRule, u: Float[Array, "*P"]) -> Float[Array, "*P"] | float:
@@ -106,7 +118,7 @@ def _square_of_rate(pairs: Pairs) -> Float[Array, "*P"]:
     return (square * pairs.speed_squared + pairs.mu * pairs.distance) * inverse * inverse
 
 
-def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
+def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, " M"]:
     """The ratio whose logarithm has the least mean square distance from the network's on orbits."""
     # It takes longer to import than all else that a command needs.
     from scipy.optimize import least_squares
@@ -114,29 +126,30 @@ def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, "2 M"]:
     pairs, weight = _orbits()
     u, w, factor = _shares_and_factor(rule, pairs)
     target = np.log(np.asarray(factor, float))
-    degree, of_level = _fit_of(rule)
-    exponents = powers(degree)
-    terms = _terms(u, w, exponents)
+    degrees, of_level = _fit_of(rule)
+    above, below = (_terms(u, w, degree) for degree in degrees)
+    count = above.shape[1]
 
-    def above_and_below(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 P"]:
-        return np.maximum(_ratio(numbers) @ terms.T, SMALLEST)
+    def values(numbers: Float[np.ndarray, " V"]) -> tuple[np.ndarray, np.ndarray]:
+        # The constant below is 1.
+        both = above @ numbers[:count], 1 + below[:, 1:] @ numbers[count:]
+        return np.maximum(both[0], SMALLEST), np.maximum(both[1], SMALLEST)
 
     def distance(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, " P"]:
-        above, below = above_and_below(numbers)
-        off = _weighed(np.log(above / below) - target, weight, of_level)
-        return np.append(off, RIDGE * numbers)
+        a, b = values(numbers)
+        return np.append(_weighed(np.log(a / b) - target, weight, of_level), RIDGE * numbers)
 
     def slope(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "P V"]:
-        above, below = above_and_below(numbers)[:, :, None]
-        each = np.concatenate([terms / above, -terms[:, 1:] / below], axis=1)
+        a, b = values(numbers)
+        each = np.concatenate([above / a[:, None], -below[:, 1:] / b[:, None]], axis=1)
         each = _weighed(each, weight, of_level)
         return np.concatenate([each, RIDGE * np.eye(len(numbers))])
 
-    start = np.zeros(2 * len(exponents) - 1)
+    start = np.zeros(count + below.shape[1] - 1)
     start[0] = np.exp(np.average(target, weights=weight**2))
-    ratio = _ratio(least_squares(distance, start, slope).x)
+    ratio = np.insert(least_squares(distance, start, slope).x, count, 1.0)
     require(
-        bool(np.all(_terms(*_triangle(), exponents) @ ratio.T > 0)),
+        all(np.all(_terms(*_triangle(), d) @ each > 0) for each, d in _parts(rule, ratio)),
         "no ratio of polynomials is like this network of pairs; use it as it is",
     )
     return ratio
@@ -161,17 +174,9 @@ def _shares_and_factor(rule: OrbitalRule, pairs: Pairs) -> tuple[Array, Array, A
     return u, w, factor * jnp.sqrt(_unit(rule, u))
 
 
-def _ratio(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "2 M"]:
-    """Both polynomials; the constant of the one below is 1."""
-    above, below = np.split(numbers, [len(numbers) // 2 + 1])
-    return np.stack([above, np.append(1.0, below)])
-
-
-def _terms(
-    u: ArrayLike, w: ArrayLike, exponents: Sequence[tuple[int, int]]
-) -> Float[np.ndarray, "P M"]:
+def _terms(u: ArrayLike, w: ArrayLike, degree: int) -> Float[np.ndarray, "P M"]:
     u, w = np.asarray(u, float), np.asarray(w, float)
-    return np.stack([u**i * w**j for i, j in exponents], axis=-1)
+    return np.stack([u**i * w**j for i, j in powers(degree)], axis=-1)
 
 
 def _triangle() -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
