@@ -135,19 +135,22 @@ def _ratio_of(rule: OrbitalRule) -> Float[np.ndarray, " M"]:
         both = above @ numbers[:count], 1 + below[:, 1:] @ numbers[count:]
         return np.maximum(both[0], SMALLEST), np.maximum(both[1], SMALLEST)
 
-    def distance(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, " P"]:
+    def distance(numbers: Float[np.ndarray, " V"], of_level: float) -> Float[np.ndarray, " P"]:
         a, b = values(numbers)
         return np.append(_weighed(np.log(a / b) - target, weight, of_level), RIDGE * numbers)
 
-    def slope(numbers: Float[np.ndarray, " V"]) -> Float[np.ndarray, "P V"]:
+    def slope(numbers: Float[np.ndarray, " V"], of_level: float) -> Float[np.ndarray, "P V"]:
         a, b = values(numbers)
         each = np.concatenate([above / a[:, None], -below[:, 1:] / b[:, None]], axis=1)
         each = _weighed(each, weight, of_level)
         return np.concatenate([each, RIDGE * np.eye(len(numbers))])
 
-    start = np.zeros(count + below.shape[1] - 1)
-    start[0] = np.exp(np.average(target, weights=weight**2))
-    ratio = np.insert(least_squares(distance, start, slope).x, count, 1.0)
+    numbers = np.zeros(count + below.shape[1] - 1)
+    numbers[0] = np.exp(np.average(target, weights=weight**2))
+    # From afar, levels show the way; without them the search may end in a ditch.
+    for each in (1.0, of_level):
+        numbers = least_squares(distance, numbers, slope, args=(each,)).x
+    ratio = np.insert(numbers, count, 1.0)
     require(
         all(np.all(_terms(*_triangle(), d) @ each > 0) for each, d in _parts(rule, ratio)),
         "no ratio of polynomials is like this network of pairs; use it as it is",
