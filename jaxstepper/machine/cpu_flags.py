@@ -11,7 +11,9 @@ first chips that had them slowed down.
 
 import os
 from collections.abc import MutableMapping
-from importlib.metadata import version
+
+# Metadata of packages say it, too, but importing them takes four times as long as all else here.
+from jaxlib.version import __version__ as jaxlib_version
 
 OPTIONS = "xla_backend_extra_options"
 LIMIT = "xla_cpu_small_while_loop_byte_threshold"
@@ -26,7 +28,7 @@ TRIED_BELOW = (0, 12)
 def set_flags(environment: MutableMapping[str, str] = os.environ) -> None:
     """Sets them; XLA reads them with its first program, and a user's own come first."""
     added = {OPTIONS: f"{LIMIT}={BYTES}"}
-    if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < TRIED_BELOW:
+    if tuple(int(part) for part in jaxlib_version.split(".")[:2]) < TRIED_BELOW:
         added[WIDTH] = str(BITS)
     flags = environment.get("XLA_FLAGS", "")
     own = [f"--{name}={value}" for name, value in added.items() if name not in flags]

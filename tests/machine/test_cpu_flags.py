@@ -45,7 +45,7 @@ def test_flags_of_the_user_come_first(before: dict[str, str], after: str) -> Non
 def test_a_version_that_was_not_tried_goes_without_a_flag_that_it_may_not_know(
     installed: str, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_flags, "version", lambda name: installed)
+    monkeypatch.setattr(cpu_flags, "jaxlib_version", installed)
     environment: dict[str, str] = {}
     set_flags(environment)
     assert (WIDTH in environment["XLA_FLAGS"]) == known
